@@ -1,0 +1,1 @@
+"""actsweep: layer sweeps of activation steering on language models."""

@@ -1,0 +1,1 @@
+"""The embedded model: its language and how it is trained."""

@@ -1,0 +1,1 @@
+"""Samples to scores, scores to numbers with intervals."""
