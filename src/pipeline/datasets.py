@@ -1,0 +1,146 @@
+"""Prompt sets: tables of instructions with labels and splits, rendered to a model's tokens.
+
+A loader returns the columns of `COLUMNS`; `instruction` and `label` must be in the file, the
+others are filled in.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.model import chat
+
+COLUMNS = ("instruction", "label", "split", "topic", "demand")
+SPLITS = ("train", "val", "test")
+_READERS = {".jsonl": "lines", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+def load_table(
+    *,
+    path: str,
+    columns: dict[str, str] | None = None,
+    shares: list[float] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Prompts from a JSON, JSONL, CSV or Parquet file, a row each.
+
+    Args:
+        path: the file.
+        columns: our column name -> the file's, for files that call them otherwise.
+        shares: of train, val and test, drawn within each label when the file has no split.
+        seed: of that draw.
+
+    Raises:
+        ValueError: no such file, unknown format, no rows, or a column that is not there.
+    """
+    renamed = columns or {}
+    unknown = sorted(set(renamed) - set(COLUMNS))
+    if unknown:
+        raise ValueError(f"dataset column {unknown[0]!r} is unknown; valid: {', '.join(COLUMNS)}")
+    frame = _read(path)
+    for ours in COLUMNS:
+        theirs = renamed.get(ours, ours)
+        if theirs in frame:
+            frame[ours] = frame[theirs].astype(str)
+        elif ours in ("instruction", "label") or ours in renamed:
+            raise ValueError(
+                f"{path} has no column {theirs!r} for {ours}; it has: {', '.join(frame.columns)}"
+            )
+        elif ours != "split":
+            frame[ours] = ""
+    if "split" not in frame:
+        frame["split"] = _draw_splits(frame["label"], shares or [0.6, 0.2, 0.2], seed)
+    return _checked(frame, path)
+
+
+def fill_templates(*, path: str, templates: dict[str, str]) -> pd.DataFrame:
+    """Every topic of a file in every template; the template's name is the label.
+
+    Args:
+        path: a file with the columns `topic` and `split`.
+        templates: label -> text with `{topic}` in it.
+
+    Raises:
+        ValueError: as `load_table`; or a template without `{topic}`.
+    """
+    topics = _read(path)
+    for column in ("topic", "split"):
+        if column not in topics:
+            raise ValueError(
+                f"{path} has no column {column!r}; it has: {', '.join(topics.columns)}"
+            )
+    for label, template in templates.items():
+        if "{topic}" not in template:
+            raise ValueError(f"template {label} has no {{topic}}: {template!r}")
+    rows = [
+        {
+            "instruction": template.replace("{topic}", row["topic"]),
+            "label": label,
+            "split": row["split"],
+            "topic": row["topic"],
+            "demand": "",
+        }
+        for row in topics.to_dict("records")
+        for label, template in templates.items()
+    ]
+    return _checked(pd.DataFrame(rows), path)
+
+
+def tokenise(frame: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
+    """Add to each row its `sample` number, rendered `prompt` and `tokens`."""
+    prompts = [chat.render(tokenizer, text) for text in frame["instruction"]]
+    return frame.assign(
+        sample=np.arange(len(frame)),
+        prompt=prompts,
+        tokens=[chat.encode(tokenizer, prompt) for prompt in prompts],
+    )
+
+
+def dataset_digest(frame: pd.DataFrame) -> str:
+    """Hash of what the model is given: sample numbers and tokens."""
+    given = frame[["sample", "tokens"]].to_dict("records")
+    content = repr([(int(row["sample"]), [int(t) for t in row["tokens"]]) for row in given])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _read(path: str) -> pd.DataFrame:
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"dataset file {path!r} does not exist")
+    kind = _READERS.get(file.suffix)
+    if kind is None:
+        raise ValueError(f"dataset file {path!r}: unknown format; valid: {', '.join(_READERS)}")
+    if file.stat().st_size == 0:
+        raise ValueError(f"dataset file {path!r} is empty")
+    if kind == "csv":
+        frame = pd.read_csv(file)
+    elif kind == "parquet":
+        frame = pd.read_parquet(file)
+    else:
+        frame = pd.read_json(file, lines=kind == "lines")
+    if frame.empty:
+        raise ValueError(f"dataset file {path!r} is empty")
+    return frame
+
+
+def _draw_splits(labels: pd.Series, shares: list[float], seed: int) -> np.ndarray:
+    if len(shares) != 3 or min(shares) < 0 or not np.isclose(sum(shares), 1):
+        raise ValueError(f"dataset shares {shares} are not three shares that sum to 1")
+    splits = np.empty(len(labels), dtype=object)
+    rng = np.random.default_rng(seed)
+    for label in sorted(labels.unique()):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        ends = np.round(np.cumsum([0, *shares]) * len(rows)).astype(int)
+        for split, start, end in zip(SPLITS, ends[:-1], ends[1:], strict=True):
+            splits[rows[start:end]] = split
+    return splits
+
+
+def _checked(frame: pd.DataFrame, path: str) -> pd.DataFrame:
+    unknown = sorted(set(frame["split"]) - set(SPLITS))
+    if unknown:
+        raise ValueError(f"{path}: split {unknown[0]!r} is unknown; valid: {', '.join(SPLITS)}")
+    return frame[list(COLUMNS)].reset_index(drop=True)

@@ -1,0 +1,140 @@
+"""Read and write activations while a model runs: the one file that registers hooks."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipeline.model.loading import LanguageModel
+from pipeline.model.sites import Site
+
+Visit = Callable[[Tensor], Tensor | None]
+"""Called with an activation [batch, pos, width]; a tensor returned takes its place."""
+
+
+class _DeepEnough(Exception):  # noqa: N818 - it is no error
+    """Raised to leave a forward pass once nothing further is wanted."""
+
+
+@contextmanager
+def visiting(model: LanguageModel, visits: Mapping[Site, Visit]) -> Iterator[None]:
+    """Call each visit with the activation at its site in every forward pass inside the block.
+
+    A visit that returns None reads; one that returns a tensor of the same shape writes. The
+    weights are never touched, and afterwards the model is as it was.
+
+    Raises:
+        ValueError: a site that the model does not have.
+    """
+    handles = []
+    try:
+        # Sorted: a write at resid_mid reaches the block's output before resid_post is visited.
+        for site in sorted(visits, key=lambda site: (site.depth, site)):
+            handles += _register(model, model.check(site), visits[site])
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def read(
+    model: LanguageModel,
+    sites: list[Site],
+    ids: Tensor,
+    mask: Tensor,
+    gather: Callable[[Tensor], Tensor] = lambda hidden: hidden,
+) -> dict[Site, Float[Tensor, "..."]]:
+    """Activations at sites in one forward pass, which stops at the deepest of them.
+
+    `gather` takes what is wanted out of [batch, pos, width] while the pass runs, so that whole
+    activations need not be kept.
+    """
+    found: dict[Site, Tensor] = {}
+    # Units of one activation are equally deep; they are visited in sorted order.
+    ordered = sorted(sites, key=lambda site: (site.depth, site))
+
+    def visit(site: Site) -> Visit:
+        def keep(hidden: Tensor) -> None:
+            found[site] = gather(hidden).clone()
+            if site == ordered[-1]:
+                raise _DeepEnough
+
+        return keep
+
+    visits = {site: visit(site) for site in ordered}
+    with torch.inference_mode(), visiting(model, visits), suppress(_DeepEnough):
+        model.hf.base_model(ids, attention_mask=mask, position_ids=positions(mask))
+    return found
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Absolute positions of left-padded rows: 0 at the first real token (and at pads)."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _register(model: LanguageModel, site: Site, visit: Visit) -> list[Any]:
+    module, side = model.place(site)
+    if site.unit is not None:
+        visit = _at_unit(visit, site.unit, model.width(site))
+    if site.component == "resid_mid":
+        return _register_middle(model, module, model.blocks[site.layer], visit)
+    if side == "input":
+        return [module.register_forward_pre_hook(_before(visit), with_kwargs=True)]
+    return [module.register_forward_hook(_after(visit))]
+
+
+def _at_unit(visit: Visit, unit: int, width: int) -> Visit:
+    part = slice(unit * width, (unit + 1) * width)
+
+    def narrowed(hidden: Tensor) -> Tensor | None:
+        new = visit(hidden[..., part])
+        if new is None:
+            return None
+        return torch.cat([hidden[..., : part.start], new, hidden[..., part.stop :]], -1)
+
+    return narrowed
+
+
+def _before(visit: Visit) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        new = visit(args[0] if args else kwargs["hidden_states"])
+        if new is None:
+            return None
+        return ((new, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": new})
+
+    return hook
+
+
+def _after(visit: Visit) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        # Layers of some families return a tensor, of others a tuple that begins with it.
+        whole = isinstance(output, tuple)
+        new = visit(output[0] if whole else output)
+        return None if new is None else (new, *output[1:]) if whole else new
+
+    return hook
+
+
+def _register_middle(
+    model: LanguageModel, module: nn.Module, block: nn.Module, visit: Visit
+) -> list[Any]:
+    # The branch reads the stream here, but the stream itself runs past the module: a write goes
+    # into the branch as it is and into the stream as a difference at the block's end.
+    pending: list[Tensor] = []
+
+    def into_branch(hidden: Tensor) -> Tensor | None:
+        new = visit(hidden)
+        if new is not None:
+            pending.append(new - hidden)
+        return new
+
+    def into_stream(hidden: Tensor) -> Tensor | None:
+        return hidden + pending.pop() if pending else None
+
+    return [
+        module.register_forward_pre_hook(_before(into_branch), with_kwargs=True),
+        block.register_forward_hook(_after(into_stream)),
+    ]

@@ -1,0 +1,236 @@
+"""Load a causal language model and say where its parts are: the one file that knows architectures.
+
+A new architecture is one row of `ARCHITECTURES`.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from pipeline.model.sites import COMPONENTS, Site
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Names of a family's modules: `blocks` and `norm` in the base model, the rest in a block."""
+
+    blocks: str = "layers"
+    norm: str = "norm"
+    heads: str = "self_attn.o_proj"
+    attention: str = "self_attn"
+    middle: str = "post_attention_layernorm"
+    neurons: str = "mlp.down_proj"
+    mlp: str = "mlp"
+
+
+_GEMMA = Architecture(
+    attention="post_attention_layernorm",
+    middle="pre_feedforward_layernorm",
+    mlp="post_feedforward_layernorm",
+)
+ARCHITECTURES: dict[str, Architecture] = {
+    "gemma": Architecture(),
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "gpt2": Architecture(
+        blocks="h",
+        norm="ln_f",
+        heads="attn.c_proj",
+        attention="attn",
+        middle="ln_2",
+        neurons="mlp.c_proj",
+    ),
+    "gpt_neox": Architecture(
+        norm="final_layer_norm",
+        heads="attention.dense",
+        attention="attention",
+        neurons="mlp.dense_4h_to_h",
+    ),
+    "llama": Architecture(),
+    "mistral": Architecture(),
+    "olmo2": Architecture(
+        attention="post_attention_layernorm", middle="mlp", mlp="post_feedforward_layernorm"
+    ),
+    "phi3": Architecture(),
+    "qwen2": Architecture(),
+    "qwen3": Architecture(),
+}
+
+_PLACES = {
+    "resid_pre": ("", "input"),
+    "z": ("heads", "input"),
+    "attn_out": ("attention", "output"),
+    "resid_mid": ("middle", "input"),
+    "mlp_act": ("neurons", "input"),
+    "mlp_out": ("mlp", "output"),
+    "resid_post": ("", "output"),
+}
+
+
+class LanguageModel:
+    """A Hugging Face causal language model, its tokenizer and the places of its activations.
+
+    Raises:
+        ValueError: no row in `ARCHITECTURES` for the model's type.
+    """
+
+    def __init__(self, hf: Any, tokenizer: Any, *, name: str, weights: str = "") -> None:
+        model_type = hf.config.model_type
+        if model_type not in ARCHITECTURES:
+            raise ValueError(
+                f"model type {model_type!r} of {name} is not supported; "
+                f"valid: {', '.join(ARCHITECTURES)}"
+            )
+        self.hf = hf.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.weights = weights
+        self.architecture = ARCHITECTURES[model_type]
+        self.blocks: nn.ModuleList = getattr(hf.base_model, self.architecture.blocks)
+        self.n_layers = len(self.blocks)
+        self.d_model: int = hf.config.hidden_size
+        self.n_heads: int = hf.config.num_attention_heads
+        self.parallel: bool = getattr(hf.config, "use_parallel_residual", False)
+
+    @classmethod
+    def load(
+        cls, path: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto"
+    ) -> "LanguageModel":
+        """Load from a local folder or a hub id, in the dtype and on the device asked for.
+
+        Args:
+            path: a folder with a model, or a hub id.
+            revision: branch, tag or commit on the hub.
+            dtype: a torch dtype's name; `auto` keeps that of the file.
+            device: `auto` takes CUDA, then MPS, then the CPU.
+
+        Raises:
+            ValueError: nothing to load there, or an unknown dtype.
+        """
+        kind = getattr(torch, dtype, None)
+        if dtype != "auto" and not isinstance(kind, torch.dtype):
+            raise ValueError(f"dtype {dtype!r} is none; valid: auto, float32, bfloat16, float16")
+        check_path(path)
+        hf = transformers.AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, dtype="auto" if dtype == "auto" else kind
+        )
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            if torch.backends.mps.is_available():
+                device = "mps"
+        return cls(
+            hf.to(device),
+            load_tokenizer(path, revision),
+            name=path,
+            weights=weights_digest(path) or str(getattr(hf.config, "_commit_hash", "")),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs belong."""
+        return self.hf.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type activations have."""
+        return self.hf.dtype
+
+    def check(self, site: Site) -> Site:
+        """Return the site if this model has it.
+
+        Raises:
+            ValueError: names the site and the valid ones.
+        """
+        if not 0 <= site.layer < self.n_layers:
+            raise ValueError(
+                f"{site}: {self.name} has no layer {site.layer}; valid: 0 to {self.n_layers - 1}"
+            )
+        if site.component == "resid_mid" and self.parallel:
+            valid = [c for c in COMPONENTS if c != "resid_mid"]
+            raise ValueError(
+                f"{site}: attention and MLP of {self.name} run side by side, so there is no "
+                f"resid_mid; valid: {', '.join(valid)}"
+            )
+        if site.unit is not None:
+            count = self.n_heads if site.component == "z" else self.width(Site(0, "mlp_act"))
+            if site.unit >= count:
+                raise ValueError(f"{site}: {self.name} has units 0 to {count - 1} there")
+        return site
+
+    def place(self, site: Site) -> tuple[nn.Module, str]:
+        """The module that carries a site, and whether as its `input` or its `output`."""
+        block = self.blocks[site.layer]
+        part, side = _PLACES["resid_pre" if site.component == "embed" else site.component]
+        return (block.get_submodule(getattr(self.architecture, part)) if part else block), side
+
+    def width(self, site: Site) -> int:
+        """Size of the activation at a site: `d_model` unless it is `z`, `mlp_act` or a unit."""
+        if site.component not in ("z", "mlp_act"):
+            return self.d_model
+        weight: Tensor = self.place(site)[0].weight  # type: ignore[assignment]
+        # GPT-2 keeps its projections transposed: of the two sizes, the other one is d_model.
+        transposed = self.place(site)[0].__class__.__name__ == "Conv1D"
+        full = weight.shape[0 if transposed else 1]
+        if site.unit is None:
+            return full
+        return full // self.n_heads if site.component == "z" else 1
+
+    def pad(
+        self, rows: Sequence[Sequence[int]]
+    ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+        """Left-pad rows of tokens to one length: ids and attention mask on the model's device."""
+        width = max(len(row) for row in rows)
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for r, row in enumerate(rows):
+            ids[r, width - len(row) :] = torch.tensor(row)
+            mask[r, width - len(row) :] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, special tokens left out."""
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end a completion, from the generation config and the tokenizer."""
+        ends = self.hf.generation_config.eos_token_id
+        listed = ends if isinstance(ends, list) else [ends]
+        return frozenset(t for t in [*listed, self.tokenizer.eos_token_id] if t is not None)
+
+
+def check_path(path: str) -> None:
+    """Fail in one line if a local path holds no model; hub ids are left to the hub."""
+    folder = Path(path)
+    local = folder.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
+    if local and not (folder / "config.json").is_file():
+        raise ValueError(f"model.path {path!r} is no model: it has no config.json")
+
+
+def load_tokenizer(path: str, revision: str | None = None) -> Any:
+    """The tokenizer that belongs to a model."""
+    return transformers.AutoTokenizer.from_pretrained(path, revision=revision)
+
+
+def weights_digest(path: str) -> str:
+    """SHA-256 over the weight files of a local folder, or "" for a hub id."""
+    files = sorted(Path(path).glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16] if files else ""
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Hash of a tokenizer's vocabulary and of what it does to text."""
+    state = json.dumps(tokenizer.get_vocab(), sort_keys=True) + repr(tokenizer.backend_tokenizer)
+    return hashlib.sha256(state.encode()).hexdigest()[:16]

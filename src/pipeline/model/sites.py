@@ -1,0 +1,77 @@
+"""Where an activation lives: the key of configurations, stores and tables."""
+
+import re
+from dataclasses import dataclass
+
+COMPONENTS = (
+    "resid_pre",
+    "z",
+    "attn_out",
+    "resid_mid",
+    "mlp_act",
+    "mlp_out",
+    "resid_post",
+)
+"""What a block offers, in the order it computes them and in TransformerLens' vocabulary.
+
+`embed`, the input of the first block, stands before them all.
+
+`resid_pre`, `resid_mid`, `resid_post`: the residual stream before, inside and after the block.
+`attn_out`, `mlp_out`: what is added to the stream, after a post-norm where the family has one.
+`z`: the heads' concatenated input of the output projection. `mlp_act`: the input of the down
+projection (neurons).
+"""
+
+_PATTERN = re.compile(r"blocks\.(\d+)\.([a-z_]+)(?:\[(\d+)\])?")
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """One place in a model, printed as `blocks.12.resid_post`, `blocks.3.z[5]` or `embed`.
+
+    `unit` is a head of `z` or a neuron of `mlp_act`; None means the whole activation.
+    """
+
+    layer: int
+    component: str
+    unit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.component not in (*COMPONENTS, "embed"):
+            raise ValueError(
+                f"unknown component {self.component!r}; valid: {', '.join(COMPONENTS)}, embed"
+            )
+        if self.unit is not None and self.component not in ("z", "mlp_act"):
+            raise ValueError(
+                f"{self.component}[{self.unit}]: only z has heads and only mlp_act has neurons"
+            )
+
+    def __str__(self) -> str:
+        if self.component == "embed":
+            return "embed"
+        unit = "" if self.unit is None else f"[{self.unit}]"
+        return f"blocks.{self.layer}.{self.component}{unit}"
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Orders sites as one forward pass reaches them."""
+        order = -1 if self.component == "embed" else COMPONENTS.index(self.component)
+        return (self.layer, order)
+
+    @classmethod
+    def parse(cls, text: str) -> "Site":
+        """Read a site back from its printed form.
+
+        Raises:
+            ValueError: the text is no site, or names an unknown component.
+        """
+        if text == "embed":
+            return cls(0, "embed")
+        match = _PATTERN.fullmatch(text)
+        if match is None:
+            raise ValueError(
+                f"{text!r} is no site; valid: embed, or blocks.LAYER.COMPONENT with COMPONENT in "
+                + ", ".join(COMPONENTS)
+            )
+        layer, component, unit = match.groups()
+        return cls(int(layer), component, None if unit is None else int(unit))
