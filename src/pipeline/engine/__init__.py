@@ -1,0 +1,1 @@
+"""Many conditions at once over one model."""

@@ -1,0 +1,61 @@
+"""Activations of prompts at sites: token-budget batches over length-sorted prompts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.engine.chunks import blocks
+from pipeline.engine.conditions import Positions, position_mask
+from pipeline.engine.generation import check_context
+from pipeline.model import hooks
+from pipeline.model.loading import LanguageModel
+from pipeline.model.sites import Site
+
+
+def collect(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    sites: Sequence[Site],
+    rule: Positions,
+    *,
+    batch_tokens: int = 16384,
+) -> tuple[dict[Site, Tensor], pd.DataFrame]:
+    """Activations [rows, width] at each site, and the rows' `prompt`, `position` and `token`.
+
+    Rows stand in the order of the prompts and, within one, of positions. Each pass stops at the
+    deepest site and computes no logits; only the positions that the rule names are kept.
+
+    Raises:
+        ValueError: a site the model does not have, or a prompt in which the rule names nothing.
+    """
+    check_context(model, prompts)
+    for site in sites:
+        model.check(site)
+    found: list[dict[Site, Tensor]] = []
+    frames = []
+    for block in blocks([len(p) for p in prompts], batch_tokens):
+        ids, mask = model.pad([prompts[p] for p in block])
+        absolute = hooks.positions(mask).masked_fill(mask == 0, -1)
+        lengths = torch.tensor([len(prompts[p]) for p in block], device=model.device)
+        chosen = position_mask(rule, absolute, lengths)
+        if not bool(chosen.any(1).all()):
+            short = block[int((~chosen.any(1)).nonzero()[0, 0])]
+            raise ValueError(f"positions {rule!r} name no token of prompt {short}")
+        values = hooks.read(model, list(sites), ids, mask, lambda h, chosen=chosen: h[chosen])
+        rows, columns = chosen.nonzero(as_tuple=True)
+        frame = pd.DataFrame(
+            {
+                "prompt": np.asarray(block)[rows.cpu().numpy()],
+                "position": absolute[rows, columns].cpu().numpy(),
+                "token": ids[rows, columns].cpu().numpy(),
+            }
+        )
+        frames.append(frame)
+        found.append({site: value.cpu() for site, value in values.items()})
+    table = pd.concat(frames, ignore_index=True)
+    order = np.lexsort((table["position"], table["prompt"]))
+    gathered = {site: torch.cat([values[site] for values in found])[order] for site in sites}
+    return gathered, table.iloc[order].reset_index(drop=True)

@@ -1,0 +1,121 @@
+"""Conditions: what is done to a model, at which sites and positions, and how it is written down."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from pipeline.model.sites import Site
+
+Positions = str | tuple[int, ...]
+RULES = ("all", "last", "generated")
+"""`all`: every token. `last`: the prompt's last token. `generated`: the tokens after the prompt.
+
+A tuple of integers names positions outright: from the start, or from the prompt's end if negative.
+"""
+
+
+@runtime_checkable
+class Intervention(Protocol):
+    """A frozen dataclass that changes an activation.
+
+    Its fields are tensors of shape [d_model] and numbers. `edit` is written for fields that
+    broadcast against [rows, pos, d_model], so that the engine may stack them, a row each.
+    """
+
+    def edit(self, hidden: Tensor) -> Tensor:
+        """The activation [rows, pos, d_model] as it is to be; `hidden` itself stays as it is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An intervention at one site, at the positions that a rule names."""
+
+    site: Site
+    intervention: Intervention
+    positions: Positions = "all"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.positions, str) and self.positions not in RULES:
+            raise ValueError(
+                f"position rule {self.positions!r} is unknown; valid: {', '.join(RULES)}, "
+                "or a list of positions"
+            )
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One grid point. Its fields say in a table what its edits do in the model.
+
+    `layer` is the layer that the direction was read at (None for a baseline), `source` where the
+    direction came from, `draw` which draw of it. The id is a hash of the fields without the edits.
+    """
+
+    arm: str = ""
+    intervention: str = "none"
+    source: str = "none"
+    draw: int = 0
+    layer: int | None = None
+    strength: float = 0.0
+    positions: str = "none"
+    edits: tuple[Edit, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The fields as columns of a table, the id first."""
+        fields = {k: v for k, v in self.__dict__.items() if k != "edits"}
+        text = json.dumps(fields, sort_keys=True)
+        return {"condition": hashlib.sha256(text.encode()).hexdigest()[:12], **fields}
+
+    @property
+    def id(self) -> str:
+        """Stable over runs and machines."""
+        return self.columns["condition"]
+
+    def __str__(self) -> str:
+        if self.intervention == "none":
+            return f"{self.arm}: baseline"
+        control = "" if self.source == "fitted" else f" ({self.source} {self.draw})"
+        return (
+            f"{self.arm}: {self.intervention} layer {self.layer} x {self.strength:g} "
+            f"at {self.positions}{control}"
+        )
+
+
+def position_mask(
+    rule: Positions, absolute: Int[Tensor, "rows pos"], prompt_lengths: Int[Tensor, " rows"]
+) -> Bool[Tensor, "rows pos"]:
+    """Which tokens a rule names.
+
+    Args:
+        rule: one of `RULES`, or positions.
+        absolute: each token's position in its sequence, -1 for pads.
+        prompt_lengths: tokens in each row's prompt.
+    """
+    ends = prompt_lengths[:, None]
+    if rule == "all":
+        return absolute >= 0
+    if rule == "last":
+        return absolute == ends - 1
+    if rule == "generated":
+        return absolute >= ends
+    chosen = torch.zeros_like(absolute, dtype=torch.bool)
+    for position in rule:
+        assert isinstance(position, int)
+        chosen |= absolute == (position if position >= 0 else ends + position)
+    return chosen & (absolute >= 0)
+
+
+def stack(interventions: list[Intervention], device: torch.device, dtype: torch.dtype) -> Any:
+    """One intervention for many rows: each field stacked to [rows, 1, ...]."""
+    first = interventions[0]
+    fields = {}
+    for name in first.__dataclass_fields__:  # type: ignore[attr-defined]
+        values = [torch.as_tensor(getattr(item, name), dtype=dtype) for item in interventions]
+        fields[name] = torch.stack(values).to(device).reshape(len(values), 1, -1)
+    return type(first)(**fields)

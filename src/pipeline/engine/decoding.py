@@ -1,0 +1,98 @@
+"""How the next token is chosen: greedily, or by Gumbel-max with noise free of the packing."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_ODD = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number: 2^64 / golden ratio
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How completions are decoded.
+
+    Args:
+        max_new_tokens: length limit.
+        temperature: 0 decodes greedily.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens whose probability reaches this.
+        repeats: completions per prompt.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens {self.max_new_tokens} must be at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature {self.temperature} must be 0 or more, and finite")
+        if self.top_k < 0:
+            raise ValueError(f"top_k {self.top_k} must be 0 (all) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p {self.top_p} must be above 0 and at most 1")
+        if self.repeats < 1:
+            raise ValueError(f"repeats {self.repeats} must be at least 1")
+        if self.repeats > 1 and self.temperature == 0:
+            raise ValueError(f"repeats {self.repeats} at temperature 0 would all be the same")
+
+
+def choose(
+    logits: Float[Tensor, "rows vocab"], decoding: Decoding, keys: Int[Tensor, " rows"], step: int
+) -> Int[Tensor, " rows"]:
+    """The next token of each row.
+
+    Sampling takes argmax(logits / temperature + Gumbel noise) over the tokens that top-k and then
+    top-p leave. The noise depends on (row's key, step, token) alone, so that the same sample meets
+    the same noise under every condition and in every packing.
+    """
+    if decoding.temperature == 0:
+        return logits.argmax(-1)
+    scaled = logits.float() / decoding.temperature
+    if decoding.top_k and decoding.top_k < scaled.shape[-1]:
+        least = scaled.topk(decoding.top_k, -1).values[:, -1:]
+        scaled = scaled.masked_fill(scaled < least, -torch.inf)
+    if decoding.top_p < 1:
+        ordered, index = scaled.sort(-1, descending=True)
+        probability = ordered.softmax(-1)
+        # A token stays while those likelier than it have not reached top_p: the first always does.
+        late = probability.cumsum(-1) - probability >= decoding.top_p
+        scaled = scaled.masked_fill(late.gather(-1, index.argsort(-1)), -torch.inf)
+    return (scaled + gumbel(keys, step, scaled.shape[-1])).argmax(-1)
+
+
+def row_keys(seed: int, samples: list[int], repeats: list[int]) -> Int[Tensor, " rows"]:
+    """A 64-bit key per row from (seed, sample, repeat): nothing of the condition is in it."""
+    key = _mix(torch.full((len(samples),), seed, dtype=torch.long))
+    key = _mix(key + _ODD * (torch.tensor(samples, dtype=torch.long) + 1))
+    return _mix(key + _ODD * (torch.tensor(repeats, dtype=torch.long) + 1))
+
+
+def gumbel(keys: Int[Tensor, " rows"], step: int, vocab: int) -> Float[Tensor, "rows vocab"]:
+    """Standard Gumbel noise -log(-log u), u counter-based from (key, step, token id)."""
+    stepped = _mix(keys + _ODD * torch.tensor(step + 1, device=keys.device))
+    tokens = torch.arange(1, vocab + 1, device=keys.device)
+    # 23 bits: (n + 1/2) / 2^23 is exact in float32 and never 0 or 1.
+    bits = _shift(_mix(stepped[:, None] + _ODD * tokens), 41)
+    uniform = (bits.float() + 0.5) / 2**23
+    return -torch.log(-torch.log(uniform))
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014), on signed 64-bit integers."""
+    x = (x ^ _shift(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    x = (x ^ _shift(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift; the sign bit is shifted like any other."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,117 @@
+"""The edits of a batch whose rows belong to different conditions: one visit per site."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.engine.conditions import Condition, Positions, position_mask, stack
+from pipeline.model.hooks import Visit
+from pipeline.model.loading import LanguageModel
+from pipeline.model.sites import Site
+
+
+class _Group(NamedTuple):
+    rule: Positions
+    rows: Tensor
+    intervention: Any
+    edits: frozenset[tuple[int, int]]
+
+
+class EditTable:
+    """What each row's condition does at each site, regrouped whenever the rows change.
+
+    Rows that undergo the same kind of intervention by the same position rule are edited together,
+    with the interventions' fields stacked, a row each. Edits of one condition at one site are
+    applied in their order.
+    """
+
+    def __init__(self, model: LanguageModel, conditions: Sequence[Condition]) -> None:
+        self._model = model
+        self._conditions = conditions
+        self._groups: dict[Site, list[_Group]] = {}
+        self._pending = {
+            (c, e) for c, condition in enumerate(conditions) for e in range(len(condition.edits))
+        }
+        for condition in conditions:
+            for edit in condition.edits:
+                model.check(edit.site)
+
+    def set_rows(self, owners: Sequence[int], prompt_lengths: Int[Tensor, " rows"]) -> None:
+        """Say which condition each row belongs to and how long its prompt is."""
+        self._lengths = prompt_lengths
+        gathered: dict[Site, dict[tuple[int, type, Positions], list[tuple[int, int, int]]]] = (
+            defaultdict(lambda: defaultdict(list))
+        )
+        for row, owner in enumerate(owners):
+            order: dict[Site, int] = defaultdict(int)
+            for number, edit in enumerate(self._conditions[owner].edits):
+                key = (order[edit.site], type(edit.intervention), edit.positions)
+                gathered[edit.site][key].append((row, owner, number))
+                order[edit.site] += 1
+        self._groups = {
+            site: [
+                self._group(key[2], members)
+                for key, members in sorted(groups.items(), key=lambda item: item[0][0])
+            ]
+            for site, groups in gathered.items()
+        }
+
+    def _group(self, rule: Positions, members: list[tuple[int, int, int]]) -> "_Group":
+        device = self._model.device
+        used = [self._conditions[owner].edits[number].intervention for _, owner, number in members]
+        return _Group(
+            rule=rule,
+            rows=torch.tensor([row for row, _, _ in members], device=device),
+            # In float32 whatever the model's type: a projection in bfloat16 leaves a remainder.
+            intervention=stack(used, device, torch.float32),
+            edits=frozenset((owner, number) for _, owner, number in members),
+        )
+
+    def set_positions(self, absolute: Int[Tensor, "rows pos"]) -> None:
+        """Say where in their sequences the tokens of the coming forward pass stand; pads are -1."""
+        self._masks: dict[Positions, Tensor | None] = {}
+        for groups in self._groups.values():
+            for group in groups:
+                if group.rule not in self._masks:
+                    mask = position_mask(group.rule, absolute, self._lengths)
+                    self._masks[group.rule] = mask if bool(mask.any()) else None
+
+    @property
+    def visits(self) -> dict[Site, Visit]:
+        """A visit for every site that any condition edits."""
+        sites = {edit.site for condition in self._conditions for edit in condition.edits}
+        return {site: self._visit(site) for site in sites}
+
+    def check_fired(self) -> None:
+        """Fail if an edit never touched a token.
+
+        Raises:
+            ValueError: names the condition, the site and the rule.
+        """
+        for c, e in sorted(self._pending):
+            edit = self._conditions[c].edits[e]
+            raise ValueError(
+                f"{self._conditions[c]}: the edit at {edit.site} never fired: no token stood at "
+                f"positions {edit.positions!r}"
+            )
+
+    def _visit(self, site: Site) -> Visit:
+        def visit(hidden: Float[Tensor, "rows pos width"]) -> Tensor | None:
+            changed: Tensor | None = None
+            for group in self._groups.get(site, []):
+                mask = self._masks[group.rule]
+                if mask is None:
+                    continue
+                self._pending -= group.edits
+                if changed is None:
+                    changed = hidden.clone()
+                before = changed[group.rows]
+                after = group.intervention.edit(before.float()).to(hidden.dtype)
+                changed[group.rows] = torch.where(mask[group.rows][..., None], after, before)
+            return changed
+
+        return visit

@@ -1,0 +1,1 @@
+"""What is fitted and what is changed: one paper, one file."""

@@ -1,0 +1,55 @@
+"""Directions that tell two classes of prompts apart, and the controls that such a claim needs."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+CONTROLS = ("shuffled", "covariance", "isotropic")
+
+
+def difference_of_means(
+    positive: Float[Tensor, "positives d_model"], negative: Float[Tensor, "negatives d_model"]
+) -> Float64[Tensor, " d_model"]:
+    """Mean of the positive minus mean of the negative activations, in float64, not normalised.
+
+    Raises:
+        ValueError: a class without rows.
+    """
+    for name, rows in (("positive", positive), ("negative", negative)):
+        if len(rows) == 0:
+            raise ValueError(f"difference of means: the {name} class has no rows")
+    return positive.double().mean(0) - negative.double().mean(0)
+
+
+def control_direction(
+    source: str,
+    positive: Float[Tensor, "positives d_model"],
+    negative: Float[Tensor, "negatives d_model"],
+    *,
+    norm: float,
+    seed: int,
+    draw: int,
+) -> Float64[Tensor, " d_model"]:
+    """A direction that knows nothing of the labels, at the length of the fitted one.
+
+    `shuffled`: the same fit with the labels permuted. `covariance`: a normal draw with the
+    activations' covariance about their common mean, sum_i g_i (x_i - x̄) with g standard normal.
+    `isotropic`: a standard normal draw.
+
+    Raises:
+        ValueError: an unknown source.
+    """
+    if source not in CONTROLS:
+        raise ValueError(f"control {source!r} is unknown; valid: {', '.join(CONTROLS)}")
+    rng = np.random.default_rng([seed, CONTROLS.index(source), draw])
+    both = torch.cat([positive, negative]).double()
+    if source == "shuffled":
+        order = torch.from_numpy(rng.permutation(len(both)))
+        direction = difference_of_means(both[order[: len(positive)]], both[order[len(positive) :]])
+    elif source == "covariance":
+        weights = torch.from_numpy(rng.standard_normal(len(both)))
+        direction = weights @ (both - both.mean(0))
+    else:
+        direction = torch.from_numpy(rng.standard_normal(both.shape[1]))
+    return direction * (norm / direction.norm())

@@ -1,0 +1,66 @@
+"""Small random-weight models of several families, and a tokenizer for them."""
+
+import functools
+
+import tokenizers
+import torch
+import transformers
+
+from pipeline.model.loading import LanguageModel
+
+VOCAB, LAYERS, WIDTH = 200, 4, 32
+_COMMON = {"vocab_size": VOCAB, "num_hidden_layers": LAYERS}
+_SIZED = {**_COMMON, "hidden_size": WIDTH, "intermediate_size": 48, "num_attention_heads": 4}
+_GROUPED = {**_SIZED, "num_key_value_heads": 2}
+# z of the Gemma shapes is wider than d_model (4 heads of 16), as in the real ones; sliding window.
+_GEMMA = {**_GROUPED, "head_dim": 16, "sliding_window": 8}
+CONFIGS = {
+    "llama": (transformers.LlamaConfig, _GROUPED),
+    "gemma2": (transformers.Gemma2Config, _GEMMA),
+    "gemma3": (transformers.Gemma3TextConfig, _GEMMA),
+    "gpt2": (
+        transformers.GPT2Config,
+        {"vocab_size": VOCAB, "n_layer": LAYERS, "n_embd": WIDTH, "n_head": 4, "n_positions": 128},
+    ),
+    "neox": (transformers.GPTNeoXConfig, _SIZED),
+    "neox_serial": (transformers.GPTNeoXConfig, {**_SIZED, "use_parallel_residual": False}),
+    "qwen3": (transformers.Qwen3Config, {**_GROUPED, "head_dim": 16}),
+    "olmo2": (transformers.Olmo2Config, _GROUPED),
+}
+FAMILIES = tuple(CONFIGS)
+
+
+@functools.cache
+def tiny(family: str) -> LanguageModel:
+    """A model of the family with weights large enough for logits to have spread."""
+    kind, arguments = CONFIGS[family]
+    config = kind(**arguments, eos_token_id=3, bos_token_id=1, pad_token_id=0)
+    torch.manual_seed(0)
+    hf = transformers.AutoModelForCausalLM.from_config(config)
+    for parameter in hf.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(0, 0.15)
+    return LanguageModel(hf, tokenizer(), name=family)
+
+
+@functools.cache
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """Words w4 ... w199, after the special tokens."""
+    vocab = {word: i for i, word in enumerate(["<pad>", "<bos>", "<unk>", "<eos>"])}
+    vocab |= {f"w{i}": i for i in range(4, VOCAB)}
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=model,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+    )
+
+
+def random_prompts(count: int, seed: int = 0, longest: int = 14) -> list[list[int]]:
+    """Prompts of unlike lengths, without special tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, longest, (count,), generator=generator).tolist()
+    return [torch.randint(4, VOCAB, (n,), generator=generator).tolist() for n in lengths]

@@ -1,0 +1,78 @@
+"""The slow and plain way: one row at a time, the whole sequence anew for every token, no cache.
+
+It shares no code with the engine: it registers its own hooks and counts positions itself.
+"""
+
+import torch
+
+from pipeline.engine.conditions import Condition
+from pipeline.model.loading import LanguageModel
+
+
+def generate(model: LanguageModel, prompt: list[int], condition: Condition, steps: int):
+    """Greedy tokens until the end token, with the logits each was chosen from."""
+    tokens, logits = list(prompt), []
+    handles = [_hook(model, edit, len(prompt)) for edit in condition.edits]
+    try:
+        with torch.no_grad():
+            for _ in range(steps):
+                out = model.hf(torch.tensor([tokens]), use_cache=False).logits[0, -1]
+                logits.append(out)
+                token = int(out.argmax())
+                if token in model.end_tokens:
+                    break
+                tokens.append(token)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tokens[len(prompt) :], torch.stack(logits)
+
+
+def _hook(model, edit, prompt_length):
+    block = model.blocks[edit.site.layer]
+
+    def positions(length):
+        if edit.positions == "all":
+            return range(length)
+        if edit.positions == "last":
+            return [prompt_length - 1]
+        if edit.positions == "generated":
+            return range(prompt_length, length)
+        return [p if p >= 0 else prompt_length + p for p in edit.positions]
+
+    def change(hidden):
+        hidden = hidden.clone()
+        for p in positions(hidden.shape[1]):
+            hidden[:, p : p + 1] = edit.intervention.edit(hidden[:, p : p + 1])
+        return hidden
+
+    def after(module, args, output):
+        if isinstance(output, tuple):
+            return (change(output[0]), *output[1:])
+        return change(output)
+
+    component = edit.site.component
+    if component == "resid_pre":
+        return block.register_forward_pre_hook(lambda module, args: (change(args[0]), *args[1:]))
+    if component == "resid_post":
+        return block.register_forward_hook(after)
+    names = {
+        "attn_out": {"gemma2": "post_attention_layernorm", "gpt2": "attn"},
+        "mlp_out": {"gemma2": "post_feedforward_layernorm"},
+    }[component]
+    default = {"attn_out": "self_attn", "mlp_out": "mlp"}[component]
+    return getattr(block, names.get(model.name, default)).register_forward_hook(after)
+
+
+def same_tokens(tokens, expected, logits) -> bool:
+    """Equal up to the first step whose two best logits are closer than twice the tolerance.
+
+    The tolerance is 1e-5 max(1, max |logit|), as rows packed differently are not bit-equal.
+    """
+    for step, token in enumerate(expected):
+        best = logits[step].topk(2).values
+        if best[0] - best[1] < 2e-5 * max(1.0, float(logits[step].abs().max())):
+            return True
+        if step >= len(tokens) or tokens[step] != token:
+            return False
+    return len(tokens) == len(expected)

@@ -1,0 +1,269 @@
+"""The engine against the naive loop and transformers' own generate."""
+
+import dataclasses
+import math
+
+import naive
+import pytest
+import torch
+from families import FAMILIES, LAYERS, VOCAB, WIDTH, random_prompts, tiny
+
+from pipeline.engine import chunks
+from pipeline.engine.collection import collect
+from pipeline.engine.conditions import Condition, Edit
+from pipeline.engine.decoding import Decoding, choose, gumbel, row_keys
+from pipeline.engine.generation import generate
+from pipeline.engine.scoring import cross_entropy, score_last
+from pipeline.methods.interventions import Add, ProjectOut, Replace, Subtract
+from pipeline.model.sites import Site
+
+STEPS = 6
+PROMPTS = random_prompts(7)
+
+
+def vector(seed: int, scale: float = 3.0) -> torch.Tensor:
+    return scale * torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def condition(intervention, rule, components=("resid_pre",), layers=(1,)) -> Condition:
+    edits = [Edit(Site(layer, c), intervention, rule) for layer in layers for c in components]
+    return Condition(
+        intervention=type(intervention).__name__,
+        positions=str(rule),
+        layer=layers[0],
+        edits=tuple(edits),
+    )
+
+
+INTERVENTIONS = [
+    Add(vector(1), 2.0),
+    Subtract(vector(2), 1.5),
+    ProjectOut(vector(3)),
+    Replace(vector(4)),
+]
+RULES = ["all", "last", "generated", (0, -2)]
+GRID = [condition(i, rule) for i in INTERVENTIONS for rule in RULES]
+
+
+def assert_as_naive(model, conditions, **settings):
+    done = generate(model, PROMPTS, conditions, Decoding(STEPS), **settings)
+    assert len(done) == len(conditions) * len(PROMPTS)
+    for completion in done:
+        tokens, logits = naive.generate(
+            model, PROMPTS[completion.prompt], conditions[completion.condition], STEPS
+        )
+        assert naive.same_tokens(completion.tokens, tokens, logits), (
+            conditions[completion.condition],
+            completion.prompt,
+        )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_edits_it_is_transformers_generate(family):
+    model = tiny(family)
+    for completion in generate(model, PROMPTS, [Condition()], Decoding(STEPS)):
+        prompt = torch.tensor([PROMPTS[completion.prompt]])
+        out = model.hf.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=STEPS,
+            do_sample=False,
+            pad_token_id=0,
+        )[0, prompt.shape[1] :]
+        expected = [t for t in out.tolist() if t != 3]
+        _, logits = naive.generate(model, PROMPTS[completion.prompt], Condition(), STEPS)
+        assert naive.same_tokens(completion.tokens, expected, logits)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_every_edit_and_rule_packed_together_is_the_naive_loop(family):
+    """With a cache, padded, and among other conditions, against none of these."""
+    assert_as_naive(tiny(family), [Condition(), *GRID], batch_tokens=1500)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_several_sites_at_once_are_the_naive_loop(family):
+    everywhere = condition(ProjectOut(vector(5)), "all", ("resid_pre", "resid_post"), range(LAYERS))
+    mixed = condition(Add(vector(6)), "all", ("resid_post", "resid_pre"), (2, 0))
+    assert_as_naive(tiny(family), [everywhere, mixed])
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_branch_sites_are_the_naive_loop(family):
+    assert_as_naive(
+        tiny(family),
+        [condition(ProjectOut(vector(7)), "all", ("attn_out", "mlp_out"), range(LAYERS))],
+    )
+
+
+def test_edits_change_the_outcome():
+    """The comparisons above would hold for edits that do nothing, were it not for this."""
+    model = tiny("llama")
+    done = generate(model, PROMPTS, [Condition(), *GRID], Decoding(STEPS))
+    tokens = {(c.condition, c.prompt): c.tokens for c in done}
+    for number in range(1, len(GRID) + 1):
+        assert any(tokens[number, p] != tokens[0, p] for p in range(len(PROMPTS)))
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 60, 333, 10**6])
+def test_packing_does_not_change_greedy_or_sampled_tokens(batch_tokens):
+    model = tiny("llama")
+    conditions = [Condition(), *GRID[:4]]
+    for decoding in (Decoding(STEPS), Decoding(STEPS, temperature=0.8, top_p=0.9, repeats=3)):
+        reference = generate(model, PROMPTS, conditions, decoding, seed=5)
+        assert (
+            generate(model, PROMPTS, conditions, decoding, seed=5, batch_tokens=batch_tokens)
+            == reference
+        )
+
+
+@pytest.mark.parametrize("kind", [Add, Subtract, ProjectOut])
+def test_strength_zero_is_the_baseline_token_for_token(kind):
+    model = tiny("llama")
+    decoding = Decoding(STEPS, temperature=1.0, repeats=2)
+    done = generate(model, PROMPTS, [Condition(), condition(kind(vector(1), 0.0), "all")], decoding)
+    baseline = [c.tokens for c in done if c.condition == 0]
+    assert [c.tokens for c in done if c.condition == 1] == baseline
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_model_is_bit_equal_afterwards(family):
+    model = tiny(family)
+    before = {name: value.clone() for name, value in model.hf.state_dict().items()}
+    ids, mask = model.pad(PROMPTS)
+    logits = model.hf(ids, attention_mask=mask).logits
+    generate(model, PROMPTS, GRID[:3], Decoding(2))
+    with pytest.raises(ValueError, match="never fired"):
+        generate(model, PROMPTS, [condition(Add(vector(1)), "generated")], Decoding(1))
+    after = model.hf.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(model.hf(ids, attention_mask=mask).logits, logits)
+
+
+def test_projection_is_zero_after_ablation():
+    """Read in the same pass as the edit, at the input of the next module that sees the stream."""
+    model = tiny("llama")
+    unit = vector(8) / vector(8).norm()
+    seen = {}
+    ablate = condition(ProjectOut(vector(8)), "all", ("resid_post",), (1,))
+    handle = model.blocks[2].register_forward_pre_hook(
+        lambda module, args: seen.__setitem__("x", args[0])
+    )
+    generate(model, PROMPTS[:1], [Condition()], Decoding(1))
+    assert (seen["x"] @ unit).abs().max() > 0.1
+    generate(model, PROMPTS[:1], [ablate], Decoding(1))
+    handle.remove()
+    assert (seen["x"] @ unit).abs().max() < 1e-5
+
+
+def test_unknown_layers_sites_and_rules_are_named():
+    model = tiny("llama")
+    with pytest.raises(ValueError, match=r"no layer 9; valid: 0 to 3"):
+        generate(model, PROMPTS, [condition(Add(vector(1)), "all", layers=(9,))])
+    with pytest.raises(ValueError, match="'resid_ost'; valid: resid_pre"):
+        Site(1, "resid_ost")
+    with pytest.raises(ValueError, match="'first' is unknown; valid: all, last, generated"):
+        Edit(Site(0, "resid_pre"), Add(vector(1)), "first")
+    with pytest.raises(ValueError, match="no resid_mid"):
+        generate(tiny("neox"), PROMPTS, [condition(Add(vector(1)), "all", ("resid_mid",))])
+    long = dataclasses.replace(Decoding(), max_new_tokens=10**6)
+    with pytest.raises(ValueError, match="pass the context"):
+        generate(model, PROMPTS, [Condition()], long)
+
+
+def test_last_scores_are_the_logits_of_the_naive_loop():
+    model = tiny("gemma2")
+    conditions = [Condition(), *(c for c in GRID if c.positions != "generated")]
+    scores = score_last(model, PROMPTS, conditions, lambda x, _: x, batch_tokens=200)
+    for c, cond in enumerate(conditions):
+        for p, prompt in enumerate(PROMPTS):
+            _, logits = naive.generate(model, prompt, cond, 1)
+            torch.testing.assert_close(scores[c, p], logits[0], atol=1e-5, rtol=1e-5)
+
+
+def test_cross_entropy_is_transformers_loss():
+    model = tiny("llama")
+    losses = cross_entropy(model, PROMPTS, [Condition()], batch_tokens=100)
+    for p, prompt in enumerate(PROMPTS):
+        ids = torch.tensor([prompt])
+        assert losses[0, p] == pytest.approx(float(model.hf(ids, labels=ids).loss), abs=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["all", "last", (-3, -1)])
+def test_collection_is_hidden_states_of_each_prompt_alone(rule):
+    model = tiny("gpt2")
+    sites = [Site(0, "embed"), Site(2, "resid_pre"), Site(2, "resid_post")]
+    values, rows = collect(model, PROMPTS, sites, rule, batch_tokens=40)
+    for p, prompt in enumerate(PROMPTS):
+        states = model.hf(torch.tensor([prompt]), output_hidden_states=True).hidden_states
+        at = rows[rows["prompt"] == p]
+        expected = {"all": range(len(prompt)), "last": [len(prompt) - 1]}.get(
+            rule, [len(prompt) - 3, len(prompt) - 1]
+        )
+        assert at["position"].tolist() == list(expected)
+        assert at["token"].tolist() == [prompt[i] for i in expected]
+        for site, index in zip(sites, (0, 2, 3), strict=True):
+            torch.testing.assert_close(
+                values[site][at.index], states[index][0, list(expected)], atol=1e-5, rtol=1e-5
+            )
+
+
+def test_plan_covers_every_row_once_within_the_budget():
+    lengths = [5, 9, 2, 7, 30]
+    packed = chunks.plan(4, lengths, batch_tokens=64, new_tokens=3, repeats=2)
+    rows = [row for chunk in packed for row in chunk.rows]
+    assert len(rows) == len(set(rows)) == 4 * 5 * 2
+    for chunk in packed:
+        longest = max(lengths[row.prompt] for row in chunk.rows) + 3
+        assert longest * len(chunk.rows) <= 64 or len({r.prompt for r in chunk.rows}) == 1
+
+
+def test_gumbel_noise_samples_the_softmax():
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -3.0])
+    n = 40_000
+    keys = row_keys(0, list(range(n)), [0] * n)
+    tokens = choose(logits.expand(n, -1), Decoding(temperature=1.0), keys, 0)
+    expected = logits.softmax(-1) * n
+    counts = torch.bincount(tokens, minlength=5)
+    chi2 = float(((counts - expected) ** 2 / expected).sum())
+    assert chi2 < 18.5  # 4 degrees of freedom: 0.1 %
+    noise = gumbel(keys[:2000], 3, 50)
+    assert float(noise.mean()) == pytest.approx(0.5772, abs=0.02)
+    assert float(noise.var()) == pytest.approx(math.pi**2 / 6, abs=0.05)
+    steps = torch.stack([gumbel(keys, step, 1)[:, 0] for step in (0, 1)])
+    assert abs(float(torch.corrcoef(steps)[0, 1])) < 0.02
+
+
+def test_top_k_and_top_p_keep_what_they_say():
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05])).expand(5000, -1)
+    keys = row_keys(1, list(range(5000)), [0] * 5000)
+    seen = lambda **k: set(choose(logits, Decoding(temperature=1.0, **k), keys, 0).tolist())  # noqa: E731
+    assert seen() == {0, 1, 2, 3}
+    assert seen(top_k=2) == {0, 1}
+    assert seen(top_p=0.8) == {0, 1}
+    assert seen(top_p=0.81) == {0, 1, 2}
+    assert seen(top_p=0.01) == {0}
+
+
+def test_noise_differs_by_seed_sample_repeat_and_token():
+    base = gumbel(row_keys(0, [1], [0]), 0, VOCAB)
+    for other in (row_keys(1, [1], [0]), row_keys(0, [2], [0]), row_keys(0, [1], [1])):
+        assert not torch.equal(base, gumbel(other, 0, VOCAB))
+    assert len(base.unique()) > VOCAB * 0.99
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": 0},
+        {"temperature": -1.0},
+        {"temperature": math.nan},
+        {"top_p": 0.0},
+        {"top_k": -1},
+        {"repeats": 0},
+        {"repeats": 2},
+    ],
+)
+def test_decoding_out_of_range_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Decoding(**wrong)
