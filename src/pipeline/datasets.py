@@ -89,6 +89,18 @@ def fill_templates(*, path: str, templates: dict[str, str]) -> pd.DataFrame:
     return _checked(pd.DataFrame(rows), path)
 
 
+def load_texts(path: str) -> pd.DataFrame:
+    """Texts of a file's column `text`, numbered by `sample`.
+
+    Raises:
+        ValueError: as `load_table`.
+    """
+    frame = _read(path)
+    if "text" not in frame:
+        raise ValueError(f"{path} has no column 'text'; it has: {', '.join(frame.columns)}")
+    return pd.DataFrame({"sample": np.arange(len(frame)), "text": frame["text"].astype(str)})
+
+
 def tokenise(frame: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
     """Add to each row its `sample` number, rendered `prompt` and `tokens`."""
     prompts = [chat.render(tokenizer, text) for text in frame["instruction"]]

@@ -1,6 +1,7 @@
 """Activations of prompts at sites: token-budget batches over length-sorted prompts."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -44,7 +45,7 @@ def collect(
         if not bool(chosen.any(1).all()):
             short = block[int((~chosen.any(1)).nonzero()[0, 0])]
             raise ValueError(f"positions {rule!r} name no token of prompt {short}")
-        values = hooks.read(model, list(sites), ids, mask, lambda h, chosen=chosen: h[chosen])
+        values = hooks.read(model, list(sites), ids, mask, itemgetter(chosen))
         rows, columns = chosen.nonzero(as_tuple=True)
         frame = pd.DataFrame(
             {

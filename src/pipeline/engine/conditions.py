@@ -41,11 +41,7 @@ class Edit:
     positions: Positions = "all"
 
     def __post_init__(self) -> None:
-        if isinstance(self.positions, str) and self.positions not in RULES:
-            raise ValueError(
-                f"position rule {self.positions!r} is unknown; valid: {', '.join(RULES)}, "
-                "or a list of positions"
-            )
+        check_rule(self.positions)
 
 
 @dataclass(frozen=True)
@@ -84,6 +80,18 @@ class Condition:
         return (
             f"{self.arm}: {self.intervention} layer {self.layer} x {self.strength:g} "
             f"at {self.positions}{control}"
+        )
+
+
+def check_rule(rule: Positions) -> None:
+    """Fail if there is no such position rule.
+
+    Raises:
+        ValueError: names it and the valid ones.
+    """
+    if isinstance(rule, str) and rule not in RULES:
+        raise ValueError(
+            f"position rule {rule!r} is unknown; valid: {', '.join(RULES)}, or a list of positions"
         )
 
 

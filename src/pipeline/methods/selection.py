@@ -1,10 +1,20 @@
 """Choose a direction among candidates (every template position x layer) on the validation split."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
+
+from pipeline.engine.conditions import Condition, Edit
+from pipeline.engine.scoring import score_last
+from pipeline.methods.interventions import Add, ProjectOut
+from pipeline.model.loading import LanguageModel
+from pipeline.model.sites import Site
 
 COLUMNS = ("position", "layer", "refusal_score", "steering_score", "kl_div_score")
 
@@ -92,3 +102,83 @@ def kl_divergence(
     """Σ p0 (log(p0 + 1e-6) - log(p + 1e-6)) from logits, p0 the baseline, in nats, float64."""
     p0, p = baseline.double().softmax(-1), changed.double().softmax(-1)
     return (p0 * ((p0 + 1e-6).log() - (p + 1e-6).log())).sum(-1)
+
+
+def evaluate_candidates(
+    model: LanguageModel,
+    candidates: Mapping[tuple[int, int], Tensor],
+    *,
+    harmful: Sequence[Sequence[int]],
+    harmless: Sequence[Sequence[int]],
+    refusal_tokens: Int[Tensor, " refusals"],
+    batch_tokens: int,
+) -> pd.DataFrame:
+    """Bypass, induce and kl of every candidate (position, layer) -> direction [d_model].
+
+    bypass (`refusal_score`): mean refusal score at the last position on harmful prompts, the
+    direction projected out of every block's input, attention output and MLP output. induce
+    (`steering_score`): on harmless prompts, added to its layer's block input. kl
+    (`kl_div_score`): mean over harmless prompts, projected out, against the baseline.
+
+    Returns:
+        A row per candidate, with the columns that `select_direction` takes.
+    """
+
+    def score(logits: Tensor, _: Tensor) -> Tensor:
+        return refusal_score(logits, refusal_tokens)
+
+    everywhere = [
+        Site(layer, component)
+        for layer in range(model.n_layers)
+        for component in ("resid_pre", "attn_out", "mlp_out")
+    ]
+    without = [
+        Condition(edits=tuple(Edit(site, ProjectOut(direction)) for site in everywhere))
+        for direction in candidates.values()
+    ]
+    added = [
+        Condition(edits=(Edit(Site(layer, "resid_pre"), Add(direction)),))
+        for (_, layer), direction in candidates.items()
+    ]
+    baseline = score_last(
+        model, harmless, [Condition()], lambda logits, _: logits, batch_tokens=batch_tokens
+    )[0].to(model.device)
+
+    def divergence(logits: Tensor, numbers: Tensor) -> Tensor:
+        return kl_divergence(baseline[numbers], logits)
+
+    run = partial(score_last, model, batch_tokens=batch_tokens)
+    return pd.DataFrame(
+        {
+            "position": [position for position, _ in candidates],
+            "layer": [layer for _, layer in candidates],
+            "refusal_score": run(harmful, without, score).mean(1).numpy(),
+            "steering_score": run(harmless, added, score).mean(1).numpy(),
+            "kl_div_score": run(harmless, without, divergence).mean(1).numpy(),
+        }
+    )
+
+
+def keep_clear(
+    dataset: pd.DataFrame, scores: Float64[Tensor, " rows"], *, harmful: str
+) -> pd.DataFrame:
+    """The prompts that the model takes as labelled: harmful ones with a score > 0, others < 0."""
+    refused = scores.numpy() > 0
+    answered = scores.numpy() < 0
+    return dataset[np.where(dataset["label"] == harmful, refused, answered)]
+
+
+def single_tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:
+    """The token of each word, as an answer begins with it.
+
+    Raises:
+        ValueError: a word that is not one token.
+    """
+    found = []
+    for word in words:
+        ids = tokenizer.encode(word, add_special_tokens=False)
+        if len(ids) != 1:
+            pieces = tokenizer.convert_ids_to_tokens(ids)
+            raise ValueError(f"refusal token {word!r} is {len(ids)} tokens to the model: {pieces}")
+        found.append(ids[0])
+    return found

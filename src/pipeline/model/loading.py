@@ -5,6 +5,7 @@ A new architecture is one row of `ARCHITECTURES`.
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,8 @@ class LanguageModel:
         if dtype != "auto" and not isinstance(kind, torch.dtype):
             raise ValueError(f"dtype {dtype!r} is none; valid: auto, float32, bfloat16, float16")
         check_path(path)
+        if not sys.stderr.isatty():
+            transformers.utils.logging.disable_progress_bar()
         hf = transformers.AutoModelForCausalLM.from_pretrained(
             path, revision=revision, dtype="auto" if dtype == "auto" else kind
         )

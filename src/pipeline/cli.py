@@ -1,0 +1,163 @@
+"""The command `actsweep`: run a study by hand, show it, compare runs, select a direction."""
+
+import argparse
+import importlib
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.sections import Study
+
+if TYPE_CHECKING:
+    from pipeline.preflight import Cost
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and do what it says; an error is one line and exit code 2."""
+    parser = argparse.ArgumentParser(prog="actsweep", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run a study's stages in one process, overrides applied")
+    run.add_argument("study", help="a file of conf/study, as NAME or study=NAME")
+    run.add_argument("overrides", nargs="*", help="such as sweep.layers=[1,2] or model.path=FOLDER")
+    run.add_argument("--dry-run", action="store_true", help="say what it would cost, and stop")
+    run.add_argument("--force", action="store_true", help="run finished stages again")
+    show = commands.add_parser("show", help="main numbers, figures and completions of a study")
+    show.add_argument("studies", nargs="+", help="studies, or ids that `run` printed")
+    show.add_argument("--completions", type=int, default=0, metavar="N", help="show N side by side")
+    compare = commands.add_parser("compare", help="which settings and which numbers differ")
+    compare.add_argument(
+        "runs", nargs=2, metavar="RUN", help="a study's id, or a study's newest run"
+    )
+    select = commands.add_parser("select", help="choose among candidate directions in a JSON table")
+    select.add_argument("table", type=Path)
+    select.add_argument("--layers", type=int, required=True, help="number of layers of the model")
+    select.add_argument("--max-kl", type=float, default=0.1)
+    select.add_argument("--min-steering", type=float, default=0.0)
+    select.add_argument("--layer-share", type=float, default=0.8)
+    given = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        {"run": _run, "show": _show, "compare": _compare, "select": _select}[given.command](given)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(given: argparse.Namespace) -> None:
+    from pipeline import preflight
+    from pipeline.study import compose_study, save_study
+
+    root = _project()
+    study = compose_study(given.study.removeprefix("study="), given.overrides, root=root)
+    dataset, layers = preflight.check(study)
+    folder = root / "outputs" / study.id
+    if given.dry_run:
+        _say_cost(study, preflight.cost(study, dataset, layers), folder)
+        return
+    save_study(study, folder / "config.yaml")
+    stages = importlib.import_module("stages")
+    for name in stages.ORDER:
+        module = importlib.import_module(f"stages.{name}")
+        if not given.force and all((folder / output).exists() for output in module.OUTPUTS):
+            print(f"{name}: finished before, kept (--force runs it again)")
+            continue
+        print(f"{name} ...", flush=True)
+        stages.run_stage(module, study, folder)
+    _print_study(folder, completions=3)
+
+
+def _say_cost(study: Study, cost: "Cost", folder: Path) -> None:
+    free = shutil.disk_usage(_project()).free
+    print(f"{study.id}: {study.question}")
+    for arm, count in cost.conditions.items():
+        print(f"  {arm}: {count} conditions")
+    print(f"completions: {cost.completions:,}")
+    print(f"tokens: {cost.tokens:,} at most, prompts and completions")
+    print(f"time: about {cost.seconds / 60:.1f} minutes at most for the sweep, by a timed sample")
+    print(f"disk: {cost.store_bytes / 1e6:.1f} MB of activations, {free / 1e9:.1f} GB free")
+    print(f"output: {folder}")
+
+
+def _show(given: argparse.Namespace) -> None:
+    root = _project()
+    for name in given.studies:
+        folder = root / "outputs" / name
+        if not (folder / "metrics.json").is_file():
+            made = sorted(path.parent.name for path in root.glob("outputs/*/metrics.json"))
+            raise ValueError(f"study {name!r} has no results in outputs; there are: {made}")
+        _print_study(folder, given.completions)
+
+
+def _print_study(folder: Path, completions: int) -> None:
+    from pipeline.study import load_study
+    from pipeline.views.numbers import main_numbers
+
+    study = load_study(folder / "config.yaml")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    print(f"\n{study.name}: {study.question}\n")
+    print(main_numbers(metrics))
+    for figure in sorted((folder / "figures").glob("*.png")):
+        print(f"figure: {figure}")
+    if completions:
+        import pandas as pd
+
+        from pipeline.views.completions import side_by_side
+
+        sweep = pd.read_parquet(folder / "sweep.parquet")
+        width = shutil.get_terminal_size().columns
+        for arm, numbers in metrics.items():
+            if "conditions" in numbers:
+                print(f"\n{arm}, layer {numbers['layer']}, strength {numbers['strength']:g}:")
+                test = sweep[sweep["split"] == "test"]
+                print(side_by_side(test, **numbers["conditions"], n=completions, width=width))
+
+
+def _compare(given: argparse.Namespace) -> None:
+    from pipeline.runs import compare, read_runs
+
+    records = [r for r in read_runs(_project()) if r["stage"] == "score_metrics"]
+    found = []
+    for wanted in given.runs:
+        matching = [r for r in records if wanted in (r["study_id"], r["study"], r["experiment"])]
+        if not matching:
+            valid = sorted({r["study_id"] for r in records})
+            raise ValueError(f"no run of {wanted!r}; there are: {', '.join(valid) or 'none'}")
+        found.append(matching[-1])
+    comparison = compare(*found)
+    print(f"a: {found[0]['study_id']}  b: {found[1]['study_id']}")
+    print("\nsettings that differ:")
+    print(comparison.config.to_string(index=False) if len(comparison.config) else "  none")
+    real = comparison.summary["excludes_zero"].map({True: "yes", False: "no"}).fillna("")
+    table = comparison.summary.assign(real=real).drop(columns="excludes_zero")
+    print("\nnumbers (difference b - a with its 95 % interval, runs taken as independent):")
+    print(table.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
+
+
+def _select(given: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    import pandas as pd
+
+    from pipeline.methods.selection import select_direction
+
+    rows = json.loads(given.table.read_text())
+    chosen = select_direction(
+        pd.DataFrame(rows),
+        n_layers=given.layers,
+        max_kl=given.max_kl,
+        min_steering=given.min_steering,
+        layer_share=given.layer_share,
+    )
+    print(json.dumps(asdict(chosen), indent=1))
+
+
+def _project() -> Path:
+    """The project that the command was called in: the nearest folder with conf/ and stages/."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "conf" / "study").is_dir() and (folder / "stages").is_dir():
+            sys.path.insert(0, str(folder))
+            return folder
+    raise ValueError(f"{Path.cwd()} is in no project: no conf/study and stages beside each other")

@@ -1,0 +1,119 @@
+"""A study's main numbers: chosen on the validation split, reported on the test split."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from pipeline.measures.statistics import Estimate, estimate, paired_difference
+from pipeline.sections import Arm, Study
+
+
+def headline(
+    study: Study, summary: pd.DataFrame, scores: pd.DataFrame, choice: Mapping[str, Any]
+) -> dict[str, Any]:
+    """For each arm: the layer taken, and its metric before and after, with 95 % intervals.
+
+    The layer is the one that `vectors.selection` chose; without one, the layer whose reference
+    strength moves the arm's metric furthest towards its goal on validation prompts.
+
+    Args:
+        study: names arms, metrics and how uncertainty is reckoned.
+        summary: means by condition, split and metric.
+        scores: the long table that it averages.
+        choice: `position` and `layer` of the vectors stage.
+
+    Returns:
+        arm -> `baseline`; with strengths also `layer`, `strength`, `steered`, `difference`
+        (paired), `controls` (source -> estimate over its draws) and, where unrelated text was
+        read, `perplexity` before and after.
+    """
+    reported = {}
+    for name, arm in study.sweep.arms.items():
+        rows = scores[(scores["arm"] == name) & (scores["metric"] == arm.metric)]
+        tested = rows[rows["split"] == "test"]
+        baseline = tested[tested["intervention"] == "none"]
+        numbers: dict[str, Any] = {"metric": arm.metric, "goal": arm.goal}
+        numbers["baseline"] = _estimate(study, baseline)
+        if arm.reference is not None:
+            layer = choice["layer"]
+            if layer is None:
+                layer = best_layer(arm, summary[summary["arm"] == name])
+            here = tested[
+                (tested["layer"] == layer)
+                & (tested["strength"] == arm.reference)
+                & (tested["positions"] == arm.positions[0])
+            ]
+            steered = here[here["source"] == "fitted"]
+            numbers |= {
+                "layer": int(layer),
+                "strength": arm.reference,
+                "conditions": {
+                    "baseline_id": baseline["condition"].iloc[0],
+                    "steered_id": steered["condition"].iloc[0],
+                },
+                "steered": _estimate(study, steered),
+                "difference": _plain(
+                    paired_difference(
+                        steered, baseline, cluster=study.score.cluster, seed=study.score.seed
+                    )
+                ),
+                "controls": {
+                    source: _estimate(study, drawn)
+                    for source, drawn in here[here["source"] != "fitted"].groupby("source")
+                },
+            }
+            text = scores[(scores["arm"] == name) & (scores["metric"] == "cross_entropy")]
+            if len(text):
+                numbers["perplexity"] = _perplexity(text, layer)
+        reported[name] = numbers
+    return reported
+
+
+def best_layer(arm: Arm, summary: pd.DataFrame) -> int:
+    """The layer that moves the arm's metric furthest towards its goal on validation prompts.
+
+    Among fitted directions at the reference strength and first position rule; the lowest on ties.
+
+    Raises:
+        ValueError: nothing was run on the validation split.
+    """
+    rows = summary[
+        (summary["split"] == "val")
+        & (summary["source"] == "fitted")
+        & (summary["metric"] == arm.metric)
+        & (summary["strength"] == arm.reference)
+        & (summary["positions"] == arm.positions[0])
+    ]
+    if rows.empty:
+        raise ValueError("no layer can be chosen: the sweep has no rows on the val split")
+    ordered = rows.sort_values(["mean", "layer"], ascending=[arm.goal == "lower", True])
+    return int(ordered["layer"].iloc[0])
+
+
+def _estimate(study: Study, rows: pd.DataFrame) -> dict[str, Any]:
+    proportion = bool(rows["score"].dropna().isin([0, 1]).all())
+    found = estimate(
+        rows["score"], rows[study.score.cluster], proportion=proportion, seed=study.score.seed
+    )
+    return _plain(found)
+
+
+def _perplexity(text: pd.DataFrame, layer: int) -> dict[str, float]:
+    means = {
+        "baseline": text.loc[text["intervention"] == "none", "score"].mean(),
+        "steered": text.loc[
+            (text["layer"] == layer) & (text["source"] == "fitted"), "score"
+        ].mean(),
+    }
+    return {name: math.exp(value) for name, value in means.items()}
+
+
+def _plain(found: Estimate) -> dict[str, Any]:
+    # JSON has no NaN.
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in asdict(found).items()
+    }

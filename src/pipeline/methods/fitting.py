@@ -1,0 +1,90 @@
+"""Fit directions to two classes of a store's rows, at every position and layer, with controls."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from pipeline.methods.directions import Key, check_direction
+from pipeline.methods.vectors import control_direction
+from pipeline.model.sites import Site
+from pipeline.store import ActivationStore
+
+
+class Classes:
+    """The activations of two classes of prompts, read from a store a position and layer at a time.
+
+    Positions are counted from the prompt's end, -1 being its last token.
+
+    Raises:
+        ValueError: a class without prompts.
+    """
+
+    def __init__(
+        self,
+        store: ActivationStore,
+        dataset: pd.DataFrame,
+        *,
+        positive: str,
+        negative: str,
+        component: str,
+    ) -> None:
+        by_sample = dataset.set_index("sample")
+        ends = store.rows["sample"].map(by_sample["tokens"].map(len))
+        self._place = store.rows["position"] - ends
+        self._label = store.rows["sample"].map(by_sample["label"])
+        self._store, self._component = store, component
+        self._names = (positive, negative)
+        for name in self._names:
+            if not (self._label == name).any():
+                raise ValueError(f"no prompt labelled {name!r} is left to fit directions to")
+        self.positions: list[int] = sorted(self._place.dropna().astype(int).unique().tolist())
+        self.layers = sorted({Site.parse(site).layer for site in store.sites})
+
+    def at(self, position: int, layer: int) -> tuple[Tensor, Tensor]:
+        """Positive and negative activations [rows, d_model].
+
+        Raises:
+            ValueError: the store has no such position.
+        """
+        if position not in self.positions:
+            raise ValueError(f"position {position} was not collected; valid: {self.positions}")
+        rows = self._store[str(Site(layer, self._component))]
+        positive, negative = (
+            rows[np.flatnonzero((self._place == position) & (self._label == name))]
+            for name in self._names
+        )
+        return positive, negative
+
+
+def with_controls(
+    classes: Classes,
+    fitted: Mapping[int, Tensor],
+    *,
+    position: int,
+    draws: Mapping[str, int],
+    seed: int,
+) -> dict[Key, Tensor]:
+    """The fitted direction of every layer beside control directions of its length.
+
+    Raises:
+        ValueError: a direction is zero or not finite.
+    """
+    directions: dict[Key, Tensor] = {}
+    for layer, direction in fitted.items():
+        directions[Key("fitted", 0, layer)] = direction
+        positive, negative = classes.at(position, layer)
+        for source, count in draws.items():
+            for draw in range(count):
+                directions[Key(source, draw, layer)] = control_direction(
+                    source,
+                    positive,
+                    negative,
+                    norm=float(direction.norm()),
+                    seed=seed,
+                    draw=draw,
+                )
+    for key, direction in directions.items():
+        check_direction(direction, str(key))
+    return directions

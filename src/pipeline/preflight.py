@@ -1,0 +1,189 @@
+"""What can be wrong with a study is found, and what it will cost is said, before it runs."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+import transformers
+
+from pipeline import datasets
+from pipeline.engine.chunks import plan
+from pipeline.engine.conditions import Condition, check_rule
+from pipeline.engine.decoding import Decoding
+from pipeline.engine.generation import generate_chunk
+from pipeline.grid import Part, parts
+from pipeline.model import chat
+from pipeline.model.loading import LanguageModel, check_path, load_tokenizer
+from pipeline.model.sites import Site
+from pipeline.sections import Study
+from pipeline.study import target
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a study's sweep and store will take: conditions by arm, seconds by a probe."""
+
+    conditions: dict[str, int]
+    completions: int
+    tokens: int
+    seconds: float
+    store_bytes: int
+
+
+def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
+    """Check a study against its model's config and its dataset, without loading the model.
+
+    Returns:
+        The dataset with tokens, and the layers of the sweep.
+
+    Raises:
+        ValueError: the model's path, a layer, component, position rule, label, split or dataset
+            that is not there; names it and the valid ones.
+    """
+    check_path(study.model.path)
+    layers = chosen_layers(study, count_layers(study))
+    with _named("collect.components"):
+        for component in study.collect.components:
+            Site(0, component)
+    if study.collect.positions != "template":
+        with _named("collect.positions"):
+            check_rule(study.collect.positions)
+    for name, arm in study.sweep.arms.items():
+        with _named(f"sweep.arms.{name}.components"):
+            for component in arm.components:
+                Site(0, component)
+        with _named(f"sweep.arms.{name}.positions"):
+            for rule in arm.positions:
+                check_rule(rule)
+    dataset = build_dataset(study)
+    for role in ("positive", "negative"):
+        label = getattr(study.vectors, role)
+        here = dataset[(dataset["label"] == label) & dataset["split"].isin(study.collect.splits)]
+        if here.empty:
+            labels = ", ".join(sorted(dataset["label"].unique()))
+            raise ValueError(
+                f"vectors.{role}: no prompt of {study.collect.splits} has label {label!r}; "
+                f"labels: {labels}"
+            )
+    parts(study, dataset, layers)
+    build_texts(study)
+    return dataset, layers
+
+
+def build_dataset(study: Study) -> pd.DataFrame:
+    """The study's prompts as its model is given them."""
+    frame = target(study.dataset)()
+    if frame.empty:
+        raise ValueError(f"dataset {study.dataset} is empty")
+    return datasets.tokenise(frame, load_tokenizer(study.model.path, study.model.revision))
+
+
+def build_texts(study: Study) -> pd.DataFrame:
+    """The unrelated texts that side effects are measured on, tokenised; no rows without any."""
+    if study.text is None:
+        return pd.DataFrame({"sample": [], "tokens": []})
+    with _named("text"):
+        texts = datasets.load_texts(study.text)
+    tokenizer = load_tokenizer(study.model.path, study.model.revision)
+    return texts.assign(tokens=[tokenizer.encode(text) for text in texts["text"]])
+
+
+def count_layers(study: Study) -> int:
+    """Number of blocks, from the model's config alone."""
+    config = transformers.AutoConfig.from_pretrained(
+        study.model.path, revision=study.model.revision
+    )
+    return int(config.num_hidden_layers)
+
+
+def chosen_layers(study: Study, n_layers: int) -> list[int]:
+    """The layers that the sweep runs over.
+
+    Raises:
+        ValueError: `sweep.layers` is neither `all` nor a list of layers that are there.
+    """
+    layers = study.sweep.layers
+    if layers == "all":
+        return list(range(n_layers))
+    if not isinstance(layers, list) or not layers:
+        raise ValueError(f"sweep.layers: {layers!r} is neither `all` nor a list of layers")
+    for layer in layers:
+        if not isinstance(layer, int) or not 0 <= layer < n_layers:
+            raise ValueError(
+                f"sweep.layers: {study.model.path} has no layer {layer!r}; "
+                f"valid: 0 to {n_layers - 1}"
+            )
+    return layers
+
+
+def collected_positions(study: Study, dataset: pd.DataFrame) -> str | tuple[int, ...]:
+    """`collect.positions` as a rule: `template` becomes the template's last tokens, -1 the last."""
+    rule = study.collect.positions
+    if rule != "template":
+        return tuple(rule) if isinstance(rule, list) else str(rule)
+    tokenizer = load_tokenizer(study.model.path, study.model.revision)
+    return tuple(range(-chat.template_length(tokenizer), 0))
+
+
+def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
+    """Count conditions and tokens, and time a small part of them to say how long all will take."""
+    model = load_model(study)
+    tokens = dict(zip(dataset["sample"], dataset["tokens"], strict=True))
+    decoding = Decoding(**asdict(study.sweep.decoding))
+    sweep = parts(study, dataset, layers)
+    total = sum(_tokens(part, tokens, decoding) for part in sweep)
+    probe = [tokens[sample] for sample in sweep[0].samples]
+    short = Decoding(min(4, decoding.max_new_tokens))
+    chunk = plan(1, [len(p) for p in probe], batch_tokens=study.model.batch_tokens, new_tokens=4)[0]
+    for _ in range(2):  # The first pass warms up.
+        start = time.perf_counter()
+        generate_chunk(model, probe, [Condition()], chunk, short, seed=0, samples=range(len(probe)))
+        seconds = time.perf_counter() - start
+    run = sum(len(probe[row.prompt]) + short.max_new_tokens for row in chunk.rows)
+    collected = dataset[dataset["split"].isin(study.collect.splits)]
+    rule = collected_positions(study, dataset)
+    rows = len(collected) * len(rule) if isinstance(rule, tuple) else len(collected)
+    if rule == "all":
+        rows = int(collected["tokens"].map(len).sum())
+    width = sum(
+        model.width(Site(layer, component))
+        for layer in range(model.n_layers)
+        for component in study.collect.components
+    )
+    return Cost(
+        conditions={
+            arm: sum(len(part.conditions) for part in sweep if part.arm == arm)
+            for arm in study.sweep.arms
+        },
+        completions=sum(
+            len(part.conditions) * len(part.samples) * decoding.repeats for part in sweep
+        ),
+        tokens=total,
+        seconds=seconds * total / run,
+        store_bytes=rows * width * model.dtype.itemsize,
+    )
+
+
+def load_model(study: Study) -> LanguageModel:
+    """The study's model."""
+    return LanguageModel.load(
+        study.model.path,
+        revision=study.model.revision,
+        dtype=study.model.dtype,
+        device=study.model.device,
+    )
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def _tokens(part: Part, tokens: dict[int, list[int]], decoding: Decoding) -> int:
+    each = sum(len(tokens[s]) + decoding.max_new_tokens for s in part.samples)
+    return len(part.conditions) * each * decoding.repeats

@@ -1,0 +1,158 @@
+"""The typed sections of a study: what its YAML may say."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING: Any = "???"
+"""A value that a study must give, as OmegaConf writes it."""
+
+
+@dataclass
+class Model:
+    """Which model, how it is held, and how many tokens a batch may have."""
+
+    path: str = MISSING
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    batch_tokens: int = 16384
+
+
+@dataclass
+class Collect:
+    """Which activations are kept: components of all layers, positions and splits."""
+
+    components: list[str] = MISSING
+    positions: Any = MISSING
+    splits: list[str] = field(default_factory=lambda: ["train"])
+    rows_per_shard: int = 4096
+
+
+@dataclass
+class Controls:
+    """How many directions of each kind of control are drawn."""
+
+    shuffled: int = 3
+    covariance: int = 3
+    isotropic: int = 3
+
+
+@dataclass
+class Selection:
+    """How (position, layer) is chosen on the validation split, by bypass / induce / kl."""
+
+    refusal_tokens: list[str] = MISSING
+    max_kl: float = 0.1
+    min_steering: float = 0.0
+    layer_share: float = 0.8
+
+
+@dataclass
+class Vectors:
+    """Which classes of prompts are told apart, by which method, and with which controls."""
+
+    positive: str = MISSING
+    negative: str = MISSING
+    method: dict[str, Any] = MISSING
+    position: int = -1
+    selection: Selection | None = None
+    controls: Controls = field(default_factory=Controls)
+    seed: int = 0
+
+
+@dataclass
+class Decoding:
+    """How completions are decoded."""
+
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repeats: int = 1
+
+
+@dataclass
+class Arm:
+    """One part of a sweep: an intervention on the prompts of one label.
+
+    `everywhere` edits all layers with the direction of the swept layer. `reference` is the
+    strength at which controls and the other position rules run. `metric` is what the arm is meant
+    to `raise` or `lower`; an arm without strengths is a baseline alone.
+    """
+
+    prompts: str = MISSING
+    intervention: dict[str, Any] | None = None
+    components: list[str] = field(default_factory=list)
+    everywhere: bool = False
+    strengths: list[float] = field(default_factory=list)
+    reference: float | None = None
+    positions: list[str] = field(default_factory=lambda: ["all"])
+    metric: str = MISSING
+    goal: str = "raise"
+
+
+@dataclass
+class Sweep:
+    """What runs: arms over layers, on which splits, decoded how."""
+
+    arms: dict[str, Arm] = MISSING
+    layers: Any = "all"
+    splits: list[str] = field(default_factory=lambda: ["val", "test"])
+    decoding: Decoding = field(default_factory=Decoding)
+    seed: int = 0
+
+
+@dataclass
+class Score:
+    """Metrics by name, and how uncertainty is reckoned."""
+
+    metrics: dict[str, dict[str, Any]] = MISSING
+    cluster: str = "sample"
+    seed: int = 0
+
+
+@dataclass
+class Tracking:
+    """Where runs are recorded."""
+
+    mode: str = "offline"
+    project: str = "actsweep"
+    entity: str | None = None
+
+
+@dataclass
+class Study:
+    """A whole experiment: what is asked, of which model, with which prompts, done and measured."""
+
+    name: str = MISSING
+    question: str = MISSING
+    packages: list[str] = field(default_factory=list)
+    model: Model = field(default_factory=Model)
+    dataset: dict[str, Any] = MISSING
+    text: str | None = None
+    collect: Collect = field(default_factory=Collect)
+    vectors: Vectors = field(default_factory=Vectors)
+    sweep: Sweep = field(default_factory=Sweep)
+    score: Score = field(default_factory=Score)
+    figures: dict[str, dict[str, Any]] = MISSING
+    tracking: Tracking = field(default_factory=Tracking)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole study as plain containers."""
+        return dataclasses.asdict(self)
+
+    @property
+    def id(self) -> str:
+        """Hash of the whole resolved config without tracking, which cannot change a result."""
+        config = {k: v for k, v in self.config.items() if k != "tracking"}
+        text = json.dumps(config, sort_keys=True)
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    def section_id(self, *sections: str) -> str:
+        """Hash of some sections: names the scratch of a stage that depends on these alone."""
+        text = json.dumps({name: self.config[name] for name in sections}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,195 @@
+"""Compose a study's YAML files and check them. The only importer of Hydra and OmegaConf."""
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.engine.decoding import Decoding as EngineDecoding
+from pipeline.sections import MISSING, Study
+
+PACKAGES = ("pipeline",)
+"""Packages that a `_target_` may come from; a study adds its own in `packages`."""
+
+# Hydra knows the keys that a study leaves at their defaults only through the schema.
+ConfigStore.instance().store(name="schema", node=Study)
+
+
+def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> Study:
+    """Compose `conf/study/NAME.yaml` with overrides (`sweep.seed=1`) and check all of it.
+
+    Raises:
+        ValueError: no such study, an unknown key, a wrong type or a missing value; one line with
+            the full key and the valid ones.
+    """
+    known = sorted(file.stem for file in (root / "conf" / "study").glob("*.yaml"))
+    if name not in known:
+        raise ValueError(f"study {name!r} is unknown; valid: {', '.join(known)}")
+    with initialize_config_dir(str((root / "conf").resolve()), version_base="1.3"):
+        try:
+            config = compose("config", overrides=[f"study={name}", *map(_forced, overrides)])
+        except HydraException as error:
+            raise ValueError(_one_line(error)) from error
+    return _typed(config)
+
+
+def load_study(path: Path) -> Study:
+    """Read a composed study back."""
+    return _typed(OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path)))
+
+
+def save_study(study: Study, path: Path) -> None:
+    """Write a composed study as YAML."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(study.config)))
+
+
+def target(node: dict[str, Any]) -> Callable[..., Any]:
+    """What a checked `_target_` node names, and its keyword arguments bound to it."""
+    arguments = {k: v for k, v in node.items() if k != "_target_"}
+    return functools.partial(_import(node["_target_"]), **arguments)
+
+
+def check_target(node: dict[str, Any], key: str, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """A `_target_` node with defaults filled in, its arguments typed by the target's signature.
+
+    The keyword-only parameters of the target are what YAML may set.
+
+    Raises:
+        ValueError: not importable, outside the allowed packages, an unknown or missing argument,
+            or a wrong type.
+    """
+    path = node.get("_target_")
+    if not isinstance(path, str):
+        raise ValueError(f"{key} has no _target_")
+    allowed = (*PACKAGES, *packages)
+    if path.split(".")[0] not in allowed:
+        raise ValueError(f"{key}._target_ {path!r} is outside of: {', '.join(allowed)}")
+    try:
+        function = _import(path)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{key}._target_ {path!r} cannot be imported: {error}") from error
+    arguments = {name: value for name, value in node.items() if name != "_target_"}
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(_schema(function)), arguments)
+        filled = OmegaConf.to_container(merged, throw_on_missing=True, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(_explain(error, key)) from error
+    assert isinstance(filled, dict)
+    return {"_target_": path, **{str(k): v for k, v in filled.items()}}
+
+
+def _typed(config: Any) -> Study:
+    try:
+        plain = OmegaConf.to_container(config, throw_on_missing=True, resolve=True)
+        study = OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.create(plain))
+        )
+    except OmegaConfBaseException as error:
+        raise ValueError(_explain(error, "")) from error
+    assert isinstance(study, Study)
+    for key, place, name in _targets(study):
+        place[name] = check_target(place[name], key, study.packages)
+    _check_values(study)
+    return study
+
+
+def _targets(study: Study) -> Iterator[tuple[str, Any, str]]:
+    yield "dataset", study.__dict__, "dataset"
+    yield "vectors.method", study.vectors.__dict__, "method"
+    for name in study.score.metrics:
+        yield f"score.metrics.{name}", study.score.metrics, name
+    for name in study.figures:
+        yield f"figures.{name}", study.figures, name
+    for name, arm in study.sweep.arms.items():
+        if arm.strengths and arm.intervention is None:
+            raise ValueError(f"sweep.arms.{name} has strengths but no intervention")
+        if arm.intervention is not None:
+            yield f"sweep.arms.{name}.intervention", arm.__dict__, "intervention"
+
+
+def _check_values(study: Study) -> None:
+    for name, arm in study.sweep.arms.items():
+        key = f"sweep.arms.{name}"
+        for strength in arm.strengths:
+            if not math.isfinite(strength):
+                raise ValueError(f"{key}.strengths: {strength} is not a finite number")
+        if arm.strengths and arm.reference not in arm.strengths:
+            raise ValueError(f"{key}.reference: {arm.reference} is not one of {arm.strengths}")
+        if arm.goal not in ("raise", "lower"):
+            raise ValueError(f"{key}.goal: {arm.goal!r} is unknown; valid: raise, lower")
+        if arm.metric not in study.score.metrics:
+            valid = ", ".join(study.score.metrics)
+            raise ValueError(f"{key}.metric: {arm.metric!r} is no metric here; valid: {valid}")
+    EngineDecoding(**dataclasses.asdict(study.sweep.decoding))
+    if study.tracking.mode not in ("offline", "online", "disabled"):
+        raise ValueError(
+            f"tracking.mode: {study.tracking.mode!r} is unknown; valid: offline, online, disabled"
+        )
+
+
+def _forced(override: str) -> str:
+    # `++` lets a key be set that the YAML leaves at its default; the schema still has to know it.
+    key, _, _ = override.partition("=")
+    return f"++{override}" if "." in key and key[0].isalpha() else override
+
+
+def _import(path: str) -> Callable[..., Any]:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _schema(function: Callable[..., Any]) -> type:
+    fields: list[tuple[str, Any, Any]] = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        if parameter.default is parameter.empty:
+            default = field(default=MISSING)
+        elif isinstance(parameter.default, list | tuple):
+            values = list(parameter.default)
+            default = field(default_factory=values.copy)
+        else:
+            default = field(default=parameter.default)
+        fields.append((parameter.name, parameter.annotation, default))
+    return dataclasses.make_dataclass(getattr(function, "__name__", "target"), fields)
+
+
+def _explain(error: OmegaConfBaseException, prefix: str) -> str:
+    key = ".".join(part for part in (prefix, error.full_key or "") if part)
+    text = (error.msg or str(error)).splitlines()[0]
+    valid = _fields(error.object_type)
+    if valid and (error.key is not None) and str(error.key) not in valid:
+        return f"{key}: unknown key; {_suggest(str(error.key), valid)}"
+    return f"{key}: {text}"
+
+
+def _fields(kind: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+
+
+def _suggest(wrong: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(wrong, valid, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}valid: {', '.join(valid)}"
+
+
+def _one_line(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OmegaConfBaseException):
+            return _explain(cause, "")
+        cause = cause.__cause__
+    return " ".join(str(error).split()).partition(" Config search path")[0]

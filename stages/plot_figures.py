@@ -1,0 +1,33 @@
+"""summary.parquet and scores.parquet -> figures/, each traceable to commit, config and data."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.scratch import scratch
+from pipeline.sections import Study
+from pipeline.store import sha256
+from pipeline.study import target
+from pipeline.tracking import Run
+from pipeline.views.panels import save
+from stages import ROOT, main
+
+INPUTS = ("summary.parquet", "scores.parquet")
+OUTPUTS = ("figures",)
+
+
+def run(study: Study, folder: Path, tracked: Run) -> None:
+    """Draw every figure of the study."""
+    summary, scores = (pd.read_parquet(folder / name) for name in INPUTS)
+    provenance = {"study": study.id} | {name: sha256(folder / name) for name in INPUTS}
+    with scratch(folder / "figures", study.section_id("figures"), root=ROOT) as work:
+        (work / "figures").mkdir(exist_ok=True)
+        for name, node in study.figures.items():
+            figure = target(node)(summary, scores)
+            save(figure, work / "figures" / f"{name}.png", provenance)
+    for name in study.figures:
+        tracked.figure(folder / "figures" / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
