@@ -1,0 +1,103 @@
+"""Records of runs, read and compared without W&B."""
+
+import json
+from collections.abc import Mapping
+from math import nan, sqrt
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+RUNS = Path(".actsweep/runs")
+ESTIMATE = ("mean", "low", "high")
+ABSENT = (nan, nan, nan)
+
+
+class Comparison(NamedTuple):
+    """Two runs side by side.
+
+    Attributes:
+        config: `key`, `a`, `b` of every setting that differs; a missing one is NA.
+        summary: `key`, `a`, `b`, `difference` = b - a and, where both are estimates with an
+            interval, `low` and `high` of the difference and whether it `excludes_zero`; a missing
+            number is NaN.
+    """
+
+    config: pd.DataFrame
+    summary: pd.DataFrame
+
+
+def run_file(root: Path, study: str, study_id: str, stage: str) -> Path:
+    """Where the run of a stage is recorded."""
+    return root / RUNS / study / study_id / f"{stage}.json"
+
+
+def read_runs(root: Path) -> list[dict[str, Any]]:
+    """All records under `root`, the earliest started first."""
+    records = [json.loads(path.read_text()) for path in (root / RUNS).glob("*/*/*.json")]
+    return sorted(records, key=lambda record: (record["started"], record["study"], record["stage"]))
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings as one dict whose keys are joined by dots; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{key}.{inner}": item for inner, item in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
+    """How the records of two runs differ in config and in numbers.
+
+    The 95 % interval of a difference comes from the two 95 % intervals (l, u) of the means,
+
+        d - sqrt((m_b - l_b)^2 + (u_a - m_a)^2),   d + sqrt((u_b - m_b)^2 + (m_a - l_a)^2),
+
+    which for symmetric ones is d +- 1.96 sqrt(stderr_a^2 + stderr_b^2) and for Wilson intervals
+    stays honest near 0 and 1 (Newcombe 1998, method 10). It takes the runs as independent: of runs
+    on the same prompts it is too wide where their scores go together.
+    """
+    return Comparison(_config(a["config"], b["config"]), _summary(a["summary"], b["summary"]))
+
+
+def _config(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
+    left, right = flatten(a), flatten(b)
+    rows = [
+        (key, left.get(key, pd.NA), right.get(key, pd.NA))
+        for key in left | right
+        if key not in left or key not in right or left[key] != right[key]
+    ]
+    return pd.DataFrame(rows, columns=["key", "a", "b"], dtype=object)
+
+
+def _summary(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
+    left, right = _numbers(a), _numbers(b)
+    rows = []
+    for key in left | right:
+        mean_a, low_a, high_a = left.get(key, ABSENT)
+        mean_b, low_b, high_b = right.get(key, ABSENT)
+        difference = mean_b - mean_a
+        low = difference - sqrt((mean_b - low_b) ** 2 + (high_a - mean_a) ** 2)
+        high = difference + sqrt((high_b - mean_b) ** 2 + (mean_a - low_a) ** 2)
+        excludes = pd.NA if low != low or high != high else low > 0 or high < 0
+        rows.append((key, mean_a, mean_b, difference, low, high, excludes))
+    columns = ["key", "a", "b", "difference", "low", "high", "excludes_zero"]
+    return pd.DataFrame(rows, columns=columns).astype({"excludes_zero": "boolean"})
+
+
+def _numbers(summary: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
+    """Mean, low and high by dotted key; a plain number has NaN for low and high."""
+    found: dict[str, tuple[float, float, float]] = {}
+    for key, value in summary.items():
+        if isinstance(value, Mapping):
+            if set(ESTIMATE) <= set(value):
+                mean, low, high = (nan if value[n] is None else float(value[n]) for n in ESTIMATE)
+                found[key] = (mean, low, high)
+            else:
+                found |= {f"{key}.{inner}": item for inner, item in _numbers(value).items()}
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[key] = (float(value), nan, nan)
+    return found

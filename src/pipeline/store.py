@@ -1,0 +1,255 @@
+"""The activation store: sharded rows of activations on disk, read lazily once it is finished.
+
+A folder of `shard-00000.safetensors ...` (a tensor [rows, width] per site), `rows.parquet` (sample,
+position and token of each row) and `index.json`, which is written last.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Shaped
+from safetensors import safe_open
+from torch import Tensor
+
+from pipeline.scratch import whole_file
+
+FORMAT = 1
+INDEX = "index.json"
+ROWS = "rows.parquet"
+
+# Of each site: name of the dtype, as in `torch.bfloat16`, and width.
+Layout = dict[str, tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What the activations are of: two stores that differ here must not be mixed.
+
+    Attributes:
+        model: hash of the weights.
+        revision: revision of the model.
+        tokenizer: hash of the tokenizer.
+        template: hash of the chat template.
+        dataset: hash of the prompts.
+        sites: names of the sites, such as `blocks.12.resid_post`.
+        positions: the rule that chose the positions.
+    """
+
+    model: str
+    revision: str
+    tokenizer: str
+    template: str
+    dataset: str
+    sites: tuple[str, ...]
+    positions: str
+
+    @classmethod
+    def parse(cls, record: dict[str, Any]) -> "Fingerprint":
+        """The fingerprint that `asdict` turned into `record`."""
+        return cls(**{**record, "sites": tuple(record["sites"])})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all fields, in hexadecimal."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def require(self, expected: "Fingerprint", holder: str) -> None:
+        """Raises a ValueError that gives both sides of every field that is not as `expected`."""
+        pairs = [(f.name, getattr(self, f.name), getattr(expected, f.name)) for f in fields(self)]
+        unlike = [f"{name} is {a!r} there, {b!r} here" for name, a, b in pairs if a != b]
+        if unlike:
+            raise ValueError(f"{holder} holds other activations: {'; '.join(unlike)}")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard as the index describes it."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+    def intact(self, folder: Path) -> bool:
+        """Whether the file in `folder` has the bytes that were written."""
+        return intact(folder / self.file, self.sha256)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What `index.json` says of a finished store; `plan` is a hash of the samples of each shard."""
+
+    fingerprint: Fingerprint
+    plan: str
+    layout: Layout
+    shards: tuple[Shard, ...]
+    rows_sha256: str
+
+    @classmethod
+    def read(cls, folder: Path) -> "Index":
+        """The index in `folder`; without one a FileNotFoundError, with a wrong one a ValueError."""
+        path = folder / INDEX
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} is not a finished activation store: no {INDEX}")
+        try:
+            record = json.loads(path.read_text())
+            if record["format"] != FORMAT:
+                raise ValueError(f"{path} is of format {record['format']}, not {FORMAT}")
+            return cls(
+                fingerprint=Fingerprint.parse(record["fingerprint"]),
+                plan=record["plan"],
+                layout={s: (d["dtype"], d["shape"][1]) for s, d in record["sites"].items()},
+                shards=tuple(Shard(**shard) for shard in record["shards"]),
+                rows_sha256=record["rows"]["sha256"],
+            )
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is no index of format {FORMAT}: {error!r}") from error
+
+    def write(self, folder: Path) -> None:
+        """Writes `index.json`, with which the store is finished."""
+        rows = sum(shard.rows for shard in self.shards)
+        record = {
+            "format": FORMAT,
+            "fingerprint": asdict(self.fingerprint),
+            "plan": self.plan,
+            "sites": {
+                site: {"dtype": dtype, "shape": [rows, width]}
+                for site, (dtype, width) in self.layout.items()
+            },
+            "shards": [asdict(shard) for shard in self.shards],
+            "rows": {"file": ROWS, "sha256": self.rows_sha256},
+        }
+        with whole_file(folder / INDEX) as temporary:
+            temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def intact(path: Path, checksum: str) -> bool:
+    """Whether the file is there and has this SHA-256."""
+    return path.is_file() and sha256(path) == checksum
+
+
+@dataclass(frozen=True)
+class SiteRows:
+    """The rows of one site over all shards, read from disk when asked for."""
+
+    site: str
+    folder: Path
+    shards: tuple[Shard, ...]
+    dtype: torch.dtype
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and width."""
+        return int(self._starts[-1]), self.width
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[tuple[slice, Shaped[Tensor, "rows width"]]]:
+        """Pairs of row numbers and their tensor, a shard at a time, mapped and not copied."""
+        for number, shard in enumerate(self.shards):
+            yield slice(*map(int, self._starts[number : number + 2])), self._open(shard)
+
+    def __getitem__(self, rows: np.ndarray | pd.Series) -> Shaped[Tensor, "rows width"]:
+        """The rows of a boolean mask, or of an array of row numbers in its order.
+
+        Only the shards that hold such rows are opened.
+
+        Raises:
+            ValueError: a mask of another length, or a row number outside [0, rows).
+        """
+        numbers = self._numbers(np.asarray(rows))
+        found = torch.empty(len(numbers), self.width, dtype=self.dtype)
+        holders = np.searchsorted(self._starts, numbers, side="right") - 1
+        for holder in np.unique(holders):
+            here = np.flatnonzero(holders == holder)
+            local = torch.from_numpy(numbers[here] - self._starts[holder])
+            found[torch.from_numpy(here)] = self._open(self.shards[holder])[local]
+        return found
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return np.cumsum([0, *(shard.rows for shard in self.shards)])
+
+    def _numbers(self, rows: np.ndarray) -> np.ndarray:
+        if rows.dtype == bool:
+            if rows.shape != (len(self),):
+                raise ValueError(f"mask of shape {rows.shape}: {self.site} has {len(self)} rows")
+            return np.flatnonzero(rows)
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+            raise ValueError(
+                f"rows {rows.dtype} {rows.shape}: a vector of integers or a mask is meant"
+            )
+        outside = rows[(rows < 0) | (rows >= len(self))]
+        if outside.size:
+            raise ValueError(f"row {outside[0]}: {self.site} has rows 0 to {len(self) - 1}")
+        return rows.astype(np.int64)
+
+    def _open(self, shard: Shard) -> Tensor:
+        with safe_open(self.folder / shard.file, "pt") as file:
+            return file.get_tensor(self.site)
+
+
+class ActivationStore:
+    """A finished store: `store[site]` gives a site's rows, `store.rows` says what each is of."""
+
+    def __init__(self, folder: Path, expected: Fingerprint | None = None) -> None:
+        """Opens a store, reading its index only.
+
+        Raises:
+            FileNotFoundError: no index, hence not finished.
+            ValueError: no index of this format, a shard that is missing or cut, or activations
+                other than the expected ones; every differing field is named with both values.
+        """
+        index = Index.read(folder)
+        if expected is not None:
+            index.fingerprint.require(expected, str(folder))
+        for shard in index.shards:
+            path = folder / shard.file
+            if not path.is_file() or path.stat().st_size != shard.bytes:
+                raise ValueError(f"{path} is missing or not {shard.bytes} bytes long")
+        self.folder = folder
+        self.index = index
+        self.fingerprint = index.fingerprint
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites, in the order in which they were asked for."""
+        return self.fingerprint.sites
+
+    def __getitem__(self, site: str) -> SiteRows:
+        if site not in self.sites:
+            raise ValueError(f"site {site!r} is not in {self.folder}: {', '.join(self.sites)}")
+        dtype, width = self.index.layout[site]
+        return SiteRows(site, self.folder, self.index.shards, getattr(torch, dtype), width)
+
+    def __len__(self) -> int:
+        return sum(shard.rows for shard in self.index.shards)
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """`sample`, `position` and `token` of every row."""
+        return pd.read_parquet(self.folder / ROWS)
+
+    def verify(self) -> None:
+        """Raises a ValueError that names every file whose bytes are not the ones written."""
+        wrong = [shard.file for shard in self.index.shards if not shard.intact(self.folder)]
+        if not intact(self.folder / ROWS, self.index.rows_sha256):
+            wrong.append(ROWS)
+        if wrong:
+            raise ValueError(f"{self.folder} is damaged: {', '.join(wrong)}")

@@ -1,0 +1,249 @@
+"""Writing an activation store: shards on a background thread, resumed at those that are missing.
+
+Until the store is finished, each shard has a record beside it, `shard-00000.json`, written after
+it: its checksum and its rows. A shard without a record that fits it does not count.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from errno import ENOSPC
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Shaped
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.scratch import whole_file
+from pipeline.store import INDEX, ROWS, Fingerprint, Index, Layout, Shard, intact, sha256
+
+ROW_COLUMNS = ("sample", "position", "token")
+# One shard is written while one waits; a third makes `write` wait.
+WAITING = 2
+
+logger = logging.getLogger(__name__)
+
+
+class StoreWriter:
+    """A context manager that fills a folder with the shards of a plan and finishes it at the end.
+
+    A body that raises, or is killed, leaves the finished shards, and a writer with the same plan
+    goes on from there; the files are then those of an unbroken run, byte for byte.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: Fingerprint,
+        plan: Sequence[Sequence[int]],
+        *,
+        required_bytes: int,
+    ) -> None:
+        """Looks at what the folder holds and checks the disk.
+
+        Args:
+            folder: made when it is not there.
+            fingerprint: what the activations are of.
+            plan: the samples of each shard.
+            required_bytes: size of all activations.
+
+        Raises:
+            ValueError: no shard, or the folder holds activations of another fingerprint or plan.
+            OSError: the disk has no room for what is missing.
+        """
+        if not plan:
+            raise ValueError("the plan has no shard")
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self.plan = [list(map(int, samples)) for samples in plan]
+        self._plan_hash = hashlib.sha256(json.dumps(self.plan).encode()).hexdigest()
+        self._layout: Layout | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / INDEX).exists():
+            self._unfinish()
+        self._done = {shard for shard in range(len(self.plan)) if self._counts(shard)}
+        present = sum(self._file(shard).stat().st_size for shard in self._done)
+        free = shutil.disk_usage(folder).free
+        if required_bytes - present > free:
+            wanted = f"{(required_bytes - present) / 1e9:.2f} GB"
+            raise OSError(
+                ENOSPC, f"the store needs {wanted}, {free / 1e9:.2f} GB is free", str(folder)
+            )
+        self._pending: deque[Future[None]] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
+
+    def missing(self) -> list[int]:
+        """The shards of the plan that are still to be written, in order."""
+        return [shard for shard in range(len(self.plan)) if shard not in self._done]
+
+    def write(
+        self, shard: int, tensors: Mapping[str, Shaped[Tensor, "rows _"]], rows: pd.DataFrame
+    ) -> None:
+        """Copies a shard to the CPU and hands it to the thread; waits while two are under way.
+
+        Args:
+            shard: its number in the plan.
+            tensors: [rows, width] of every site.
+            rows: `sample`, `position`, `token` of each row, of samples that the plan has there.
+
+        Raises:
+            ValueError: a shard, site, shape, dtype or sample that is not the plan's.
+            Exception: what writing an earlier shard raised.
+        """
+        self._settle(WAITING - 1)
+        self._check(shard, tensors, rows)
+        owned = {
+            site: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for site, value in tensors.items()
+        }
+        columns = {name: rows[name].tolist() for name in ROW_COLUMNS}
+        self._done.add(shard)
+        self._pending.append(self._thread.submit(self._write, shard, owned, columns))
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._settle(0)
+                if self.missing():
+                    raise ValueError(f"{self.folder}: shards {self.missing()} were not written")
+                self._finish()
+        finally:
+            self._thread.shutdown(cancel_futures=True)
+
+    def _settle(self, most: int) -> None:
+        while self._pending and (len(self._pending) > most or self._pending[0].done()):
+            self._pending.popleft().result()
+
+    def _check(self, shard: int, tensors: Mapping[str, Tensor], rows: pd.DataFrame) -> None:
+        if shard not in self.missing():
+            raise ValueError(f"shard {shard} is not missing; these are: {self.missing()}")
+        sites = self.fingerprint.sites
+        if set(tensors) != set(sites):
+            raise ValueError(
+                f"sites {sorted(tensors)}, not those of the fingerprint: {sorted(sites)}"
+            )
+        if set(rows.columns) != set(ROW_COLUMNS):
+            raise ValueError(f"columns {list(rows.columns)}, not {list(ROW_COLUMNS)}")
+        strange = set(rows["sample"]) - set(self.plan[shard])
+        if strange:
+            raise ValueError(f"samples {sorted(strange)} are not planned for shard {shard}")
+        for site, value in tensors.items():
+            if value.ndim != 2 or len(value) != len(rows):
+                raise ValueError(f"{site}: shape {tuple(value.shape)} for {len(rows)} rows")
+        layout = {site: (_name(tensors[site].dtype), tensors[site].shape[1]) for site in sites}
+        if self._layout is None:
+            self._layout = layout
+        if layout != self._layout:
+            raise ValueError(f"shard {shard} has {layout}, the shards before it {self._layout}")
+
+    def _write(self, shard: int, tensors: dict[str, Tensor], columns: dict[str, list[int]]) -> None:
+        # A single key: safetensors writes several in random order.
+        metadata = {"actsweep": json.dumps(asdict(self.fingerprint), sort_keys=True)}
+        path = self._file(shard)
+        with whole_file(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+        written = Shard(path.name, len(columns["sample"]), path.stat().st_size, sha256(path))
+        self._record(shard, written, columns)
+
+    def _record(self, shard: int, written: Shard, columns: dict[str, list[int]]) -> None:
+        record = {
+            "fingerprint": asdict(self.fingerprint),
+            "plan": self._plan_hash,
+            "layout": self._layout,
+            "shard": asdict(written),
+            "rows": columns,
+        }
+        with whole_file(self._record_file(shard)) as temporary:
+            temporary.write_text(json.dumps(record))
+
+    def _counts(self, shard: int) -> bool:
+        if not self._record_file(shard).exists():
+            return False
+        record = self._read_record(shard)
+        self._require(Fingerprint.parse(record["fingerprint"]), record["plan"])
+        if not Shard(**record["shard"]).intact(self.folder):
+            logger.warning("%s is damaged: it is collected again", self._file(shard))
+            self._record_file(shard).unlink()
+            return False
+        self._layout = {site: (dtype, width) for site, (dtype, width) in record["layout"].items()}
+        return True
+
+    def _require(self, fingerprint: Fingerprint, plan_hash: str) -> None:
+        fingerprint.require(self.fingerprint, str(self.folder))
+        if plan_hash != self._plan_hash:
+            raise ValueError(
+                f"{self.folder} was begun with another division of samples into shards: "
+                "delete it to begin anew"
+            )
+
+    def _unfinish(self) -> None:
+        """Gives every shard its record back, then takes the index away."""
+        index = Index.read(self.folder)
+        self._require(index.fingerprint, index.plan)
+        if intact(self.folder / ROWS, index.rows_sha256):
+            self._layout = index.layout
+            rows = pd.read_parquet(self.folder / ROWS)
+            start = 0
+            for number, shard in enumerate(index.shards):
+                here = rows.iloc[start : start + shard.rows]
+                self._record(number, shard, {name: here[name].tolist() for name in ROW_COLUMNS})
+                start += shard.rows
+        else:
+            logger.warning("%s is damaged: all shards are collected again", self.folder / ROWS)
+        (self.folder / INDEX).unlink()
+
+    def _finish(self) -> None:
+        assert self._layout is not None
+        schema = pa.schema([(name, pa.int64()) for name in ROW_COLUMNS])
+        shards = []
+        with (
+            whole_file(self.folder / ROWS) as temporary,
+            pq.ParquetWriter(temporary, schema) as rows,
+        ):
+            for shard in range(len(self.plan)):
+                record = self._read_record(shard)
+                shards.append(Shard(**record["shard"]))
+                rows.write_table(pa.table(record["rows"], schema=schema))
+        index = Index(
+            fingerprint=self.fingerprint,
+            plan=self._plan_hash,
+            layout=self._layout,
+            shards=tuple(shards),
+            rows_sha256=sha256(self.folder / ROWS),
+        )
+        index.write(self.folder)
+        for shard in range(len(self.plan)):
+            self._record_file(shard).unlink()
+
+    def _file(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:05d}.safetensors"
+
+    def _record_file(self, shard: int) -> Path:
+        return self._file(shard).with_suffix(".json")
+
+    def _read_record(self, shard: int) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(self._record_file(shard).read_text())
+        return record
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
