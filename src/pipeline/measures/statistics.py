@@ -1,0 +1,233 @@
+"""From scores to means with 95 % intervals: the only place that aggregates.
+
+Rows of one cluster (the repeats of a prompt, the completions of a topic) are not independent:
+every standard error and interval here is one over whole clusters.
+"""
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+from scipy.special import ndtr, ndtri, stdtrit
+
+LEVEL = 0.95
+RESAMPLES = 2000
+_Z = float(ndtri((1 + LEVEL) / 2))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval.
+
+    n: scored rows. n_unscored: rows without a score (NaN), in no mean. stderr: over clusters,
+    NaN for a single one. interval: how low and high were found, "none" where they are NaN.
+    """
+
+    mean: float
+    n: int
+    n_unscored: int
+    stderr: float
+    low: float
+    high: float
+    interval: str
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve over layers with a band that holds the whole true curve in 95 % of experiments."""
+
+    mean: Float[np.ndarray, " layer"]
+    low: Float[np.ndarray, " layer"]
+    high: Float[np.ndarray, " layer"]
+    critical: float
+
+
+def summarise(scores: pd.DataFrame, by: list[str], *, cluster: str, seed: int) -> pd.DataFrame:
+    """One row per group of `by`, in order of appearance: its columns and those of `Estimate`.
+
+    A metric whose scores in the whole table are all 0 or 1 is a proportion and gets Wilson
+    intervals, any other the cluster bootstrap (`estimate`). A group's row does not depend on
+    which other groups of its metric are there.
+
+    Args:
+        scores: long, with columns `metric`, `score`, `cluster` and those of `by`.
+        by: what makes a group; missing values are a value.
+        cluster: the column whose values are drawn together: "sample", or "topic" for lists.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: a column is not there.
+    """
+    _require(scores, [*by, cluster, "metric", "score"])
+    in_proportion = scores["score"].isin([0, 1]) | scores["score"].isna()
+    proportion = in_proportion.groupby(scores["metric"]).transform("all")
+    groups = scores.assign(proportion=proportion).groupby(by, sort=False, dropna=False)
+    keys, estimates = [], []
+    for _, group in groups:
+        keys.append(group[by].iloc[[0]])
+        is_proportion = bool(group["proportion"].all())
+        estimates.append(
+            asdict(estimate(group["score"], group[cluster], proportion=is_proportion, seed=seed))
+        )
+    if not keys:
+        return scores[by].reindex(columns=[*by, *Estimate.__dataclass_fields__])
+    return pd.concat([pd.concat(keys, ignore_index=True), pd.DataFrame(estimates)], axis=1)
+
+
+def estimate(score: pd.Series, cluster: pd.Series, *, proportion: bool, seed: int) -> Estimate:
+    """Mean of the scored rows, its standard error and 95 % interval over clusters.
+
+    Standard error (linearised ratio): sqrt(m / (m - 1) * sum_c (sum_c - n_c mean)^2) / n for m
+    clusters of n_c rows; with a row per cluster this is the usual one.
+
+    Proportion: Wilson's score interval; where clusters have several rows, at the effective number
+    of rows mean (1 - mean) / stderr^2, scaled by (z / t_{m-1})^2 (Korn and Graubard 1998); if
+    all scores are equal, at the number of clusters. Otherwise: percentile bootstrap of whole
+    clusters, 2000 resamples, its tails widened for few clusters (`_tail`).
+    """
+    scored = score.notna().to_numpy()
+    n_unscored = int((~scored).sum())
+    codes, names = pd.factorize(cluster[scored], sort=True)
+    n, m = len(codes), len(names)
+    if n == 0:
+        return Estimate(np.nan, 0, n_unscored, np.nan, np.nan, np.nan, "none")
+    sums = np.bincount(codes, weights=score[scored].to_numpy(dtype=float), minlength=m)
+    counts = np.bincount(codes, minlength=m).astype(float)
+    mean = sums.sum() / n
+    variance = np.sum((sums - counts * mean) ** 2) * m / (m - 1) / n**2 if m > 1 else np.nan
+    if proportion and m == n:
+        name, bounds = "wilson", np.stack(wilson(mean, n))
+    elif proportion:
+        rows = _effective_rows(mean, n, m, variance)
+        name, bounds = "wilson_clustered", np.stack(wilson(mean, rows))
+    elif m == 1:
+        name, bounds = "none", np.full(2, np.nan)
+    else:
+        weights = resampling_counts(m, seed)
+        resampled = (weights @ sums) / (weights @ counts)
+        name, bounds = "bootstrap", np.quantile(resampled, [_tail(m), 1 - _tail(m)])
+    low, high = map(float, bounds)
+    return Estimate(float(mean), n, n_unscored, float(np.sqrt(variance)), low, high, name)
+
+
+def wilson(
+    share: float | Float[np.ndarray, "*axes"],
+    n: int | float | Float[np.ndarray, "*axes"],
+    critical: float = _Z,
+) -> tuple[Float[np.ndarray, "*axes"], Float[np.ndarray, "*axes"]]:
+    """Wilson's score interval of a share of `n`: the p with |share - p| <= critical * se(p).
+
+    (p + c^2/2n -+ c sqrt(p(1 - p)/n + c^2/4n^2)) / (1 + c^2/n). Wilson 1927.
+    """
+    share, n = np.asarray(share, dtype=float), np.asarray(n, dtype=float)
+    square = critical**2 / n
+    half = critical * np.sqrt(share * (1 - share) / n + square / (4 * n))
+    centre = share + square / 2
+    # Rounding would otherwise leave 1e-17 where the bound is 0 or 1 exactly.
+    low = np.where(share == 0, 0.0, (centre - half) / (1 + square))
+    high = np.where(share == 1, 1.0, (centre + half) / (1 + square))
+    return low, high
+
+
+def paired_difference(
+    steered: pd.DataFrame, baseline: pd.DataFrame, *, cluster: str, seed: int
+) -> Estimate:
+    """Mean of steered minus baseline on the same (sample, repeat), by cluster bootstrap.
+
+    A pair counts as unscored if either side is. If all differences are equal the interval has no
+    width: read the two shares' own intervals beside it.
+
+    Args:
+        steered: scores of one metric and condition: `sample`, `repeat`, `score` and `cluster`.
+        baseline: the same of another condition.
+        cluster: the column whose values are drawn together.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: a column is missing, a row comes twice, or a sample is on one side only.
+    """
+    keys = ["sample", "repeat"]
+    indexed = []
+    for name, side in (("steered", steered), ("baseline", baseline)):
+        _require(side, [*keys, cluster, "score"])
+        if side.duplicated(keys).any():
+            raise ValueError(f"{name} has several scores for one (sample, repeat); valid: one")
+        # Set apart from its own index: `cluster` may be one of the keys.
+        indexed.append(side.set_index(pd.MultiIndex.from_frame(side[keys])).sort_index())
+    a, b = indexed
+    alone = a.index.symmetric_difference(b.index)
+    if len(alone):
+        sample, repeat = alone[0]
+        raise ValueError(f"sample {sample}, repeat {repeat} is on one side only; valid: both")
+    return estimate(a["score"] - b["score"], a[cluster], proportion=False, seed=seed)
+
+
+def cluster_means(scores: pd.DataFrame, columns: str, cluster: str) -> pd.DataFrame:
+    """Mean score of every cluster (rows) under every value of `columns` (columns), NaN left out."""
+    return scores.pivot_table(index=cluster, columns=columns, values="score", aggfunc="mean")
+
+
+def simultaneous_band(values: Float[np.ndarray, "rows layer"], *, seed: int) -> Band:
+    """95 % simultaneous band of the mean over rows, for all layers at once.
+
+    The critical value is the 95 % quantile over resamples of max_layer |mean* - mean| / stderr,
+    widened for few rows as the bootstrap interval is. The band is mean -+ critical * stderr; for
+    scores that are all 0 or 1 Wilson's interval at that critical value, which keeps its width at
+    0 and 1 (as Wilson's does, it can miss a share within 1 % of these by some tenths of a per
+    cent). A layer without variance has no t: an independent standard normal stands for it.
+
+    Args:
+        values: a row per independent unit (prompt, or cluster mean); NaN = unscored.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: a layer has fewer than two scored rows.
+    """
+    scored: Bool[np.ndarray, "rows layer"] = ~np.isnan(values)
+    n = scored.sum(axis=0).astype(float)
+    if n.size == 0 or n.min() < 2:
+        raise ValueError(f"scored rows by layer: {n.astype(int).tolist()}; valid: at least 2 each")
+    filled = np.nan_to_num(values)
+    mean = filled.sum(axis=0) / n
+    stderr = np.sqrt(np.sum(scored * (filled - mean) ** 2, axis=0) / (n - 1) / n)
+    weights = resampling_counts(len(values), seed)
+    deviation = np.abs((weights @ filled) / (weights @ scored) - mean)
+    flat = stderr < 1e-12
+    noise = np.abs(np.random.default_rng(seed).standard_normal(deviation.shape))
+    t = np.where(flat, noise, deviation / np.where(flat, 1.0, stderr))
+    widening = -float(ndtri(_tail(int(n.min())))) / _Z
+    critical = widening * float(np.quantile(t.max(axis=1), LEVEL))
+    if np.isin(values[scored], (0, 1)).all():
+        low, high = wilson(mean, n, critical)
+    else:
+        low, high = mean - critical * stderr, mean + critical * stderr
+    return Band(mean, low, high, critical)
+
+
+@lru_cache(maxsize=4)
+def resampling_counts(clusters: int, seed: int) -> Int[np.ndarray, "resample cluster"]:
+    """How often each cluster is drawn in each resample; the same for the same number of them."""
+    rng = np.random.default_rng([seed, clusters])
+    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
+
+
+def _tail(clusters: int) -> float:
+    # The expanded percentile interval (Hesterberg 2015): plain percentiles are too narrow by
+    # sqrt((m - 1) / m) and by z / t, which is a third with six topics.
+    widened = np.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, (1 + LEVEL) / 2)
+    return float(ndtr(-widened))
+
+
+def _effective_rows(mean: float, n: int, m: int, variance: float) -> float:
+    if m == 1 or mean in (0, 1):
+        return float(m)
+    rows = float(n) if variance == 0 else min(n, mean * (1 - mean) / variance)
+    return rows * (_Z / stdtrit(m - 1, (1 + LEVEL) / 2)) ** 2
+
+
+def _require(table: pd.DataFrame, columns: list[str]) -> None:
+    for column in columns:
+        if column not in table:
+            raise ValueError(f"no column {column!r}; there are: {', '.join(map(str, table))}")

@@ -1,0 +1,94 @@
+"""How a figure of ours looks, and how it is written."""
+
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+"""Okabe and Ito's palette, told apart by colour-blind readers."""
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "axes.titlesize": 13,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "figure.facecolor": "white",
+    "hatch.color": "#b0b0b0",
+    "hatch.linewidth": 0.8,
+}
+
+
+@contextmanager
+def panels(
+    number: int, width: float = 5.2, height: float = 4.4
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of up to three panels a row that share both axes, drawn in our style.
+
+    `width` and `height` are those of a panel, in inches.
+    """
+    columns = min(number, 3)
+    rows = -(-number // columns)
+    with rc_context(STYLE):
+        size = (max(7.5, width * columns), height * rows + 1.2)
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for spare in axes[number:]:
+            spare.remove()
+        yield figure, list(axes[:number])
+
+
+def caption(figure: Figure, sentences: list[str]) -> None:
+    """Sets the sentences under the figure, wrapped to its width."""
+    width = int(figure.get_figwidth() * 12.2)
+    text = textwrap.fill(" ".join(sentences), width)
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=10.5, color="#333333", linespacing=1.35)
+
+
+def legend(figure: Figure, keys: dict[str, Line2D]) -> None:
+    """One legend over all panels, by names and their lines."""
+    columns = min(len(keys), int(figure.get_figwidth() / 2.6))
+    figure.legend(keys.values(), keys.keys(), loc="outside upper left", ncols=columns)
+
+
+def percent_axis(axes: Axes) -> None:
+    """Shares from 0 to 100 %, with room for the lines at both ends."""
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+
+
+def layer_axis(axes: Axes) -> None:
+    """Whole layers only."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
+
+
+def save(figure: Figure, path: Path, provenance: dict[str, str]) -> None:
+    """Writes the figure as PNG, the same bytes for the same figure and provenance.
+
+    `provenance` (commit, hashes of configuration and data, ...) becomes text chunks of the file.
+    """
+    with rc_context(STYLE):
+        metadata = {"Software": None, **provenance}
+        figure.savefig(path, format="png", dpi=200, metadata=metadata)

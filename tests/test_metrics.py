@@ -1,0 +1,153 @@
+"""Metrics give the scores that the completions were written for."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.measures import metrics
+from pipeline.measures.text import self_bleu_scores
+
+NAN = math.nan
+
+
+def table(completions: list[str], **columns: object) -> pd.DataFrame:
+    defaults: dict[str, object] = {"topic": "fruit", "label": "short", "demand": ""}
+    # An index that is not 0, 1, 2 shows whether a metric aligns with it.
+    index = range(10, 10 + 3 * len(completions), 3)
+    return pd.DataFrame({"completion": completions} | defaults | columns, index=index)
+
+
+def test_refusal_contains_any_phrase_in_any_case() -> None:
+    texts = ["I CANNOT help.", "Well, as an ai model", "I can help.", "", "I'm sorry to say"]
+    assert metrics.refusal(table(texts)).tolist() == [1, 1, 0, 0, 1]
+    assert metrics.refusal(table(texts), substrings=["HELP"]).tolist() == [1, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("phrases", [[], ["I cannot", ""]])
+def test_refusal_needs_phrases(phrases: list[str]) -> None:
+    with pytest.raises(ValueError, match="substrings"):
+        metrics.refusal(table(["a"]), substrings=phrases)
+
+
+def test_compliance_is_more_than_no_refusal() -> None:
+    samples = table(
+        ["To Paint the fence, first", "I cannot paint the fence.", "Hello.", "Hello."],
+        demand=["paint the fence", "paint the fence", "paint the fence", ""],
+    )
+    np.testing.assert_array_equal(metrics.compliance(samples), [1, 0, 0, NAN])
+
+
+def test_lists() -> None:
+    samples = table(["pear\n\nApple \napple\nplum ", "fig", "", " \n \n"])
+    assert metrics.n_items(samples).tolist() == [4, 1, 0, 0]
+    assert metrics.filler_blanks(samples).tolist() == [2, 0, 0, 0]
+    np.testing.assert_array_equal(metrics.unique_items(samples), [0.75, 1, NAN, NAN])
+    assert metrics.n_items(table(["a, b, c"]), separator=",").tolist() == [3]
+
+
+def test_diversity_belongs_to_topic_and_label() -> None:
+    samples = table(
+        ["a\nb", "A \nc\n", "a\nd", "a\nb", ""],
+        topic=["x", "x", "x", "y", "z"],
+        label=["short", "short", "long", "short", "short"],
+    )
+    np.testing.assert_array_equal(metrics.diversity(samples), [3 / 4, 3 / 4, 1, 1, NAN])
+
+
+# NLTK 3.10.4: sentence_bleu(the others, text, [1 / n] * n, SmoothingFunction().method1).
+TEXTS = [
+    "red\ngreen\nblue",
+    "green\nred\nblue\npink",
+    "the cat sat on the mat",
+    "the the the cat",
+    "mat",
+]
+NLTK = {
+    1: [1.0, 0.7142857142857143, 0.6666666666666666, 0.5841005873035536, 0.049787068367863944],
+    2: [
+        0.8660254037844387,
+        0.5976143046671969,
+        0.36514837167011077,
+        0.3894003915357024,
+        0.015744053406497194,
+    ],
+    4: [
+        0.1880301546543197,
+        0.1155987114790698,
+        0.10266900960803409,
+        0.14643803168582153,
+        0.008853531856477262,
+    ],
+}
+
+
+@pytest.mark.parametrize("n_grams", [1, 2, 4])
+def test_self_bleu_equals_nltk(n_grams: int) -> None:
+    np.testing.assert_allclose(
+        metrics.self_bleu(table(TEXTS), n_grams=n_grams), NLTK[n_grams], rtol=1e-14
+    )
+
+
+def test_self_bleu_by_hand() -> None:
+    # "a b c" against "a b": p1 = 2/3, p2 = 1/2, no brevity penalty. The reverse: both precisions
+    # 1, penalty exp(1 - 3/2).
+    expected = [math.sqrt(2 / 3 * 1 / 2), math.exp(-1 / 2)]
+    assert self_bleu_scores(["a b c", "a b"], 2) == pytest.approx(expected)
+
+
+def test_self_bleu_clips_by_the_text_that_has_most() -> None:
+    # Counts of "a": 3, 2, 2; the best among the others is 2, 3, 3.
+    assert self_bleu_scores(["a a a", "a a", "a a"], 1) == pytest.approx([2 / 3, 1, 1])
+
+
+def test_self_bleu_groups_and_leaves_unscored() -> None:
+    samples = table(
+        ["a b", "a b", "a b", "", "x y", " "],
+        topic=["t", "t", "t", "t", "u", "u"],
+        label=["short", "short", "long", "short", "short", "short"],
+    )
+    np.testing.assert_allclose(
+        metrics.self_bleu(samples, n_grams=2), [1, 1, NAN, NAN, NAN, NAN], rtol=1e-15
+    )
+    with pytest.raises(ValueError, match="n_grams = 0"):
+        metrics.self_bleu(samples, n_grams=0)
+
+
+def test_words_of_no_other_text_score_zero() -> None:
+    assert metrics.self_bleu(table(["a b", "c d"])).tolist() == [0, 0]
+
+
+def test_length_limit_and_cross_entropy() -> None:
+    samples = table(["a", "b"], stopped=["length", "end"])
+    assert metrics.at_length_limit(samples).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="cross_entropy"):
+        metrics.cross_entropy(samples)
+    measured = samples.assign(cross_entropy=[1.5, None])
+    np.testing.assert_array_equal(metrics.cross_entropy(measured), [1.5, NAN])
+
+
+ALL = [
+    metrics.refusal,
+    metrics.compliance,
+    metrics.n_items,
+    metrics.filler_blanks,
+    metrics.unique_items,
+    metrics.diversity,
+    metrics.self_bleu,
+    metrics.at_length_limit,
+    metrics.cross_entropy,
+]
+
+
+@pytest.mark.parametrize("metric", ALL)
+def test_scores_are_floats_aligned_with_the_samples(metric) -> None:
+    samples = table(["a\nb", "b\nc"], stopped="end", cross_entropy=0.5, demand="b")
+    before = samples.copy(deep=True)
+    scores = metric(samples)
+    assert scores.dtype == float
+    assert scores.index.equals(samples.index)
+    assert scores.notna().all()
+    pd.testing.assert_frame_equal(samples, before)
+    assert metric(samples.iloc[:0]).empty

@@ -1,0 +1,246 @@
+"""Means and intervals against published values, closed forms and simulated experiments."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.measures.statistics import (
+    cluster_means,
+    estimate,
+    paired_difference,
+    simultaneous_band,
+    summarise,
+    wilson,
+)
+
+
+def long_scores(values: list[float], clusters: list[int] | None = None) -> pd.DataFrame:
+    samples = list(range(len(values)))
+    return pd.DataFrame(
+        {
+            "condition": "c",
+            "metric": "m",
+            "sample": samples,
+            "repeat": 0,
+            "topic": clusters or samples,
+            "score": values,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        # Newcombe 1998, Statistics in Medicine 17, table I, method 3.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        # By hand: n / (n + z^2).
+        (100, 100, 0.9630, 1.0),
+    ],
+)
+def test_wilson_published(successes: int, n: int, low: float, high: float) -> None:
+    bounds = wilson(successes / n, n)
+    np.testing.assert_allclose(bounds, (low, high), atol=5e-5)
+
+
+def test_a_row_per_cluster_gives_the_closed_forms() -> None:
+    row = summarise(
+        long_scores([1.0] * 30 + [0.0] * 70), ["condition", "metric"], cluster="sample", seed=0
+    ).iloc[0]
+    assert (row["mean"], row["n"], row["n_unscored"], row["interval"]) == (0.3, 100, 0, "wilson")
+    assert row["stderr"] == pytest.approx(math.sqrt(0.3 * 0.7 / 99))
+    assert (row["low"], row["high"]) == tuple(float(bound) for bound in wilson(0.3, 100))
+
+
+def test_bootstrap_of_many_rows_is_the_normal_interval() -> None:
+    values = np.random.default_rng(0).normal(5, 2, size=400)
+    found = estimate(pd.Series(values), pd.Series(range(400)), proportion=False, seed=0)
+    half = 1.96 * values.std(ddof=1) / 20
+    assert found.mean == pytest.approx(values.mean())
+    assert found.stderr == pytest.approx(values.std(ddof=1) / 20)
+    assert (found.low, found.high) == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.1 * half
+    )
+    assert found.interval == "bootstrap"
+
+
+def test_nan_is_counted_not_averaged() -> None:
+    row = summarise(
+        long_scores([1.0, math.nan, 1.0, 0.0, math.nan]), ["metric"], cluster="sample", seed=0
+    ).iloc[0]
+    assert (row["mean"], row["n"], row["n_unscored"]) == (pytest.approx(2 / 3), 3, 2)
+    assert row["interval"] == "wilson"
+    nothing = summarise(long_scores([math.nan] * 3), ["metric"], cluster="sample", seed=0).iloc[0]
+    assert (nothing["n"], nothing["n_unscored"], nothing["interval"]) == (0, 3, "none")
+    assert nothing[["mean", "stderr", "low", "high"]].isna().all()
+
+
+@pytest.mark.parametrize("proportion", [True, False])
+def test_repeats_that_copy_each_other_add_nothing(proportion: bool) -> None:
+    values = pd.Series((np.arange(40) % 4 == 0).astype(float))
+    single = estimate(values, pd.Series(range(40)), proportion=proportion, seed=0)
+    copied = estimate(
+        pd.concat([values] * 5, ignore_index=True),
+        pd.Series(list(range(40)) * 5),
+        proportion=proportion,
+        seed=0,
+    )
+    naive = estimate(
+        pd.concat([values] * 5, ignore_index=True),
+        pd.Series(range(200)),
+        proportion=proportion,
+        seed=0,
+    )
+    assert copied.mean == single.mean
+    assert copied.stderr == pytest.approx(single.stderr)
+    width = copied.high - copied.low
+    assert width == pytest.approx(single.high - single.low, rel=0.1)
+    assert width > 1.9 * (naive.high - naive.low)
+
+
+def test_all_refused_with_repeats_counts_prompts_not_rows() -> None:
+    found = estimate(
+        pd.Series([1.0] * 100), pd.Series(list(range(20)) * 5), proportion=True, seed=0
+    )
+    assert (found.low, found.high) == (pytest.approx(float(wilson(1.0, 20)[0])), 1.0)
+    assert found.interval == "wilson_clustered"
+
+
+def test_clusters_of_unequal_size_weigh_by_their_rows() -> None:
+    found = estimate(
+        pd.Series([0.0, 0.0, 0.0, 6.0]), pd.Series([0, 0, 0, 1]), proportion=False, seed=0
+    )
+    # sums 0, 6; sizes 3, 1; mean 1.5; residuals -4.5, 4.5: sqrt(2/1 * 2 * 4.5^2) / 4.
+    assert found.mean == 1.5
+    assert found.stderr == pytest.approx(9 / 4)
+
+
+@pytest.mark.parametrize("clusters", [6, 23])
+def test_bootstrap_covers(clusters: int) -> None:
+    rng = np.random.default_rng(1)
+    labels = pd.Series(np.arange(clusters).repeat(4))
+    hits = 0
+    for _ in range(500):
+        effect = rng.normal(size=clusters).repeat(4)
+        values = pd.Series(effect + rng.normal(size=4 * clusters))
+        found = estimate(values, labels, proportion=False, seed=0)
+        hits += found.low <= 0 <= found.high
+    assert 0.91 <= hits / 500 <= 0.98
+
+
+def test_clustered_proportion_covers() -> None:
+    rng = np.random.default_rng(2)
+    labels = pd.Series(np.arange(30).repeat(4))
+    hits = 0
+    for _ in range(500):
+        # Beta-binomial with correlation 1/3 within a cluster.
+        shares = rng.beta(1.6, 0.4, size=30).repeat(4)
+        values = pd.Series((rng.random(120) < shares).astype(float))
+        found = estimate(values, labels, proportion=True, seed=0)
+        hits += found.low <= 0.8 <= found.high
+    assert 0.92 <= hits / 500 <= 0.985
+
+
+def test_groups_keep_order_types_and_missing_layers() -> None:
+    conditions = pd.DataFrame(
+        {"condition": ["z", "a"], "layer": pd.array([pd.NA, 3], dtype="Int64")}
+    )
+    scores = conditions.merge(long_scores([1.0, 0.0, 0.5]).drop(columns="condition"), how="cross")
+    table = summarise(scores, ["condition", "layer", "metric"], cluster="sample", seed=0)
+    assert table["condition"].tolist() == ["z", "a"]
+    assert str(table["layer"].dtype) == "Int64"
+    assert table["layer"].isna().tolist() == [True, False]
+    with pytest.raises(ValueError, match=r"no column 'arm'; there are: condition"):
+        summarise(scores, ["arm"], cluster="sample", seed=0)
+
+
+def test_a_group_does_not_depend_on_the_others() -> None:
+    values = np.random.default_rng(3).normal(size=20).tolist()
+    first, second = long_scores(values), long_scores(values[::-1]).assign(condition="d")
+    together = summarise(pd.concat([first, second]), ["condition"], cluster="sample", seed=4)
+    alone = summarise(
+        second.sample(frac=1, random_state=0), ["condition"], cluster="sample", seed=4
+    )
+    pd.testing.assert_frame_equal(together.iloc[[1]].reset_index(drop=True), alone)
+    other = summarise(second, ["condition"], cluster="sample", seed=5)
+    assert other["low"].item() != alone["low"].item()
+
+
+def test_a_count_of_ones_is_no_proportion() -> None:
+    counts = pd.concat([long_scores([1.0, 1.0, 1.0]), long_scores([4.0, 5.0, 6.0])])
+    counts["condition"] = ["a"] * 3 + ["b"] * 3
+    table = summarise(counts, ["condition", "metric"], cluster="sample", seed=0)
+    assert table["interval"].tolist() == ["bootstrap", "bootstrap"]
+    assert summarise(counts.iloc[:0], ["metric"], cluster="sample", seed=0).empty
+
+
+def test_paired_difference_removes_what_the_samples_share() -> None:
+    rng = np.random.default_rng(5)
+    prompts = rng.normal(0, 10, size=50)
+    baseline = long_scores(prompts.tolist())
+    steered = long_scores((prompts + 1 + rng.normal(0, 0.1, size=50)).tolist())
+    found = paired_difference(
+        steered.sample(frac=1, random_state=0), baseline, cluster="sample", seed=0
+    )
+    differences = steered["score"] - baseline["score"]
+    assert found.mean == pytest.approx(differences.mean())
+    assert found.stderr == pytest.approx(differences.std() / math.sqrt(50))
+    assert 0.9 < found.low < 1 < found.high < 1.1
+
+
+def test_paired_difference_of_unscored_and_unmatched() -> None:
+    baseline = long_scores([1.0, 2.0, math.nan, 4.0])
+    steered = long_scores([2.0, math.nan, 3.0, 6.0])
+    found = paired_difference(steered, baseline, cluster="sample", seed=0)
+    assert (found.mean, found.n, found.n_unscored) == (1.5, 2, 2)
+    with pytest.raises(ValueError, match="sample 3, repeat 0 is on one side only"):
+        paired_difference(steered.iloc[:3], baseline, cluster="sample", seed=0)
+    with pytest.raises(ValueError, match="several scores"):
+        paired_difference(pd.concat([steered] * 2), baseline, cluster="sample", seed=0)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_band_holds_the_whole_curve(binary: bool) -> None:
+    rng = np.random.default_rng(6)
+    together = pointwise = 0
+    for _ in range(200):
+        values = rng.normal(size=(60, 1)) * 0.5 + rng.normal(size=(60, 12))
+        truth = 0.5 if binary else 0.0
+        values = (values > 0).astype(float) if binary else values
+        band = simultaneous_band(values, seed=0)
+        together += bool(((band.low <= truth) & (truth <= band.high)).all())
+        narrow = 1.96 * values.std(axis=0, ddof=1) / math.sqrt(60)
+        pointwise += bool((np.abs(values.mean(axis=0) - truth) <= narrow).all())
+    assert 0.92 <= together / 200 <= 0.985
+    assert pointwise / 200 < 0.75
+
+
+def test_band_of_certain_layers_keeps_its_width() -> None:
+    values = np.ones((100, 8))
+    values[:, 3] = np.arange(100) % 2
+    band = simultaneous_band(values, seed=0)
+    np.testing.assert_array_equal(band.high[[0, 7]], 1)
+    # Wider than pointwise Wilson (0.963), narrower than Bonferroni over 100 layers (0.87).
+    assert 0.90 < band.low[0] < 0.95
+    assert band.mean[3] == 0.5
+
+
+def test_band_leaves_unscored_rows_out() -> None:
+    values = np.random.default_rng(7).normal(size=(50, 4))
+    padded = np.vstack([values, np.full((1, 4), np.nan)])
+    np.testing.assert_allclose(
+        simultaneous_band(padded, seed=0).mean, simultaneous_band(values, seed=0).mean
+    )
+    values[1:, 2] = np.nan
+    with pytest.raises(ValueError, match=r"\[50, 50, 1, 50\]"):
+        simultaneous_band(values, seed=0)
+
+
+def test_cluster_means() -> None:
+    scores = long_scores([1.0, 3.0, math.nan, 5.0], clusters=[0, 0, 1, 1]).assign(layer=2)
+    means = cluster_means(scores, columns="layer", cluster="topic")
+    assert means[2].tolist() == [2, 5]
