@@ -48,8 +48,9 @@ def run(study: Study, folder: Path, tracked: Run) -> None:
         rows = {sample: len(ids) for sample, ids in tokens.items()}
     shards = _shards(rows, study.collect.rows_per_shard)
     size = sum(rows.values()) * sum(map(model.width, sites)) * model.dtype.itemsize
+    key = f"{fingerprint.digest[:12]}-{study.section_id('model', 'collect')}"
     with (
-        scratch(folder / "activations", fingerprint.digest[:12], root=ROOT) as work,
+        scratch(folder / "activations", key, root=ROOT) as work,
         StoreWriter(work / "activations", fingerprint, shards, required_bytes=size) as writer,
     ):
         for number in tqdm(writer.missing(), "collect", unit="shard", disable=None):

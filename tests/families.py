@@ -6,6 +6,7 @@ import tokenizers
 import torch
 import transformers
 
+from pipeline.model.chat import UNLIKE
 from pipeline.model.loading import LanguageModel
 
 VOCAB, LAYERS, WIDTH = 200, 4, 32
@@ -48,6 +49,8 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
     """Words w4 ... w199, after the special tokens."""
     vocab = {word: i for i, word in enumerate(["<pad>", "<bos>", "<unk>", "<eos>"])}
     vocab |= {f"w{i}": i for i in range(4, VOCAB)}
+    # The last words of the two instructions that find a template's length.
+    vocab |= {text.split()[-1]: VOCAB - 1 - i for i, text in enumerate(UNLIKE)}
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
     model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(

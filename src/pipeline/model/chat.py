@@ -5,6 +5,8 @@ import logging
 from typing import Any
 
 log = logging.getLogger(__name__)
+UNLIKE = ("Why 7?", "a) Sing!b")
+"""Instructions that share no token at their ends."""
 
 
 def render(tokenizer: Any, instruction: str) -> str:
@@ -28,7 +30,7 @@ def template_length(tokenizer: Any) -> int:
 
     Found from the template itself: the tokens that two unlike instructions end in alike.
     """
-    first, second = (encode(tokenizer, render(tokenizer, text)) for text in ("Why 7?", "a) Sing!b"))
+    first, second = (encode(tokenizer, render(tokenizer, text)) for text in UNLIKE)
     shared = 0
     while shared < min(len(first), len(second)) and first[-1 - shared] == second[-1 - shared]:
         shared += 1

@@ -32,7 +32,7 @@ def visiting(model: LanguageModel, visits: Mapping[Site, Visit]) -> Iterator[Non
     handles = []
     try:
         # Sorted: a write at resid_mid reaches the block's output before resid_post is visited.
-        for site in sorted(visits, key=lambda site: (site.depth, site)):
+        for site in sorted(visits, key=lambda site: site.depth):
             handles += _register(model, model.check(site), visits[site])
         yield
     finally:
@@ -53,8 +53,7 @@ def read(
     activations need not be kept.
     """
     found: dict[Site, Tensor] = {}
-    # Units of one activation are equally deep; they are visited in sorted order.
-    ordered = sorted(sites, key=lambda site: (site.depth, site))
+    ordered = sorted(sites, key=lambda site: site.depth)
 
     def visit(site: Site) -> Visit:
         def keep(hidden: Tensor) -> None:

@@ -25,7 +25,7 @@ projection (neurons).
 _PATTERN = re.compile(r"blocks\.(\d+)\.([a-z_]+)(?:\[(\d+)\])?")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Site:
     """One place in a model, printed as `blocks.12.resid_post`, `blocks.3.z[5]` or `embed`.
 
@@ -53,10 +53,10 @@ class Site:
         return f"blocks.{self.layer}.{self.component}{unit}"
 
     @property
-    def depth(self) -> tuple[int, int]:
-        """Orders sites as one forward pass reaches them."""
+    def depth(self) -> tuple[int, int, int]:
+        """Orders sites as one forward pass visits them, a whole activation before its units."""
         order = -1 if self.component == "embed" else COMPONENTS.index(self.component)
-        return (self.layer, order)
+        return (self.layer, order, -1 if self.unit is None else self.unit)
 
     @classmethod
     def parse(cls, text: str) -> "Site":

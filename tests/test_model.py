@@ -1,0 +1,193 @@
+"""Sites, hooks and chat templates against transformers' own outputs."""
+
+import pytest
+import torch
+from families import FAMILIES, LAYERS, WIDTH, random_prompts, tiny, tokenizer
+
+from pipeline.model import chat
+from pipeline.model.hooks import read, visiting
+from pipeline.model.loading import LanguageModel, check_path
+from pipeline.model.sites import COMPONENTS, Site
+
+PROMPTS = random_prompts(4, seed=3)
+
+
+def components(model) -> list[str]:
+    return [c for c in COMPONENTS if not (c == "resid_mid" and model.parallel)]
+
+
+def logits(model, ids, mask):
+    with torch.no_grad():
+        return model.hf(ids, attention_mask=mask).logits
+
+
+@pytest.mark.parametrize(
+    "text", ["embed", "blocks.0.resid_pre", "blocks.12.z[5]", "blocks.3.mlp_act[17]"]
+)
+def test_a_site_prints_as_it_is_read(text):
+    assert str(Site.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["blocks.x.z", "blocks.1.resid_ost", "resid_pre", "blocks.1.resid_pre[3]"]
+)
+def test_what_is_no_site_is_refused(text):
+    with pytest.raises(ValueError, match=r"valid|only z"):
+        Site.parse(text)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_stream_is_the_sum_of_what_is_added(family):
+    model = tiny(family)
+    ids, mask = model.pad(PROMPTS)
+    branches = [Site(n, c) for n in range(LAYERS) for c in ("attn_out", "mlp_out")]
+    last = Site(LAYERS - 1, "resid_post")
+    found = read(model, [Site(0, "embed"), *branches, last], ids, mask)
+    total = found[Site(0, "embed")] + sum(found[site] for site in branches)
+    torch.testing.assert_close(total[mask.bool()], found[last][mask.bool()], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reading_and_writing_back_changes_nothing(family):
+    model = tiny(family)
+    ids, mask = model.pad(PROMPTS)
+    clean = logits(model, ids, mask)
+    for component in components(model):
+        with visiting(model, {Site(1, component): lambda hidden: hidden.clone()}):
+            assert torch.equal(logits(model, ids, mask), clean), component
+    assert torch.equal(logits(model, ids, mask), clean)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_edit_changes_what_lies_downstream_and_nothing_else(family):
+    model = tiny(family)
+    ids, mask = model.pad(PROMPTS)
+    sites = [Site(n, c) for n in range(3) for c in components(model)]
+    clean = read(model, sites, ids, mask)
+    for edited in (Site(1, c) for c in components(model)):
+        with visiting(model, {edited: lambda hidden: hidden + 1}):
+            after = read(model, sites, ids, mask)
+        for site in sites:
+            same = torch.equal(after[site], clean[site])
+            if site.depth < edited.depth:
+                assert same, (edited, site)
+            elif site.layer > 1 or site.component == "resid_post":
+                assert not same, (edited, site)
+
+
+def test_a_write_at_resid_mid_reaches_stream_and_branch():
+    """Against the block computed by hand: mid is the stream, the MLP reads its norm."""
+    model = tiny("llama")
+    ids, mask = model.pad(PROMPTS[:1])
+    middle, after = Site(1, "resid_mid"), Site(1, "resid_post")
+    block = model.blocks[1]
+    with visiting(model, {middle: lambda hidden: hidden * 2}):
+        edited = read(model, [after], ids, mask)[after]
+    mid = read(model, [middle], ids, mask)[middle] * 2
+    by_hand = mid + block.mlp(block.post_attention_layernorm(mid))
+    torch.testing.assert_close(edited, by_hand, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_and_neurons_sum_to_what_they_are_projected_to(family):
+    model = tiny(family)
+    ids, mask = model.pad(PROMPTS[:1])
+    for whole, count in (("z", 4), ("mlp_act", model.width(Site(0, "mlp_act")))):
+        site = Site(2, whole)
+        units = [Site(2, whole, unit) for unit in range(count)]
+        found = read(model, [site, *units], ids, mask)
+        projection, _ = model.place(site)
+        width = model.width(units[0])
+        assert width * count == model.width(site)
+        bias = projection(torch.zeros_like(found[site]))
+        total = bias.clone()
+        for number, unit in enumerate(units):
+            alone = torch.zeros_like(found[site])
+            alone[..., number * width : (number + 1) * width] = found[unit]
+            total += projection(alone) - bias
+        torch.testing.assert_close(total, projection(found[site]), atol=1e-5, rtol=1e-4)
+
+
+def test_a_unit_can_be_written_alone():
+    model = tiny("gemma2")
+    ids, mask = model.pad(PROMPTS[:1])
+    whole = Site(1, "z")
+    clean = read(model, [whole], ids, mask)[whole]
+    zeroed = clean.clone()
+    zeroed[..., 16:32] = 0
+    with visiting(model, {Site(1, "z", 1): torch.zeros_like}):
+        by_unit = logits(model, ids, mask)
+    with visiting(model, {whole: lambda hidden: zeroed}):
+        by_whole = logits(model, ids, mask)
+    assert torch.equal(by_unit, by_whole)
+    assert not torch.equal(by_unit, logits(model, ids, mask))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_left_padded_equals_unpadded(family):
+    model = tiny(family)
+    ids, mask = model.pad(PROMPTS)
+    site = Site(LAYERS - 1, "resid_post")
+    padded = read(model, [site], ids, mask)[site]
+    for row, prompt in enumerate(PROMPTS):
+        alone = read(model, [site], *model.pad([prompt]))[site]
+        torch.testing.assert_close(padded[row, -len(prompt) :], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_reading_stops_at_the_deepest_site():
+    model = tiny("llama")
+    reached = []
+    handle = model.blocks[2].register_forward_pre_hook(lambda *_: reached.append(2))
+    read(model, [Site(1, "resid_pre"), Site(1, "mlp_out")], *model.pad(PROMPTS))
+    assert reached == []
+    read(model, [Site(2, "resid_pre")], *model.pad(PROMPTS))
+    handle.remove()
+    assert reached == [2]
+
+
+def test_a_site_that_is_not_there_names_the_valid_ones():
+    model = tiny("llama")
+    with pytest.raises(ValueError, match=r"blocks\.7\.z: llama has no layer 7; valid: 0 to 3"):
+        model.check(Site(7, "z"))
+    with pytest.raises(ValueError, match="units 0 to 3"):
+        model.check(Site(1, "z", 4))
+
+
+def test_unsupported_models_and_folders_are_refused(tmp_path):
+    class Config:
+        model_type = "t5"
+
+    class Model:
+        config = Config()
+
+    with pytest.raises(ValueError, match=r"'t5' of it is not supported; valid: gemma, "):
+        LanguageModel(Model(), None, name="it")
+    with pytest.raises(ValueError, match=r"is no model: it has no config\.json"):
+        check_path(str(tmp_path))
+    with pytest.raises(ValueError, match="is no model"):
+        check_path("no/such/model/folder")
+    with pytest.raises(ValueError, match="dtype 'float12' is none"):
+        LanguageModel.load(str(tmp_path), dtype="float12")
+
+
+def test_the_template_is_found_from_itself():
+    plain = tokenizer()
+    assert chat.render(plain, "w5 w6") == "w5 w6\n"
+    assert chat.template_length(plain) == 1
+    chatty = tokenizer().__class__(tokenizer_object=plain.backend_tokenizer, bos_token="<bos>")
+    chatty.chat_template = (
+        "{{ bos_token }} w4 {% for m in messages %}{{ m['content'] }}{% endfor %} w7 w8 w9"
+    )
+    assert chat.template_length(chatty) == 3
+    ids = chat.encode(chatty, chat.render(chatty, "w20"))
+    assert ids == [1, 4, 20, 7, 8, 9]
+
+
+def test_width_is_that_of_the_activation():
+    for family in FAMILIES:
+        model = tiny(family)
+        for component in components(model):
+            site = Site(0, component)
+            ids, mask = model.pad(PROMPTS[:1])
+            assert read(model, [site], ids, mask)[site].shape[-1] == model.width(site)
+    assert tiny("gemma2").width(Site(0, "z")) == 64 != WIDTH
