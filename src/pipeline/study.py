@@ -191,5 +191,6 @@ def _one_line(error: BaseException) -> str:
     while cause is not None:
         if isinstance(cause, OmegaConfBaseException):
             return _explain(cause, "")
-        cause = cause.__cause__
+        # Hydra raises its own error while handling OmegaConf's, without naming it as the cause.
+        cause = cause.__cause__ or cause.__context__
     return " ".join(str(error).split()).partition(" Config search path")[0]

@@ -1,0 +1,114 @@
+"""Prompt sets from files, and what is wrong with them."""
+
+import json
+
+import pandas as pd
+import pytest
+from families import tokenizer
+
+from pipeline.datasets import (
+    COLUMNS,
+    dataset_digest,
+    fill_templates,
+    load_table,
+    load_texts,
+    tokenise,
+)
+
+ROWS = [
+    {"instruction": f"w{10 + i} w{i + 4}", "label": "ab"[i % 2], "split": "train"} for i in range(6)
+]
+
+
+def write(folder, name: str, rows) -> str:
+    path = folder / name
+    frame = pd.DataFrame(rows)
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=path.suffix == ".jsonl")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv", "d.parquet"])
+def test_every_format_gives_the_same_rows(tmp_path, name):
+    frame = load_table(path=write(tmp_path, name, ROWS))
+    assert list(frame.columns) == list(COLUMNS)
+    assert frame["instruction"].tolist() == [row["instruction"] for row in ROWS]
+    assert (frame["demand"] == "").all()
+
+
+def test_columns_may_be_called_otherwise(tmp_path):
+    rows = [{"question": "w5", "kind": "x", "split": "val"}]
+    path = write(tmp_path, "d.jsonl", rows)
+    frame = load_table(path=path, columns={"instruction": "question", "label": "kind"})
+    assert frame.loc[0, ["instruction", "label"]].tolist() == ["w5", "x"]
+    with pytest.raises(ValueError, match="no column 'instruction' for instruction; it has: quest"):
+        load_table(path=path)
+    with pytest.raises(ValueError, match="'instrction' is unknown; valid: instruction, label"):
+        load_table(path=path, columns={"instrction": "question"})
+
+
+def test_splits_are_drawn_within_labels_and_stay(tmp_path):
+    rows = [{"instruction": f"w{i % 90 + 4}", "label": "ab"[i % 2]} for i in range(100)]
+    path = write(tmp_path, "d.jsonl", rows)
+    frame = load_table(path=path, shares=[0.5, 0.2, 0.3], seed=3)
+    counts = frame.groupby(["label", "split"]).size()
+    assert all(counts[label].to_dict() == {"train": 25, "val": 10, "test": 15} for label in "ab")
+    assert load_table(path=path, shares=[0.5, 0.2, 0.3], seed=3).equals(frame)
+    assert not load_table(path=path, shares=[0.5, 0.2, 0.3], seed=4).equals(frame)
+    with pytest.raises(ValueError, match="not three shares that sum to 1"):
+        load_table(path=path, shares=[0.5, 0.2, 0.4])
+
+
+def test_wrong_files_are_said_in_one_line(tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    for path, message in [
+        (str(empty), "is empty"),
+        (write(tmp_path, "none.csv", pd.DataFrame(columns=["instruction", "label"])), "is empty"),
+        (str(tmp_path / "missing.jsonl"), "does not exist"),
+        (str(tmp_path), "does not exist"),
+        (write(tmp_path, "s.jsonl", [{**ROWS[0], "split": "dev"}]), "'dev' is unknown; valid: tr"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_table(path=path)
+    other = tmp_path / "table.txt"
+    other.write_text("x")
+    with pytest.raises(ValueError, match=r"unknown format; valid: \.jsonl"):
+        load_table(path=str(other))
+
+
+def test_templates_are_filled_with_every_topic(tmp_path):
+    path = write(
+        tmp_path, "t.jsonl", [{"topic": "w5", "split": "train"}, {"topic": "w6", "split": "test"}]
+    )
+    frame = fill_templates(path=path, templates={"short": "w7 {topic}", "long": "w8 {topic} w9"})
+    assert frame[["label", "instruction", "split"]].to_numpy().tolist() == [
+        ["short", "w7 w5", "train"],
+        ["long", "w8 w5 w9", "train"],
+        ["short", "w7 w6", "test"],
+        ["long", "w8 w6 w9", "test"],
+    ]
+    with pytest.raises(ValueError, match=r"template short has no \{topic\}"):
+        fill_templates(path=path, templates={"short": "w7"})
+
+
+def test_texts_need_their_column(tmp_path):
+    path = write(tmp_path, "t.jsonl", [{"text": "w5 w6"}])
+    assert load_texts(path)["text"].tolist() == ["w5 w6"]
+    with pytest.raises(ValueError, match="no column 'text'; it has: other"):
+        load_texts(write(tmp_path, "u.jsonl", [{"other": 1}]))
+
+
+def test_tokens_are_those_of_the_rendered_prompt(tmp_path):
+    frame = tokenise(load_table(path=write(tmp_path, "d.jsonl", ROWS)), tokenizer())
+    assert frame["sample"].tolist() == list(range(6))
+    assert frame.at[2, "tokens"] == [12, 6]
+    digest = dataset_digest(frame)
+    changed = frame.copy()
+    changed.at[2, "tokens"] = [12, 7]
+    assert dataset_digest(changed) != digest == dataset_digest(frame.copy())
+    assert json.dumps(frame.at[0, "prompt"]) == '"w10 w4\\n"'
