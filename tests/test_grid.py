@@ -89,7 +89,7 @@ def scores(study) -> pd.DataFrame:
                 score = 0.0
                 if condition.source == "fitted":
                     strong = condition.layer == (2 if split == "test" else 1)
-                    score = float(strong or sample % 2)
+                    score = float(strong or (split == "test" and sample % 2))
                 row = {**condition.columns, "sample": sample, "repeat": 0, "split": split}
                 rows.append({**row, "topic": "", "metric": "refusal", "score": score})
                 if compared(study, condition) and condition.layer == 1:

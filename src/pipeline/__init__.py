@@ -1,1 +1,31 @@
-"""actsweep: layer sweeps of activation steering on language models."""
+"""actsweep: layer sweeps of activation steering on language models.
+
+The names below are what a notebook needs; they are imported when first used, so that a stage pays
+only for what it takes.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_NAMES = {
+    "ActivationStore": "pipeline.store",
+    "Add": "pipeline.methods.interventions",
+    "Condition": "pipeline.engine.conditions",
+    "Decoding": "pipeline.engine.decoding",
+    "Edit": "pipeline.engine.conditions",
+    "LanguageModel": "pipeline.model.loading",
+    "ProjectOut": "pipeline.methods.interventions",
+    "Replace": "pipeline.methods.interventions",
+    "Site": "pipeline.model.sites",
+    "Subtract": "pipeline.methods.interventions",
+    "collect": "pipeline.engine.collection",
+    "difference_of_means": "pipeline.methods.vectors",
+    "generate": "pipeline.engine.generation",
+}
+__all__ = list(_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    return getattr(import_module(_NAMES[name]), name)

@@ -16,6 +16,7 @@ import transformers
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from pipeline.model import chat
 from pipeline.model.sites import COMPONENTS, Site
 
 
@@ -197,6 +198,10 @@ class LanguageModel:
             ids[r, width - len(row) :] = torch.tensor(row)
             mask[r, width - len(row) :] = 1
         return ids.to(self.device), mask.to(self.device)
+
+    def prompts(self, instructions: Sequence[str]) -> list[list[int]]:
+        """Tokens of instructions, rendered by the chat template up to where the answer begins."""
+        return [chat.encode(self.tokenizer, chat.render(self.tokenizer, i)) for i in instructions]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special tokens left out."""

@@ -1,0 +1,248 @@
+"""The stages from the command line: whole, killed, forced, and with wrong input."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import naive
+import numpy as np
+import pandas as pd
+import pytest
+from project import ROOT, SMALL, command, copy_project, environment, run
+
+from pipeline.engine.conditions import Condition
+from pipeline.grid import parts, with_edits
+from pipeline.methods.directions import load_directions
+from pipeline.preflight import load_model
+from pipeline.store import ActivationStore
+from pipeline.study import load_study
+
+TABLES = ("dataset", "texts", "sweep", "text_losses", "scores", "summary")
+EXTRAS = os.environ.get("ACTSWEEP_EXTRAS")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The project after one unbroken run, and that run's outputs."""
+    folder = copy_project(tmp_path_factory.mktemp("whole"))
+    done = run(folder, "run", *SMALL)
+    assert done.returncode == 0, done.stderr
+    (output,) = (folder / "outputs").iterdir()
+    return output
+
+
+@pytest.mark.slow
+def test_every_stage_writes_what_it_declares_and_is_recorded(whole):
+    for name in TABLES:
+        assert len(pd.read_parquet(whole / f"{name}.parquet"))
+    assert (whole / "figures" / "effect_by_layer.png").stat().st_size > 10_000
+    ActivationStore(whole / "activations").verify()
+    (records,) = (whole.parents[1] / ".actsweep" / "runs" / "refusal").iterdir()
+    assert records.name == whole.name == load_study(whole / "config.yaml").id
+    status = {path.stem: json.loads(path.read_text())["status"] for path in records.iterdir()}
+    assert len(status) == 6
+    assert set(status.values()) == {"finished"}
+    assert not list((whole.parents[1] / ".actsweep" / "scratch").iterdir())
+
+
+@pytest.mark.slow
+def test_the_tables_are_those_of_a_naive_loop(whole, monkeypatch):
+    """Every completion of every condition, one row at a time and without a cache."""
+    monkeypatch.chdir(whole.parents[1])
+    study = load_study(whole / "config.yaml")
+    model = load_model(study)
+    dataset = pd.read_parquet(whole / "dataset.parquet")
+    sweep = pd.read_parquet(whole / "sweep.parquet").set_index(["condition", "sample"])
+    directions, _ = load_directions(whole / "vectors" / "directions.safetensors")
+    compared = 0
+    for part in parts(study, dataset, [3]):
+        arm = study.sweep.arms[part.arm]
+        for condition in part.conditions:
+            edited = with_edits(condition, arm, directions, model.n_layers)
+            for sample in part.samples[::3]:
+                prompt = dataset.at[sample, "tokens"].tolist()
+                tokens, logits = naive.generate(model, prompt, edited, 8)
+                row = sweep.loc[(condition.id, sample)]
+                found = model.tokenizer.encode(row["completion"], add_special_tokens=False)
+                assert naive.same_tokens(found, tokens, logits), (str(condition), sample)
+                assert row["stopped"] == ("length" if len(tokens) == 8 else "end")
+                compared += 1
+    assert compared > 50
+    assert sweep.index.is_unique
+
+
+@pytest.mark.slow
+def test_collected_activations_are_transformers_hidden_states(whole, monkeypatch):
+    monkeypatch.chdir(whole.parents[1])
+    model = load_model(load_study(whole / "config.yaml"))
+    dataset = pd.read_parquet(whole / "dataset.parquet")
+    store = ActivationStore(whole / "activations")
+    ids, mask = model.pad([dataset.at[9, "tokens"].tolist()])
+    states = model.hf(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    rows = np.flatnonzero(store.rows["sample"] == dataset["sample"].iloc[0])
+    prompt = dataset["tokens"].iloc[0].tolist()
+    states = model.hf(model.pad([prompt])[0], output_hidden_states=True).hidden_states
+    assert len(rows) >= 3  # the template region
+    for layer in range(model.n_layers):
+        found = store[f"blocks.{layer}.resid_pre"][rows]
+        expected = states[layer][0, store.rows["position"].to_numpy()[rows].copy()]
+        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(whole, tmp_path):
+    folder = copy_project(tmp_path)
+    process = subprocess.Popen(
+        command(folder, "run", *SMALL),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    scratch = folder / ".actsweep" / "scratch"
+    deadline = time.monotonic() + 120
+    while len(list(scratch.glob("*sweep*/part-*.parquet"))) < 2:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in scratch.glob("*sweep*/part-*.parquet")}
+    assert not list(folder.glob("outputs/*/sweep.parquet"))
+    done = run(folder, "run", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "collect_activations: finished before, kept" in done.stdout
+    assert kept
+    assert contents(folder / "outputs" / whole.name) == contents(whole)
+
+
+@pytest.mark.slow
+def test_a_forced_run_writes_the_same_bytes(whole):
+    before = contents(whole)
+    done = run(whole.parents[1], "run", *SMALL, "--force")
+    assert done.returncode == 0, done.stderr
+    assert contents(whole) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.path=no/model/here", "model.path 'no/model/here' is no model"),
+        ("sweep.layers=[99]", "no layer 99; valid: 0 to"),
+        ("sweep.arms.add.components=[resid_ost]", "'resid_ost'; valid: resid_pre"),
+        ("collect.components=[resid_ost]", "collect.components: unknown component 'resid_ost'"),
+        ("dataset.path=data/empty.jsonl", "is empty"),
+        ("dataset.path=data/list_topics.jsonl", "no column 'instruction'"),
+        ("sweep.arms.add.strengths=[.nan]", "strengths: nan is not a finite number"),
+        ("sweep.arms.add.prompts=nice", "no prompt has label 'nice'; valid: harmful, harmless"),
+        ("vectors.positive=nice", "has label 'nice'"),
+        ("sweep.arms.add.positions=[first]", "position rule 'first' is unknown; valid: all"),
+        ("text=data/none.jsonl", "text: dataset file 'data/none.jsonl' does not exist"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_outputs_untouched(whole, override, message):
+    project = whole.parents[1]
+    (project / "data" / "empty.jsonl").touch()
+    before = contents(project / "outputs")
+    done = run(project, "run", *SMALL, override)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert contents(project / "outputs") == before
+
+
+@pytest.mark.slow
+def test_a_dry_run_says_what_it_would_cost(whole):
+    before = contents(whole.parents[1] / "outputs")
+    done = run(whole.parents[1], "run", *SMALL, "sweep.seed=5", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    sweep = pd.read_parquet(whole / "sweep.parquet")
+    for arm, count in sweep.groupby("arm")["condition"].nunique().items():
+        assert f"{arm}: {count} conditions" in done.stdout
+    assert f"completions: {len(sweep):,}" in done.stdout
+    size = sum(path.stat().st_size for path in (whole / "activations").glob("shard*"))
+    assert f"disk: {size / 1e6:.1f} MB of activations" in done.stdout
+    assert contents(whole.parents[1] / "outputs") == before
+
+
+@pytest.mark.slow
+def test_runs_are_shown_and_compared(whole):
+    project = whole.parents[1]
+    shown = run(project, "show", whole.name, "--completions", "1")
+    assert shown.returncode == 0, shown.stderr
+    assert "add (layer 3, strength 1): refusal" in shown.stdout
+    assert "baseline" in shown.stdout and "steered" in shown.stdout
+    other = run(
+        project,
+        "run",
+        *SMALL,
+        "sweep.arms.add.reference=0.5",
+        "sweep.arms.add.strengths=[0.5]",
+        "figures.effect_by_layer.arms=[subtract]",
+        "figures.effect_by_layer.strength=1.0",
+    )
+    assert other.returncode == 0, other.stderr
+    ids = sorted(path.name for path in (project / "outputs").iterdir())
+    compared = run(project, "compare", *ids)
+    assert compared.returncode == 0, compared.stderr
+    assert "sweep.arms.add.reference" in compared.stdout
+    assert "add.steered" in compared.stdout
+    unknown = run(project, "compare", "refusal", "nothing")
+    assert unknown.returncode == 2
+    assert "no run of 'nothing'; there are: refusal-" in unknown.stderr
+
+
+def test_selection_from_the_command_line(tmp_path):
+    rows = [
+        {
+            "position": -1,
+            "layer": 5,
+            "refusal_score": -9.0,
+            "steering_score": 1,
+            "kl_div_score": 0.2,
+        },
+        {
+            "position": -2,
+            "layer": 4,
+            "refusal_score": -5.0,
+            "steering_score": 1,
+            "kl_div_score": 0.0,
+        },
+    ]
+    table = tmp_path / "candidates.json"
+    table.write_text(json.dumps(rows))
+    done = run(ROOT, "select", str(table), "--layers", "8")
+    assert json.loads(done.stdout)["layer"] == 4
+    refused = run(ROOT, "select", str(table), "--layers", "2")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: none of 2 candidates passes the filters")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(EXTRAS is None, reason="ACTSWEEP_EXTRAS names no folder of extra models")
+def test_the_list_study_runs_on_another_model(tmp_path):
+    folder = copy_project(tmp_path)
+    path = Path(str(EXTRAS)) / "models" / "stories260k"
+    done = run(
+        folder,
+        "run",
+        "lists",
+        f"model.path={path}",
+        "sweep.layers=[2]",
+        "sweep.decoding.max_new_tokens=12",
+        "sweep.decoding.repeats=2",
+    )
+    assert done.returncode == 0, done.stderr
+    (output,) = (folder / "outputs").iterdir()
+    sweep = pd.read_parquet(output / "sweep.parquet")
+    assert sweep["completion"].str.contains("[a-z]").mean() > 0.9
+    assert Condition("shorten").id in set(sweep["condition"])
