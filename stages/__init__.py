@@ -47,4 +47,4 @@ def main() -> None:
     try:
         run_stage(sys.modules["__main__"], load_study(folder / "config.yaml"), folder)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")

@@ -14,7 +14,7 @@ def main() -> None:
         study = compose_study(name, root=ROOT)
         check(study)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")
     save_study(study, ROOT / "outputs" / name / "config.yaml")
 
 

@@ -155,8 +155,8 @@ def test_study_data(tmp_path):
     assert len({row["text"] for row in texts}) == 60
 
 
-def test_names_of_behaviours_and_checks_are_their_own():
-    names = [check.name for behaviour in BEHAVIOURS for check in behaviour.checks]
+def test_names_of_measures_are_their_own():
+    names = [m.name for b in BEHAVIOURS for check in b.checks for m in check.measures]
     assert len(set(names)) == len(names)
     assert sum(behaviour.share for behaviour in BEHAVIOURS) == pytest.approx(1)
 

@@ -10,7 +10,7 @@ from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
 
 FOLDER = Path("data/embedded_model")
-N = 24
+N = 36
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[1]
 def study(monkeypatch):
     monkeypatch.chdir(ROOT)
     overrides = ["vectors.controls={shuffled: 2, covariance: 1, isotropic: 0}"]
+    for arm in ("add", "subtract"):
+        overrides.append(f"sweep.arms.{arm}.strengths=[0.5,1.0,2.0,4.0]")
+        overrides.append(f"sweep.arms.{arm}.positions=[all,last,generated]")
     return compose_study("refusal", overrides, root=ROOT)
 
 

@@ -202,22 +202,8 @@ def test_runs_are_shown_and_compared(whole):
 
 
 def test_selection_from_the_command_line(tmp_path):
-    rows = [
-        {
-            "position": -1,
-            "layer": 5,
-            "refusal_score": -9.0,
-            "steering_score": 1,
-            "kl_div_score": 0.2,
-        },
-        {
-            "position": -2,
-            "layer": 4,
-            "refusal_score": -5.0,
-            "steering_score": 1,
-            "kl_div_score": 0.0,
-        },
-    ]
+    names = ("position", "layer", "refusal_score", "steering_score", "kl_div_score")
+    rows = [dict(zip(names, row, strict=True)) for row in [(-1, 5, -9, 1, 0.2), (-2, 4, -5, 1, 0)]]
     table = tmp_path / "candidates.json"
     table.write_text(json.dumps(rows))
     done = run(ROOT, "select", str(table), "--layers", "8")

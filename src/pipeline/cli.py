@@ -17,8 +17,19 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and do what it says; an error is one line and exit code 2."""
-    parser = argparse.ArgumentParser(prog="actsweep", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    given = parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        {"run": _run, "show": _show, "compare": _compare, "select": _select}[given.command](given)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their arguments."""
+    whole = argparse.ArgumentParser(prog="actsweep", description=__doc__)
+    commands = whole.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run a study's stages in one process, overrides applied")
     run.add_argument("study", help="a file of conf/study, as NAME or study=NAME")
     run.add_argument("overrides", nargs="*", help="such as sweep.layers=[1,2] or model.path=FOLDER")
@@ -37,13 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     select.add_argument("--max-kl", type=float, default=0.1)
     select.add_argument("--min-steering", type=float, default=0.0)
     select.add_argument("--layer-share", type=float, default=0.8)
-    given = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        {"run": _run, "show": _show, "compare": _compare, "select": _select}[given.command](given)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    return whole
 
 
 def _run(given: argparse.Namespace) -> None:
@@ -161,3 +166,7 @@ def _project() -> Path:
             sys.path.insert(0, str(folder))
             return folder
     raise ValueError(f"{Path.cwd()} is in no project: no conf/study and stages beside each other")
+
+
+if __name__ == "__main__":
+    main()

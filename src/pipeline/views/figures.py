@@ -171,12 +171,13 @@ def counts_by_condition(
     metric: str,
     split: str,
     arms: list[str],
-    layers: list[int],
     positions: str,
+    layers: list[int] | None = None,
     cluster: str = "topic",
 ) -> Figure:
     """Mean score against strength at some layers, a panel for each arm, beside every label's own.
 
+    Without `layers`: up to four of those swept, evenly spread.
     Points: the fitted direction with its 95 % interval; faint dots: single clusters. At strength
     0 stands the arm's baseline. Dashed: each label's mean without intervention, over all arms of
     the sweep. Grey markers: controls, mean and range over their draws.
@@ -184,6 +185,7 @@ def counts_by_condition(
     summary = select(summary, split=split, metric=metric)
     scores = select(scores, split=split, metric=metric)
     references = _references(scores, cluster)
+    layers = layers or _spread(select(steered_of(summary), arm=arms, positions=positions)["layer"])
     place = {"layer": layers, "positions": positions}
     shades = colormaps["viridis"](np.linspace(0.1, 0.75, len(layers)))
     colours = {layer: to_hex(shade) for layer, shade in zip(layers, shades, strict=True)}
@@ -229,6 +231,12 @@ def counts_by_condition(
             ],
         )
     return figure
+
+
+def _spread(layers: pd.Series, most: int = 4) -> list[int]:
+    swept = sorted(int(layer) for layer in layers.unique())
+    places = np.linspace(0, len(swept) - 1, min(most, len(swept))).round().astype(int)
+    return [swept[place] for place in places]
 
 
 def _references(scores: pd.DataFrame, cluster: str) -> pd.DataFrame:

@@ -1,0 +1,64 @@
+"""What the README says is what the project does."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import parser
+from pipeline.study import compose_study
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_tree_names_every_file_and_only_files_that_are_there():
+    (tree,) = re.findall(r"```\n(conf/.*?)```", README, re.DOTALL)
+    named = set(re.findall(r"([a-z_]+\.py)", tree))
+    folders = [ROOT / "stages", ROOT / "src" / "pipeline"]
+    there = {
+        path.name
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if path.name != "__init__.py" and "embedded" not in path.parts
+    }
+    assert named == there
+
+
+def test_every_command_is_one():
+    lines = "".join(blocks("console")).splitlines()
+    makefile = (ROOT / "Makefile").read_text()
+    tried = 0
+    for line in lines:
+        program, *arguments = shlex.split(line, comments=True)
+        if program == "make":
+            assert f"\n{arguments[0]}:" in makefile
+        else:
+            assert program == "actsweep"
+            parser().parse_args(arguments)
+        tried += 1
+    assert tried >= 8
+
+
+def test_the_study_composes(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (text,) = blocks("yaml")
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "study" / "mine.yaml").write_text(text)
+    assert compose_study("mine", root=tmp_path).vectors.positive == "harmful"
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_the_notebook_runs(code, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert len(code.strip().splitlines()) <= 11
+    exec(code, {})
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 4
+    assert printed[0].startswith("0 To paint the wagon")
