@@ -15,6 +15,7 @@ from pipeline.engine.decoding import Decoding, choose, gumbel, row_keys
 from pipeline.engine.generation import generate
 from pipeline.engine.scoring import cross_entropy, score_last
 from pipeline.methods.interventions import Add, ProjectOut, Replace, Subtract
+from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
 STEPS = 6
@@ -154,6 +155,18 @@ def test_projection_is_zero_after_ablation():
     generate(model, PROMPTS[:1], [ablate], Decoding(1))
     handle.remove()
     assert (seen["x"] @ unit).abs().max() < 1e-5
+
+
+def test_an_edit_of_generated_tokens_may_find_none():
+    """If every row ends with its first token there is nothing to edit, and nothing is wrong."""
+    model = tiny("llama")
+    ending = LanguageModel(model.hf, model.tokenizer, name="ends at once")
+    first = generate(model, PROMPTS[:1], [Condition()], Decoding(1))[0].tokens[0]
+    ending.__class__ = type("Ending", (LanguageModel,), {"end_tokens": frozenset([first])})
+    (done,) = generate(
+        ending, PROMPTS[:1], [condition(Add(vector(1)), "generated")], Decoding(STEPS)
+    )
+    assert (done.tokens, done.stopped) == ((), "end")
 
 
 def test_unknown_layers_sites_and_rules_are_named():

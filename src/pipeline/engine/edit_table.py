@@ -1,7 +1,7 @@
 """The edits of a batch whose rows belong to different conditions: one visit per site."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -86,14 +86,19 @@ class EditTable:
         sites = {edit.site for condition in self._conditions for edit in condition.edits}
         return {site: self._visit(site) for site in sites}
 
-    def check_fired(self) -> None:
+    def check_fired(self, ended_at_once: Container[int] = ()) -> None:
         """Fail if an edit never touched a token.
+
+        Conditions all of whose rows ended with their first token have no generated token: there
+        an edit of these has nothing to touch.
 
         Raises:
             ValueError: names the condition, the site and the rule.
         """
         for c, e in sorted(self._pending):
             edit = self._conditions[c].edits[e]
+            if edit.positions == "generated" and c in ended_at_once:
+                continue
             raise ValueError(
                 f"{self._conditions[c]}: the edit at {edit.site} never fired: no token stood at "
                 f"positions {edit.positions!r}"

@@ -118,7 +118,8 @@ def generate_chunk(
                 table.set_rows([owners[r] for r in alive.tolist()], lengths[alive])
             ids = chosen[:, None]
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-    table.check_fired()
+    went_on = {owner for owner, t in zip(owners, tokens, strict=True) if t}
+    table.check_fired(ended_at_once=set(owners) - went_on)
     return [
         Completion(r.condition, r.prompt, r.repeat, tuple(t), model.decode(t), end)
         for r, t, end in zip(rows, tokens, stopped, strict=True)
