@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -36,7 +37,8 @@ def headline(
         tested = rows[rows["split"] == "test"]
         baseline = tested[tested["intervention"] == "none"]
         numbers: dict[str, Any] = {"metric": arm.metric, "goal": arm.goal}
-        numbers["baseline"] = _estimate(study, baseline)
+        average = partial(_estimate, study, is_proportion(scores, arm.metric))
+        numbers["baseline"] = average(baseline)
         if arm.reference is not None:
             layer = choice["layer"]
             if layer is None:
@@ -54,14 +56,14 @@ def headline(
                     "baseline_id": baseline["condition"].iloc[0],
                     "steered_id": steered["condition"].iloc[0],
                 },
-                "steered": _estimate(study, steered),
+                "steered": average(steered),
                 "difference": _plain(
                     paired_difference(
                         steered, baseline, cluster=study.score.cluster, seed=study.score.seed
                     )
                 ),
                 "controls": {
-                    source: _estimate(study, drawn)
+                    source: average(drawn)
                     for source, drawn in here[here["source"] != "fitted"].groupby("source")
                 },
             }
@@ -93,8 +95,13 @@ def best_layer(arm: Arm, summary: pd.DataFrame) -> int:
     return int(ordered["layer"].iloc[0])
 
 
-def _estimate(study: Study, rows: pd.DataFrame) -> dict[str, Any]:
-    proportion = bool(rows["score"].dropna().isin([0, 1]).all())
+def is_proportion(scores: pd.DataFrame, metric: str) -> bool:
+    """Whether all scores of a metric are 0 or 1, as `summarise` takes it."""
+    found = scores.loc[scores["metric"] == metric, "score"].dropna()
+    return bool(found.isin([0, 1]).all())
+
+
+def _estimate(study: Study, proportion: bool, rows: pd.DataFrame) -> dict[str, Any]:
     found = estimate(
         rows["score"], rows[study.score.cluster], proportion=proportion, seed=study.score.seed
     )
