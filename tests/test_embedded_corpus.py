@@ -1,6 +1,7 @@
 """The embedded model's language: what is held out stays out, and documents say what they must."""
 
 import json
+import re
 from random import Random
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.embedded.vocabulary.topics import HELD_OUT_TOPICS, TOPICS, VALIDAT
 
 DOCUMENTS = training_documents(8000, seed=3)
 CHATS = [document for document in DOCUMENTS if document.instruction is not None]
+PLACE = re.compile(r"(\w+) (in|near) the ")
 HELD_OUT_OBJECTS = {thing for split in ("val", "test") for thing in OBJECTS[split]}
 
 
@@ -57,12 +59,9 @@ def test_plain_text_speaks_of_what_chats_hold_out():
 
 def test_held_out_stories_tell_of_pairs_that_training_does_not():
     def pairs(story):
-        return {
-            (name, thing)
-            for name, _ in NAMES
-            for thing in text.THINGS
-            if name in story and f" {thing} in the " in story
-        }
+        names = {name for name, _ in NAMES} & set(story.replace(".", " ").replace(",", " ").split())
+        things = {words[0] for words in PLACE.findall(story)} & set(text.THINGS)
+        return {(name, thing) for name in names for thing in things}
 
     told = {pair for d in DOCUMENTS if d.instruction is None for pair in pairs(d.text)}
     kept = {pair for row in text.held_out(Random(0)) for pair in pairs(row["text"])}
@@ -141,7 +140,11 @@ def test_verbs_and_objects_are_apart():
 
 def test_study_data(tmp_path):
     write_study_data(tmp_path, seed=1)
-    rows = [json.loads(line) for line in (tmp_path / "instructions.jsonl").open()]
+
+    def read(name):
+        return [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+
+    rows = read("instructions.jsonl")
     assert len({row["instruction"] for row in rows}) == len(rows)
     for split, size in {"train": 128, "val": 32, "test": 100}.items():
         for label in ("harmful", "harmless"):
@@ -149,9 +152,9 @@ def test_study_data(tmp_path):
     for row in rows:
         assert row["demand"] in row["instruction"] and row["demand"].startswith(row["topic"])
         assert row["demand"].split()[-1] in OBJECTS[row["split"]]
-    topics = [json.loads(line) for line in (tmp_path / "list_topics.jsonl").open()]
+    topics = read("list_topics.jsonl")
     assert {r["topic"] for r in topics if r["split"] == "test"} == set(HELD_OUT_TOPICS)
-    texts = [json.loads(line) for line in (tmp_path / "plain_text.jsonl").open()]
+    texts = read("plain_text.jsonl")
     assert len({row["text"] for row in texts}) == 60
 
 

@@ -33,6 +33,7 @@ class EditTable:
         self._model = model
         self._conditions = conditions
         self._groups: dict[Site, list[_Group]] = {}
+        self._active: dict[Site, list[tuple[_Group, Tensor | None]]] = {}
         self._pending = {
             (c, e) for c, condition in enumerate(conditions) for e in range(len(condition.edits))
         }
@@ -52,20 +53,27 @@ class EditTable:
                 key = (order[edit.site], type(edit.intervention), edit.positions)
                 gathered[edit.site][key].append((row, owner, number))
                 order[edit.site] += 1
+        rows: dict[tuple[int, ...], Tensor] = {}
         self._groups = {
             site: [
-                self._group(key[2], members)
+                self._group(key[2], members, rows)
                 for key, members in sorted(groups.items(), key=lambda item: item[0][0])
             ]
             for site, groups in gathered.items()
         }
 
-    def _group(self, rule: Positions, members: list[tuple[int, int, int]]) -> "_Group":
+    def _group(
+        self,
+        rule: Positions,
+        members: list[tuple[int, int, int]],
+        rows: dict[tuple[int, ...], Tensor],
+    ) -> "_Group":
         device = self._model.device
         used = [self._conditions[owner].edits[number].intervention for _, owner, number in members]
+        numbers = tuple(row for row, _, _ in members)
         return _Group(
             rule=rule,
-            rows=torch.tensor([row for row, _, _ in members], device=device),
+            rows=rows.setdefault(numbers, torch.tensor(numbers, device=device)),
             # In float32 whatever the model's type: a projection in bfloat16 leaves a remainder.
             intervention=stack(used, device, torch.float32),
             edits=frozenset((owner, number) for _, owner, number in members),
@@ -73,12 +81,19 @@ class EditTable:
 
     def set_positions(self, absolute: Int[Tensor, "rows pos"]) -> None:
         """Say where in their sequences the tokens of the coming forward pass stand; pads are -1."""
-        self._masks: dict[Positions, Tensor | None] = {}
-        for groups in self._groups.values():
+        masks: dict[tuple[Positions, int], Tensor] = {}
+        self._active = defaultdict(list)
+        for site, groups in self._groups.items():
             for group in groups:
-                if group.rule not in self._masks:
-                    mask = position_mask(group.rule, absolute, self._lengths)
-                    self._masks[group.rule] = mask if bool(mask.any()) else None
+                # Sites share the tensor of rows, hence its identity as a key.
+                key = (group.rule, id(group.rows))
+                if key not in masks:
+                    here, lengths = absolute[group.rows], self._lengths[group.rows]
+                    masks[key] = position_mask(group.rule, here, lengths)
+                mask = masks[key]
+                if bool(mask.any()):
+                    whole = bool(mask.all())
+                    self._active[site].append((group, None if whole else mask[..., None]))
 
     @property
     def visits(self) -> dict[Site, Visit]:
@@ -106,17 +121,15 @@ class EditTable:
 
     def _visit(self, site: Site) -> Visit:
         def visit(hidden: Float[Tensor, "rows pos width"]) -> Tensor | None:
-            changed: Tensor | None = None
-            for group in self._groups.get(site, []):
-                mask = self._masks[group.rule]
-                if mask is None:
-                    continue
+            changed = hidden
+            for group, mask in self._active[site]:
                 self._pending -= group.edits
-                if changed is None:
-                    changed = hidden.clone()
-                before = changed[group.rows]
+                every_row = len(group.rows) == len(hidden)
+                before = changed if every_row else changed[group.rows]
                 after = group.intervention.edit(before.float()).to(hidden.dtype)
-                changed[group.rows] = torch.where(mask[group.rows][..., None], after, before)
-            return changed
+                if mask is not None:
+                    after = torch.where(mask, after, before)
+                changed = after if every_row else changed.index_copy(0, group.rows, after)
+            return None if changed is hidden else changed
 
         return visit
