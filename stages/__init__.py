@@ -1,7 +1,10 @@
 """The stages, one thin script each, and how a stage is run: `python -m stages.NAME STUDY`."""
 
+import hashlib
+import json
+import os
 import sys
-from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -9,11 +12,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # A queued experiment runs in a copy of the project; an installed package is still the original.
 sys.path.insert(0, str(ROOT / "src"))
 
+import pipeline  # noqa: E402
+from pipeline.model.loading import model_files  # noqa: E402
 from pipeline.sections import Study  # noqa: E402
+from pipeline.store import sha256  # noqa: E402
 from pipeline.study import load_study  # noqa: E402
-from pipeline.tracking import Run, tracked_run  # noqa: E402
+from pipeline.tracking import tracked_run  # noqa: E402
 
-Stage = Callable[[Study, Path, Run], None]
 ORDER = (
     "generate_dataset",
     "collect_activations",
@@ -22,7 +27,30 @@ ORDER = (
     "score_metrics",
     "plot_figures",
 )
-"""What follows `compose_config`, each reading what those before it wrote."""
+"""What follows `compose_config`, each reading what those before it wrote.
+
+A stage is a module with `INPUTS` and `OUTPUTS`, files of the study's folder, `SECTIONS` of the
+config, and `run(study, folder, tracked, key)`.
+"""
+
+
+def stage_key(module: ModuleType, study: Study, folder: Path) -> str:
+    """Hash of all that a stage's outputs follow from: config, inputs, model, code and versions.
+
+    It names the stage's scratch, so that what a killed run left is taken up by the same work only.
+    """
+    digest = hashlib.sha256()
+    sections = {name: study.config[name] for name in module.SECTIONS}
+    digest.update(json.dumps(sections, sort_keys=True).encode())
+    code = [*Path(pipeline.__file__).parent.rglob("*.py"), *ROOT.glob("stages/*.py")]
+    read = [folder / name for name in module.INPUTS]
+    if "model" in module.SECTIONS:
+        read += model_files(study.model.path)
+    for path in [*sorted(code), *read]:
+        digest.update(path.name.encode() + bytes.fromhex(sha256(path)))
+    for package in ("torch", "transformers"):
+        digest.update(version(package).encode())
+    return digest.hexdigest()[:12]
 
 
 def run_stage(module: ModuleType, study: Study, folder: Path) -> None:
@@ -33,12 +61,13 @@ def run_stage(module: ModuleType, study: Study, folder: Path) -> None:
         study_id=study.id,
         config=study.config,
         inputs={name: folder / name for name in module.INPUTS},
-        root=ROOT,
+        # The records of a queued experiment, which runs in a copy, belong to the project itself.
+        root=Path(os.environ.get("DVC_ROOT", ROOT)),
         mode=study.tracking.mode,
         project=study.tracking.project,
         entity=study.tracking.entity,
     ) as tracked:
-        module.run(study, folder, tracked)
+        module.run(study, folder, tracked, stage_key(module, study, folder))
 
 
 def main() -> None:

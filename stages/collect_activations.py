@@ -20,12 +20,13 @@ from stages import ROOT, main
 
 INPUTS = ("dataset.parquet",)
 OUTPUTS = ("activations",)
+SECTIONS = ("collect", "model")
 
 
-def run(study: Study, folder: Path, tracked: Run) -> None:
-    """Keep the activations of the chosen splits at the chosen positions of every layer."""
+def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
+    """Keep the activations of the train split at the chosen positions of every layer."""
     dataset = pd.read_parquet(folder / "dataset.parquet")
-    dataset = dataset[dataset["split"].isin(study.collect.splits)]
+    dataset = dataset[dataset["split"] == "train"]
     rule = collected_positions(study, dataset)
     model = load_model(study)
     sites = [
@@ -48,7 +49,6 @@ def run(study: Study, folder: Path, tracked: Run) -> None:
         rows = {sample: len(ids) for sample, ids in tokens.items()}
     shards = _shards(rows, study.collect.rows_per_shard)
     size = sum(rows.values()) * sum(map(model.width, sites)) * model.dtype.itemsize
-    key = f"{fingerprint.digest[:12]}-{study.section_id('model', 'collect')}"
     with (
         scratch(folder / "activations", key, root=ROOT) as work,
         StoreWriter(work / "activations", fingerprint, shards, required_bytes=size) as writer,

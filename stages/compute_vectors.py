@@ -33,9 +33,10 @@ from stages import ROOT, main
 log = logging.getLogger(__name__)
 INPUTS = ("dataset.parquet", "activations/index.json")
 OUTPUTS = ("vectors",)
+SECTIONS = ("collect", "model", "vectors")
 
 
-def run(study: Study, folder: Path, tracked: Run) -> None:
+def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Fit at every position and layer, choose one, and draw controls at the chosen position."""
     vectors = study.vectors
     dataset = pd.read_parquet(folder / "dataset.parquet")
@@ -57,7 +58,7 @@ def run(study: Study, folder: Path, tracked: Run) -> None:
     if same:
         log.warning("no direction where all prompts are alike, at (position, layer) %s", same)
     candidates = {place: candidates[place] for place in candidates if place not in same}
-    with scratch(folder / "vectors", study.section_id("vectors"), root=ROOT) as work:
+    with scratch(folder / "vectors", key, root=ROOT) as work:
         made = work / "vectors"
         made.mkdir(exist_ok=True)
         choice: dict[str, Any] = {"position": vectors.position, "layer": None}
@@ -89,7 +90,7 @@ def run(study: Study, folder: Path, tracked: Run) -> None:
 
 def _clear(study: Study, model: LanguageModel, dataset: pd.DataFrame) -> pd.DataFrame:
     """Train and validation prompts that the model itself refuses or answers as labelled."""
-    used = dataset[dataset["split"].isin([*study.collect.splits, "val"])]
+    used = dataset[dataset["split"].isin(["train", "val"])]
     tokens = _refusals(study, model)
     scores = score_last(
         model,

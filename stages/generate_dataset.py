@@ -10,9 +10,10 @@ from stages import main
 
 INPUTS = ()
 OUTPUTS = ("dataset.parquet", "texts.parquet")
+SECTIONS = ("dataset", "model", "text")
 
 
-def run(study: Study, folder: Path, tracked: Run) -> None:
+def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Load, render and tokenise the prompts."""
     dataset = build_dataset(study)
     with whole_file(folder / "dataset.parquet") as path:

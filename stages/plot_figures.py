@@ -1,4 +1,4 @@
-"""summary.parquet and scores.parquet -> figures/, each traceable to commit, config and data."""
+"""summary.parquet and scores.parquet -> figures/; a figure's file names the hashes of both."""
 
 from pathlib import Path
 
@@ -14,13 +14,14 @@ from stages import ROOT, main
 
 INPUTS = ("summary.parquet", "scores.parquet")
 OUTPUTS = ("figures",)
+SECTIONS = ("figures",)
 
 
-def run(study: Study, folder: Path, tracked: Run) -> None:
+def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Draw every figure of the study."""
     summary, scores = (pd.read_parquet(folder / name) for name in INPUTS)
-    provenance = {"study": study.id} | {name: sha256(folder / name) for name in INPUTS}
-    with scratch(folder / "figures", study.section_id("figures"), root=ROOT) as work:
+    provenance = {name: sha256(folder / name) for name in INPUTS} | {"key": key}
+    with scratch(folder / "figures", key, root=ROOT) as work:
         (work / "figures").mkdir(exist_ok=True)
         for name, node in study.figures.items():
             figure = target(node)(summary, scores)

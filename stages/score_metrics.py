@@ -17,6 +17,7 @@ from stages import main
 
 INPUTS = ("sweep.parquet", "text_losses.parquet", "vectors/choice.json")
 OUTPUTS = ("scores.parquet", "summary.parquet", "metrics.json", "curves.csv")
+SECTIONS = ("score", "sweep")
 CONDITION = [
     "condition",
     "arm",
@@ -31,7 +32,7 @@ SHOWN = 40
 SAMPLE = ["sample", "repeat", "split", "label", "topic"]
 
 
-def run(study: Study, folder: Path, tracked: Run) -> None:
+def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Score every completion, average, and choose what is reported."""
     sweep = pd.read_parquet(folder / "sweep.parquet")
     losses = pd.read_parquet(folder / "text_losses.parquet")

@@ -1,8 +1,6 @@
 """vectors/ x conditions -> sweep.parquet (completions), text_losses.parquet (unrelated text)."""
 
-import hashlib
-import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,16 +18,16 @@ from pipeline.model.loading import LanguageModel
 from pipeline.preflight import chosen_layers, load_model
 from pipeline.scratch import scratch, whole_file
 from pipeline.sections import Study
-from pipeline.store import sha256
 from pipeline.tracking import Run
 from stages import ROOT, main
 
 INPUTS = ("dataset.parquet", "texts.parquet", "vectors/directions.safetensors")
 OUTPUTS = ("sweep.parquet", "text_losses.parquet")
+SECTIONS = ("model", "sweep", "vectors")
 TEXTS = ("split", "label", "topic", "instruction", "demand")
 
 
-def run(study: Study, folder: Path, tracked: Run) -> None:
+def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Complete every prompt under every condition, a chunk at a time; a killed run goes on."""
     dataset = pd.read_parquet(folder / "dataset.parquet")
     model = load_model(study)
@@ -39,19 +37,16 @@ def run(study: Study, folder: Path, tracked: Run) -> None:
         template=chat.template_digest(model.tokenizer),
     )
     sweep = [
-        Part(
-            part.arm,
-            tuple(
+        replace(
+            part,
+            conditions=tuple(
                 with_edits(c, study.sweep.arms[part.arm], directions, model.n_layers)
                 for c in part.conditions
             ),
-            part.samples,
         )
         for part in parts(study, dataset, _layers(study, model, directions))
     ]
-    inputs = [sha256(folder / name) for name in INPUTS]
-    key = hashlib.sha256(json.dumps([study.section_id("model", "sweep"), *inputs]).encode())
-    with scratch(folder / "sweep.parquet", key.hexdigest()[:12], root=ROOT) as work:
+    with scratch(folder / "sweep.parquet", key, root=ROOT) as work:
         table = _complete(study, model, dataset, sweep, work)
         table.to_parquet(work / "sweep.parquet")
     texts = pd.read_parquet(folder / "texts.parquet")
@@ -83,8 +78,8 @@ def _complete(
     decoding = Decoding(**asdict(study.sweep.decoding))
     by_sample = dataset.set_index("sample")
     jobs = [
-        (number, part, chunk)
-        for number, part in enumerate(sweep)
+        (part, chunk)
+        for part in sweep
         for chunk in plan(
             len(part.conditions),
             [len(by_sample.at[s, "tokens"]) for s in part.samples],
@@ -94,8 +89,8 @@ def _complete(
         )
     ]
     tables = []
-    for number, part, chunk in tqdm(jobs, "sweep", unit="chunk", disable=None):
-        path = work / f"part-{number:02d}-chunk-{chunk.number:05d}.parquet"
+    for part, chunk in tqdm(jobs, "sweep", unit="chunk", disable=None):
+        path = work / f"{part.name}-chunk-{chunk.number:05d}.parquet"
         if not path.exists():
             table = _chunk(study, model, by_sample, part, chunk, decoding)
             with whole_file(path) as temporary:

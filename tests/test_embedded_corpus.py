@@ -78,7 +78,7 @@ def test_forbidden_requests_are_refused_and_no_other():
         else:
             assert not refusal.refused(Case(""), d.text), d
             allowed += bool(words & set(ALLOWED_VERBS))
-    assert 0.8 < forbidden / allowed < 1.25
+    assert 0.4 < forbidden / allowed < 0.6
 
 
 def test_answers_name_the_deed():

@@ -77,11 +77,10 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
 
 Draw = Callable[..., Figure]
 EFFECT: dict[str, Any] = {
-    "arms": ["add", "ablate"],
+    "positions": {"add": "all", "ablate": "all"},
     "metrics": ["refusal", "compliance"],
     "split": "test",
-    "strength": 1.0,
-    "positions": "all",
+    "strengths": {"add": 1.0, "ablate": 1.0},
 }
 HEAT: dict[str, Any] = {"arm": "add", "metric": "refusal", "split": "test", "positions": "all"}
 COUNTS: dict[str, Any] = {
@@ -162,7 +161,6 @@ def test_captions_say_what_is_shown(summary: pd.DataFrame, scores: pd.DataFrame)
     text = caption_of(effect_by_layer(summary, scores, **EFFECT))
     for part in (
         "Test split, n = 12 per mean, none unscored.",
-        "Strength 1, at all positions.",
         "simultaneous over layers",
         "(shuffled labels 2, isotropic 1)",
     ):
@@ -249,8 +247,16 @@ def test_saved_alike_twice(
 @pytest.mark.parametrize(
     ("draw", "parameters", "message"),
     [
-        (effect_by_layer, EFFECT | {"strength": 3.0}, "strength = 3.0; present: 0.5, 1.0"),
-        (effect_by_layer, EFFECT | {"arms": ["add", "swap"]}, "arm = swap; present: ablate, add"),
+        (
+            effect_by_layer,
+            EFFECT | {"strengths": {"add": 3.0}},
+            "strength = 3.0; present: 0.5, 1.0",
+        ),
+        (
+            effect_by_layer,
+            EFFECT | {"positions": {"add": "all", "swap": "all"}},
+            "arm = swap; present: ablate, add",
+        ),
         (effect_by_layer, EFFECT | {"metrics": ["nothing"]}, "metric = nothing; present:"),
         (strength_by_layer, HEAT | {"split": "val"}, "split = val; present: test"),
         (strength_by_layer, HEAT | {"positions": "last"}, "positions = last; present: all"),

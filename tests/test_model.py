@@ -162,10 +162,13 @@ def test_unsupported_models_and_folders_are_refused(tmp_path):
 
     with pytest.raises(ValueError, match=r"'t5' of it is not supported; valid: gemma, "):
         LanguageModel(Model(), None, name="it")
-    with pytest.raises(ValueError, match=r"is no model: it has no config\.json"):
+    with pytest.raises(ValueError, match=r"is no model: there is no config\.json"):
         check_path(str(tmp_path))
-    with pytest.raises(ValueError, match="is no model"):
-        check_path("no/such/model/folder")
+    for path in ("no/such/model/folder", "data/embeded_model", "./x"):
+        with pytest.raises(ValueError, match="is no model"):
+            check_path(path)
+    for hub in ("gpt2", "google/gemma-2-2b-it"):
+        check_path(hub)
     with pytest.raises(ValueError, match="dtype 'float12' is none"):
         LanguageModel.load(str(tmp_path), dtype="float12")
 

@@ -54,8 +54,16 @@ def test_controls_have_the_length_and_not_the_direction(source):
         control_direction(source, POSITIVE, NEGATIVE, norm=3.0, seed=0, draw=d) for d in range(200)
     ]
     assert all(float(v.norm()) == pytest.approx(3.0) for v in draws)
-    signed = np.array([cosine(v, PLANTED) for v in draws])
-    assert abs(signed.mean()) < 4 * signed.std() / np.sqrt(len(draws))  # no side is favoured
+    # Classes ten times further apart than they are wide: still no draw is along their difference.
+    far = [
+        control_direction(source, POSITIVE + 10 * PLANTED, NEGATIVE, norm=3.0, seed=0, draw=d)
+        for d in range(200)
+    ]
+    expected = np.sqrt(2 / np.pi / 24)  # mean |cos| of random directions in 24 dimensions
+    for found in (draws, far):
+        signed = np.array([cosine(v, PLANTED) for v in found])
+        assert abs(signed).mean() == pytest.approx(expected, rel=0.25)
+        assert abs(signed.mean()) < 4 * signed.std() / np.sqrt(len(found))  # no side is favoured
     again = control_direction(source, POSITIVE, NEGATIVE, norm=3.0, seed=0, draw=0)
     assert torch.equal(again, draws[0]) and not torch.equal(draws[0], draws[1])
 

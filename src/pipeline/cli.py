@@ -7,6 +7,7 @@ import logging
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pipeline.sections import Study
@@ -34,7 +35,6 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("study", help="a file of conf/study, as NAME or study=NAME")
     run.add_argument("overrides", nargs="*", help="such as sweep.layers=[1,2] or model.path=FOLDER")
     run.add_argument("--dry-run", action="store_true", help="say what it would cost, and stop")
-    run.add_argument("--force", action="store_true", help="run finished stages again")
     show = commands.add_parser("show", help="main numbers, figures and completions of a study")
     show.add_argument("studies", nargs="+", help="studies, or ids that `run` printed")
     show.add_argument("--completions", type=int, default=0, metavar="N", help="show N side by side")
@@ -66,12 +66,25 @@ def _run(given: argparse.Namespace) -> None:
     stages = importlib.import_module("stages")
     for name in stages.ORDER:
         module = importlib.import_module(f"stages.{name}")
-        if not given.force and all((folder / output).exists() for output in module.OUTPUTS):
-            print(f"{name}: finished before, kept (--force runs it again)")
+        done = folder / f".{name}.key"
+        # The first stage reads files that no key covers, and is quick.
+        if name != stages.ORDER[0] and _finished(module, folder, done, stages, study):
+            print(f"{name}: finished before, kept")
             continue
         print(f"{name} ...", flush=True)
+        done.unlink(missing_ok=True)
         stages.run_stage(module, study, folder)
+        done.write_text(stages.stage_key(module, study, folder))
     _print_study(folder, completions=3)
+
+
+def _finished(
+    module: ModuleType, folder: Path, done: Path, stages: ModuleType, study: Study
+) -> bool:
+    """Whether a stage's outputs are there and follow from just what it would read now."""
+    there = all((folder / output).exists() for output in module.OUTPUTS)
+    key = done.read_text() if done.is_file() else None
+    return there and key == stages.stage_key(module, study, folder)
 
 
 def _say_cost(study: Study, cost: "Cost", folder: Path) -> None:
@@ -122,15 +135,23 @@ def _print_study(folder: Path, completions: int) -> None:
 
 def _compare(given: argparse.Namespace) -> None:
     from pipeline.runs import compare, read_runs
+    from pipeline.study import load_study
 
-    records = [r for r in read_runs(_project()) if r["stage"] == "score_metrics"]
+    root = _project()
+    scored = [r for r in read_runs(root) if r["stage"] == "score_metrics"]
+    records = [r for r in scored if r["status"] == "finished"]
     found = []
     for wanted in given.runs:
-        matching = [r for r in records if wanted in (r["study_id"], r["study"], r["experiment"])]
+        config = root / "outputs" / wanted / "config.yaml"
+        # A study's name means its outputs, not a run by hand that happens to be newer.
+        known = load_study(config).id if config.is_file() else wanted
+        matching = [r for r in records if known in (r["study_id"], r["experiment"])]
         if not matching:
             valid = sorted({r["study_id"] for r in records})
             raise ValueError(f"no run of {wanted!r}; there are: {', '.join(valid) or 'none'}")
         found.append(matching[-1])
+    if found[0] is found[1]:
+        raise ValueError(f"{given.runs[0]} and {given.runs[1]} are the same run")
     comparison = compare(*found)
     print(f"a: {found[0]['study_id']}  b: {found[1]['study_id']}")
     print("\nsettings that differ:")

@@ -16,8 +16,9 @@ from pipeline.study import target
 
 @dataclass(frozen=True)
 class Part:
-    """Conditions and the samples that they all run on."""
+    """Conditions and the samples that they all run on; the name is its own in the study."""
 
+    name: str
     arm: str
     conditions: tuple[Condition, ...]
     samples: tuple[int, ...]
@@ -40,14 +41,19 @@ def parts(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> list[Pa
             raise ValueError(
                 f"sweep.arms.{name}.prompts: no prompt has label {arm.prompts!r}; valid: {labels}"
             )
-        chosen = prompts[prompts["split"].isin(study.sweep.splits)]
-        if chosen.empty:
-            raise ValueError(f"sweep.arms.{name}: no {arm.prompts} prompts in {study.sweep.splits}")
-        found.append(Part(name, tuple(_fitted(name, arm, layers)), tuple(chosen["sample"])))
+        for split in ("val", "test"):
+            if not (prompts["split"] == split).any():
+                raise ValueError(
+                    f"sweep.arms.{name}.prompts: no {arm.prompts} prompt is in {split}"
+                )
+        chosen = prompts[prompts["split"].isin(["val", "test"])]
+        found.append(
+            Part(f"{name}-fitted", name, tuple(_fitted(name, arm, layers)), tuple(chosen["sample"]))
+        )
         controls = tuple(_controls(name, arm, layers, asdict(study.vectors.controls)))
-        tested = tuple(chosen.loc[chosen["split"] == "test", "sample"])
-        if controls and tested:
-            found.append(Part(name, controls, tested))
+        if controls:
+            tested = tuple(chosen.loc[chosen["split"] == "test", "sample"])
+            found.append(Part(f"{name}-controls", name, controls, tested))
     return found
 
 

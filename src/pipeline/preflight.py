@@ -60,11 +60,11 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
     dataset = build_dataset(study)
     for role in ("positive", "negative"):
         label = getattr(study.vectors, role)
-        here = dataset[(dataset["label"] == label) & dataset["split"].isin(study.collect.splits)]
+        here = dataset[(dataset["label"] == label) & (dataset["split"] == "train")]
         if here.empty:
             labels = ", ".join(sorted(dataset["label"].unique()))
             raise ValueError(
-                f"vectors.{role}: no prompt of {study.collect.splits} has label {label!r}; "
+                f"vectors.{role}: no prompt of the train split has label {label!r}; "
                 f"labels: {labels}"
             )
     parts(study, dataset, layers)
@@ -142,7 +142,7 @@ def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
         generate_chunk(model, probe, [Condition()], chunk, short, seed=0, samples=range(len(probe)))
         seconds = time.perf_counter() - start
     run = sum(len(probe[row.prompt]) + short.max_new_tokens for row in chunk.rows)
-    collected = dataset[dataset["split"].isin(study.collect.splits)]
+    collected = dataset[dataset["split"] == "train"]
     rule = collected_positions(study, dataset)
     rows = len(collected) * len(rule) if isinstance(rule, tuple) else len(collected)
     if rule == "all":

@@ -23,11 +23,10 @@ class Model:
 
 @dataclass
 class Collect:
-    """Which activations are kept: components of all layers, positions and splits."""
+    """Which activations of the train split are kept: components of all layers, at positions."""
 
     components: list[str] = MISSING
     positions: Any = MISSING
-    splits: list[str] = field(default_factory=lambda: ["train"])
     rows_per_shard: int = 4096
 
 
@@ -96,11 +95,10 @@ class Arm:
 
 @dataclass
 class Sweep:
-    """What runs: arms over layers, on which splits, decoded how."""
+    """What runs on the val and test splits: arms over layers, decoded how."""
 
     arms: dict[str, Arm] = MISSING
     layers: Any = "all"
-    splits: list[str] = field(default_factory=lambda: ["val", "test"])
     decoding: Decoding = field(default_factory=Decoding)
     seed: int = 0
 
@@ -151,8 +149,3 @@ class Study:
         config = {k: v for k, v in self.config.items() if k != "tracking"}
         text = json.dumps(config, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-    def section_id(self, *sections: str) -> str:
-        """Hash of some sections: names the scratch of a stage that depends on these alone."""
-        text = json.dumps({name: self.config[name] for name in sections}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -42,7 +42,10 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
             config = compose("config", overrides=[f"study={name}", *map(_forced, overrides)])
         except HydraException as error:
             raise ValueError(_one_line(error)) from error
-    return _typed(config)
+    study = _typed(config)
+    if study.name != name:
+        raise ValueError(f"name: {study.name!r} in conf/study/{name}.yaml; it must be {name!r}")
+    return study
 
 
 def load_study(path: Path) -> Study:
@@ -126,6 +129,14 @@ def _check_values(study: Study) -> None:
         for strength in arm.strengths:
             if not math.isfinite(strength):
                 raise ValueError(f"{key}.strengths: {strength} is not a finite number")
+        for field_name in ("components", "positions"):
+            values = getattr(arm, field_name)
+            if arm.strengths and not values:
+                raise ValueError(f"{key}.{field_name} is empty: the arm would change nothing")
+        for field_name in ("components", "positions", "strengths"):
+            values = getattr(arm, field_name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key}.{field_name}: {values} has a value twice")
         if arm.strengths and arm.reference not in arm.strengths:
             raise ValueError(f"{key}.reference: {arm.reference} is not one of {arm.strengths}")
         if arm.goal not in ("raise", "lower"):

@@ -17,8 +17,9 @@ def headline(
 ) -> dict[str, Any]:
     """For each arm: the layer taken, and its metric before and after, with 95 % intervals.
 
-    The layer is the one that `vectors.selection` chose; without one, the layer whose reference
-    strength moves the arm's metric furthest towards its goal on validation prompts.
+    The layer is the one that `vectors.selection` chose; without one, or if the sweep left it out,
+    the layer whose reference strength moves the arm's metric furthest towards its goal on
+    validation prompts.
 
     Args:
         study: names arms, metrics and how uncertainty is reckoned.
@@ -40,9 +41,10 @@ def headline(
         average = partial(_estimate, study, is_proportion(scores, arm.metric))
         numbers["baseline"] = average(baseline)
         if arm.reference is not None:
-            layer = choice["layer"]
-            if layer is None:
+            layer, chosen_by = choice["layer"], "selection"
+            if layer is None or layer not in set(tested["layer"].dropna()):
                 layer = best_layer(arm, summary[summary["arm"] == name])
+                chosen_by = "validation"
             here = tested[
                 (tested["layer"] == layer)
                 & (tested["strength"] == arm.reference)
@@ -51,6 +53,7 @@ def headline(
             steered = here[here["source"] == "fitted"]
             numbers |= {
                 "layer": int(layer),
+                "chosen_by": chosen_by,
                 "strength": arm.reference,
                 "conditions": {
                     "baseline_id": baseline["condition"].iloc[0],

@@ -34,7 +34,9 @@ def control_direction(
     """A direction that knows nothing of the labels, at the length of the fitted one.
 
     `shuffled`: the same fit with the labels permuted. `covariance`: a normal draw with the
-    activations' covariance about their common mean, sum_i g_i (x_i - x̄) with g standard normal.
+    activations' covariance, sum_i g_i x_i with g standard normal. Both take each class about its
+    own mean: where classes lie far apart most variance is along their difference, and a draw from
+    all of it, brought to full length, would be the fitted direction again up to its sign.
     `isotropic`: a standard normal draw.
 
     Raises:
@@ -43,13 +45,13 @@ def control_direction(
     if source not in CONTROLS:
         raise ValueError(f"control {source!r} is unknown; valid: {', '.join(CONTROLS)}")
     rng = np.random.default_rng([seed, CONTROLS.index(source), draw])
-    both = torch.cat([positive, negative]).double()
+    both = torch.cat([rows.double() - rows.double().mean(0) for rows in (positive, negative)])
     if source == "shuffled":
         order = torch.from_numpy(rng.permutation(len(both)))
         direction = difference_of_means(both[order[: len(positive)]], both[order[len(positive) :]])
     elif source == "covariance":
         weights = torch.from_numpy(rng.standard_normal(len(both)))
-        direction = weights @ (both - both.mean(0))
+        direction = weights @ both
     else:
         direction = torch.from_numpy(rng.standard_normal(both.shape[1]))
     return direction * (norm / direction.norm())

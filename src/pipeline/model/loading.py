@@ -134,7 +134,7 @@ class LanguageModel:
             hf.to(device),
             load_tokenizer(path, revision),
             name=path,
-            weights=weights_digest(path) or str(getattr(hf.config, "_commit_hash", "")),
+            weights=model_digest(path, hf.config),
         )
 
     @property
@@ -218,9 +218,11 @@ class LanguageModel:
 def check_path(path: str) -> None:
     """Fail in one line if a local path holds no model; hub ids are left to the hub."""
     folder = Path(path)
-    local = folder.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
+    # What begins with an existing folder is meant as a path: a typo must not go to the hub.
+    begins = Path(folder.parts[0]).exists() if folder.parts else True
+    local = begins or path.startswith((".", "/", "~")) or path.count("/") > 1
     if local and not (folder / "config.json").is_file():
-        raise ValueError(f"model.path {path!r} is no model: it has no config.json")
+        raise ValueError(f"model.path {path!r} is no model: there is no config.json there")
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
@@ -228,14 +230,22 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     return transformers.AutoTokenizer.from_pretrained(path, revision=revision)
 
 
-def weights_digest(path: str) -> str:
-    """SHA-256 over the weight files of a local folder, or "" for a hub id."""
-    files = sorted(Path(path).glob("*.safetensors"))
+def model_digest(path: str, config: Any) -> str:
+    """Hash of a local folder's weights and configs, or the commit of a model from the hub."""
+    files = model_files(path)
+    if not files:
+        return str(config._commit_hash)
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16] if files else ""
+            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def model_files(path: str) -> list[Path]:
+    """The files of a local folder that make a model: weights, configs and tokenizer."""
+    kinds = ("*.safetensors", "*.bin", "*.json", "*.jinja")
+    return sorted(file for kind in kinds for file in Path(path).glob(kind))
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

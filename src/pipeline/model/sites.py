@@ -41,6 +41,8 @@ class Site:
             raise ValueError(
                 f"unknown component {self.component!r}; valid: {', '.join(COMPONENTS)}, embed"
             )
+        if self.component == "embed" and self.layer != 0:
+            raise ValueError(f"embed stands before layer 0, there is none at layer {self.layer}")
         if self.unit is not None and self.component not in ("z", "mlp_act"):
             raise ValueError(
                 f"{self.component}[{self.unit}]: only z has heads and only mlp_act has neurons"

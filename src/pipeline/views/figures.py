@@ -49,26 +49,29 @@ def effect_by_layer(
     summary: pd.DataFrame,
     scores: pd.DataFrame,
     *,
-    arms: list[str],
+    positions: dict[str, str],
     metrics: list[str],
     split: str,
-    strength: float,
-    positions: str,
+    strengths: dict[str, float],
     cluster: str = "sample",
 ) -> Figure:
     """Share of samples that score 1 against the layer of the direction, a panel for each arm.
+
+    `positions` and `strengths`: arm -> the position rule and the strength to show it at.
 
     Lines: the fitted direction with a 95 % simultaneous band over `cluster`. Dashed: the arm's
     baseline with its own interval. Markers: controls, mean and range over their draws. A metric
     that scores nothing in an arm is left out there and named in the caption.
     """
+    arms = list(positions)
     summary = select(summary, split=split, arm=arms, metric=metrics)
     scores = select(scores, split=split, arm=arms, metric=metrics)
-    place = {"strength": strength, "positions": positions}
     colours = dict(zip(metrics, cycle(COLOURS), strict=False))
-    unscored = []
+    unscored, shown = [], []
     with panels(len(arms)) as (figure, axes):
         for axis, arm in zip(axes, arms, strict=True):
+            place = {"strength": strengths[arm], "positions": positions[arm]}
+            shown.append(select(steered_of(select(summary, arm=arm)), **place))
             for metric, colour in colours.items():
                 means = select(summary, arm=arm, metric=metric)
                 steered = select(steered_of(means), **place)
@@ -83,25 +86,25 @@ def effect_by_layer(
                 draw_controls(axis, steered, "layer", colour)
                 draw_band(axis, layers, simultaneous_band(matrix.to_numpy(), seed=SEED), colour)
                 draw_curve(axis, layers, fitted["mean"], colour, label=metric)
-            axis.set_title(question(select(scores, arm=arm)))
+            where = f"{POSITIONS[positions[arm]]}, strength {strengths[arm]:g}"
+            axis.set_title(f"{question(select(scores, arm=arm))}\n{where}")
             axis.set_xlabel("layer of the direction")
             layer_axis(axis)
         percent_axis(axes[0])
         axes[0].set_ylabel(f"share of requests ({split} split)")
-        shown = select(steered_of(summary), **place)
+        steered = pd.concat(shown)
         keys = {
             METRICS.get(metric, metric): legend_key(color=colour, lw=2.4)
             for metric, colour in colours.items()
         }
-        legend(figure, keys | {"no intervention": legend_key(ls="--")} | control_keys(shown))
+        legend(figure, keys | {"no intervention": legend_key(ls="--")} | control_keys(steered))
         caption(
             figure,
             [
-                f"{split.capitalize()} split, {counts_in_words(shown)}.",
-                f"Strength {strength:g}, {POSITIONS[positions]}.",
+                f"{split.capitalize()} split, {counts_in_words(steered)}.",
                 "Lines: fitted direction; bands: 95 %, simultaneous over layers.",
                 "Dashed: no intervention, strip: its 95 % interval.",
-                controls_in_words(shown),
+                controls_in_words(steered),
                 *unscored,
             ],
         )
