@@ -46,11 +46,12 @@ def tiny(family: str) -> LanguageModel:
 
 @functools.cache
 def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """Words w4 ... w199, after the special tokens."""
+    """Words w6 ... w199, after the special tokens and two words that chat templates need."""
     vocab = {word: i for i, word in enumerate(["<pad>", "<bos>", "<unk>", "<eos>"])}
-    vocab |= {f"w{i}": i for i in range(4, VOCAB)}
-    # The last words of the two instructions that find a template's length.
-    vocab |= {text.split()[-1]: VOCAB - 1 - i for i, text in enumerate(UNLIKE)}
+    # The last words of the two instructions that find a template's length come first.
+    words = [text.split()[-1] for text in UNLIKE]
+    vocab |= {word: 4 + i for i, word in enumerate(words)}
+    vocab |= {f"w{i}": i for i in range(4 + len(words), VOCAB)}
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
     model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(

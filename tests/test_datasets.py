@@ -16,7 +16,7 @@ from pipeline.datasets import (
 )
 
 ROWS = [
-    {"instruction": f"w{10 + i} w{i + 4}", "label": "ab"[i % 2], "split": "train"} for i in range(6)
+    {"instruction": f"w{10 + i} w{i + 6}", "label": "ab"[i % 2], "split": "train"} for i in range(6)
 ]
 
 
@@ -106,9 +106,9 @@ def test_texts_need_their_column(tmp_path):
 def test_tokens_are_those_of_the_rendered_prompt(tmp_path):
     frame = tokenise(load_table(path=write(tmp_path, "d.jsonl", ROWS)), tokenizer())
     assert frame["sample"].tolist() == list(range(6))
-    assert frame.at[2, "tokens"] == [12, 6]
+    assert frame.at[2, "tokens"] == [12, 8]
     digest = dataset_digest(frame)
     changed = frame.copy()
-    changed.at[2, "tokens"] = [12, 7]
+    changed.at[2, "tokens"] = [12, 9]
     assert dataset_digest(changed) != digest == dataset_digest(frame.copy())
-    assert json.dumps(frame.at[0, "prompt"]) == '"w10 w4\\n"'
+    assert json.dumps(frame.at[0, "prompt"]) == '"w10 w6\\n"'

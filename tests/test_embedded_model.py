@@ -28,6 +28,7 @@ def test_fits_in_git_and_has_layers_for_a_sweep(model):
     assert chat.template_length(model.tokenizer) >= 3
 
 
+@pytest.mark.slow
 def test_every_check_still_passes(model):
     measured = measure(model.hf, model.tokenizer, n=N, seed=7)
     # So few cases may fall short of a threshold by chance, their interval may not.

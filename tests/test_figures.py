@@ -140,8 +140,12 @@ def test_effect_draws_the_means_the_baseline_and_the_band(
             bands = [c for c in axes.collections if isinstance(c, FillBetweenPolyCollection)]
             assert band_of(bands[number]) == expected_band(scores, arm, metric)
         assert axes.get_ylim() == (-0.03, 1.03)
-    assert figure.axes[0].get_title(loc="left") == "Added to harmless requests"
-    assert figure.axes[1].get_title(loc="left") == "Projected out of harmful requests"
+    titles = [axes.get_title(loc="left").splitlines() for axes in figure.axes[:2]]
+    where = "at all positions, strength 1"
+    assert titles == [
+        ["Added to harmless requests", where],
+        ["Projected out of harmful requests", where],
+    ]
 
 
 def test_effect_draws_controls_as_the_mean_over_draws(

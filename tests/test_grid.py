@@ -21,6 +21,7 @@ def study(monkeypatch):
     overrides = ["vectors.controls={shuffled: 2, covariance: 1, isotropic: 0}"]
     for arm in ("add", "subtract"):
         overrides.append(f"sweep.arms.{arm}.strengths=[0.5,1.0,2.0,4.0]")
+        overrides.append(f"sweep.arms.{arm}.reference=1.0")
         overrides.append(f"sweep.arms.{arm}.positions=[all,last,generated]")
     return compose_study("refusal", overrides, root=ROOT)
 

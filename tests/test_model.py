@@ -179,11 +179,11 @@ def test_the_template_is_found_from_itself():
     assert chat.template_length(plain) == 1
     chatty = tokenizer().__class__(tokenizer_object=plain.backend_tokenizer, bos_token="<bos>")
     chatty.chat_template = (
-        "{{ bos_token }} w4 {% for m in messages %}{{ m['content'] }}{% endfor %} w7 w8 w9"
+        "{{ bos_token }} w10 {% for m in messages %}{{ m['content'] }}{% endfor %} w7 w8 w9"
     )
     assert chat.template_length(chatty) == 3
     ids = chat.encode(chatty, chat.render(chatty, "w20"))
-    assert ids == [1, 4, 20, 7, 8, 9]
+    assert ids == [1, 10, 20, 7, 8, 9]
 
 
 def test_width_is_that_of_the_activation():

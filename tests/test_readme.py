@@ -62,3 +62,4 @@ def test_the_notebook_runs(code, monkeypatch, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 4
     assert printed[0].startswith("0 To paint the wagon")
+    assert printed[2].startswith("1 I")

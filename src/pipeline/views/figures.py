@@ -154,7 +154,7 @@ def strength_by_layer(
         axis.tick_params(length=0)
         axis.set_xlabel("layer of the direction")
         axis.set_ylabel("strength")
-        axis.set_title(question(select(scores, arm=arm)))
+        axis.set_title(question(select(scores, split=split, arm=arm)))
         low, mean, high = baseline[["low", "mean", "high"]] * (100 if proportion else 1)
         caption(
             figure,
