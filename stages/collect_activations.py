@@ -27,7 +27,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Keep the activations of the train split at the chosen positions of every layer."""
     dataset = pd.read_parquet(folder / "dataset.parquet")
     dataset = dataset[dataset["split"] == "train"]
-    rule = collected_positions(study, dataset)
+    rule = collected_positions(study)
     model = load_model(study)
     sites = [
         Site(layer, component)

@@ -51,6 +51,19 @@ def test_columns_may_be_called_otherwise(tmp_path):
         load_table(path=path, columns={"instrction": "question"})
 
 
+def test_blank_cells_are_empty_text_or_named(tmp_path):
+    rows = [{**ROWS[0], "demand": "x", "topic": 3}, {**ROWS[1], "demand": None, "topic": 4}]
+    frame = load_table(path=write(tmp_path, "d.jsonl", rows))
+    assert frame["demand"].tolist() == ["x", ""]
+    assert frame["topic"].tolist() == ["3", "4"]
+    swapped = {"instruction": "label", "label": "instruction"}
+    frame = load_table(path=write(tmp_path, "s.jsonl", rows), columns=swapped)
+    assert frame.loc[0, ["instruction", "label"]].tolist() == ["a", ROWS[0]["instruction"]]
+    rows[1]["instruction"] = None
+    with pytest.raises(ValueError, match="row 1 has no instruction"):
+        load_table(path=write(tmp_path, "e.jsonl", rows))
+
+
 def test_splits_are_drawn_within_labels_and_stay(tmp_path):
     rows = [{"instruction": f"w{i % 90 + 4}", "label": "ab"[i % 2]} for i in range(100)]
     path = write(tmp_path, "d.jsonl", rows)

@@ -154,6 +154,9 @@ def test_another_run_writes_the_same_bytes_and_keeps_what_is_finished(whole):
         ("sweep.arms.add.prompts=nice", "no prompt has label 'nice'; valid: harmful, harmless"),
         ("vectors.positive=nice", "has label 'nice'"),
         ("sweep.arms.add.positions=[first]", "position rule 'first' is unknown; valid: all"),
+        ("sweep.decoding.max_new_tokens=5000", "max_new_tokens: 5000 after the longest prompt's"),
+        ("collect.positions=-1", "collect.positions: -1 is neither a rule nor a list"),
+        ("sweep.arms.add.components=[]", "components is empty: the arm would change nothing"),
         ("text=data/none.jsonl", "text: dataset file 'data/none.jsonl' does not exist"),
     ],
 )

@@ -34,20 +34,25 @@ def load_table(
         seed: of that draw.
 
     Raises:
-        ValueError: no such file, unknown format, no rows, or a column that is not there.
+        ValueError: no such file, unknown format, no rows, a column that is not there, or a row
+            without its instruction, label or split.
     """
     renamed = columns or {}
     unknown = sorted(set(renamed) - set(COLUMNS))
     if unknown:
         raise ValueError(f"dataset column {unknown[0]!r} is unknown; valid: {', '.join(COLUMNS)}")
-    frame = _read(path)
+    given = _read(path)
+    frame = pd.DataFrame(index=given.index)
     for ours in COLUMNS:
         theirs = renamed.get(ours, ours)
-        if theirs in frame:
-            frame[ours] = frame[theirs].astype(str)
+        if theirs in given:
+            empty = given[theirs].isna()
+            if empty.any() and ours in ("instruction", "label", "split"):
+                raise ValueError(f"{path}: row {empty.idxmax()} has no {theirs}")
+            frame[ours] = given[theirs].astype(str).mask(empty, "")
         elif ours in ("instruction", "label") or ours in renamed:
             raise ValueError(
-                f"{path} has no column {theirs!r} for {ours}; it has: {', '.join(frame.columns)}"
+                f"{path} has no column {theirs!r} for {ours}; it has: {', '.join(given.columns)}"
             )
         elif ours != "split":
             frame[ours] = ""
@@ -77,10 +82,10 @@ def fill_templates(*, path: str, templates: dict[str, str]) -> pd.DataFrame:
             raise ValueError(f"template {label} has no {{topic}}: {template!r}")
     rows = [
         {
-            "instruction": template.replace("{topic}", row["topic"]),
+            "instruction": template.replace("{topic}", str(row["topic"])),
             "label": label,
             "split": row["split"],
-            "topic": row["topic"],
+            "topic": str(row["topic"]),
             "demand": "",
         }
         for row in topics.to_dict("records")

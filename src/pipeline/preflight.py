@@ -49,7 +49,9 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
             Site(0, component)
     if study.collect.positions != "template":
         with _named("collect.positions"):
-            check_rule(study.collect.positions)
+            if not isinstance(study.collect.positions, str | list):
+                raise ValueError(f"{study.collect.positions!r} is neither a rule nor a list")
+            check_rule(collected_positions(study))
     for name, arm in study.sweep.arms.items():
         with _named(f"sweep.arms.{name}.components"):
             for component in arm.components:
@@ -60,15 +62,16 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
     dataset = build_dataset(study)
     for role in ("positive", "negative"):
         label = getattr(study.vectors, role)
-        here = dataset[(dataset["label"] == label) & (dataset["split"] == "train")]
-        if here.empty:
+        if not _has(dataset, label, "train"):
             labels = ", ".join(sorted(dataset["label"].unique()))
             raise ValueError(
                 f"vectors.{role}: no prompt of the train split has label {label!r}; "
                 f"labels: {labels}"
             )
+        if study.vectors.selection and not _has(dataset, label, "val"):
+            raise ValueError(f"vectors.selection: no prompt of the val split has label {label!r}")
     parts(study, dataset, layers)
-    build_texts(study)
+    _check_lengths(study, dataset, build_texts(study))
     return dataset, layers
 
 
@@ -118,7 +121,7 @@ def chosen_layers(study: Study, n_layers: int) -> list[int]:
     return layers
 
 
-def collected_positions(study: Study, dataset: pd.DataFrame) -> str | tuple[int, ...]:
+def collected_positions(study: Study) -> str | tuple[int, ...]:
     """`collect.positions` as a rule: `template` becomes the template's last tokens, -1 the last."""
     rule = study.collect.positions
     if rule != "template":
@@ -143,7 +146,7 @@ def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
         seconds = time.perf_counter() - start
     run = sum(len(probe[row.prompt]) + short.max_new_tokens for row in chunk.rows)
     collected = dataset[dataset["split"] == "train"]
-    rule = collected_positions(study, dataset)
+    rule = collected_positions(study)
     rows = len(collected) * len(rule) if isinstance(rule, tuple) else len(collected)
     if rule == "all":
         rows = int(collected["tokens"].map(len).sum())
@@ -174,6 +177,28 @@ def load_model(study: Study) -> LanguageModel:
         dtype=study.model.dtype,
         device=study.model.device,
     )
+
+
+def _has(dataset: pd.DataFrame, label: str, split: str) -> bool:
+    return bool(((dataset["label"] == label) & (dataset["split"] == split)).any())
+
+
+def _check_lengths(study: Study, dataset: pd.DataFrame, texts: pd.DataFrame) -> None:
+    config = transformers.AutoConfig.from_pretrained(
+        study.model.path, revision=study.model.revision
+    )
+    context = getattr(config, "max_position_embeddings", None)
+    if context is None:
+        return
+    longest = int(dataset["tokens"].map(len).max())
+    if longest + study.sweep.decoding.max_new_tokens > context:
+        raise ValueError(
+            f"sweep.decoding.max_new_tokens: {study.sweep.decoding.max_new_tokens} after the "
+            f"longest prompt's {longest} tokens pass the context of {study.model.path}: {context}"
+        )
+    for sample, tokens in zip(texts["sample"], texts["tokens"], strict=True):
+        if not 2 <= len(tokens) <= context:
+            raise ValueError(f"text: row {sample} has {len(tokens)} tokens; valid: 2 to {context}")
 
 
 @contextmanager
