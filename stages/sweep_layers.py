@@ -17,7 +17,7 @@ from pipeline.grid import Part, compared, parts, with_edits
 from pipeline.methods.directions import Key, load_directions
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
-from pipeline.preflight import chosen_layers, load_model
+from pipeline.preflight import chosen_layers, load_model, template_length
 from pipeline.scratch import scratch, whole_file
 from pipeline.sections import Study
 from pipeline.store import sha256
@@ -38,11 +38,12 @@ def run(study: Study, folder: Path, tracked: Run) -> None:
         model=model.weights,
         template=chat.template_digest(model.tokenizer),
     )
+    template = template_length(study)
     sweep = [
         Part(
             part.arm,
             tuple(
-                with_edits(c, study.sweep.arms[part.arm], directions, model.n_layers)
+                with_edits(c, study.sweep.arms[part.arm], directions, model.n_layers, template)
                 for c in part.conditions
             ),
             part.samples,

@@ -16,7 +16,7 @@ from project import ROOT, SMALL, command, copy_project, environment, run
 from pipeline.engine.conditions import Condition
 from pipeline.grid import parts, with_edits
 from pipeline.methods.directions import load_directions
-from pipeline.preflight import load_model
+from pipeline.preflight import load_model, template_length
 from pipeline.store import ActivationStore
 from pipeline.study import load_study
 
@@ -62,11 +62,12 @@ def test_the_tables_are_those_of_a_naive_loop(whole, monkeypatch):
     dataset = pd.read_parquet(whole / "dataset.parquet")
     sweep = pd.read_parquet(whole / "sweep.parquet").set_index(["condition", "sample"])
     directions, _ = load_directions(whole / "vectors" / "directions.safetensors")
+    template = template_length(study)
     compared = 0
     for part in parts(study, dataset, [3]):
         arm = study.sweep.arms[part.arm]
         for condition in part.conditions:
-            edited = with_edits(condition, arm, directions, model.n_layers)
+            edited = with_edits(condition, arm, directions, model.n_layers, template)
             for sample in part.samples[::3]:
                 prompt = dataset.at[sample, "tokens"].tolist()
                 tokens, logits = naive.generate(model, prompt, edited, 8)
