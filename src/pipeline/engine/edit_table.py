@@ -54,14 +54,14 @@ class EditTable:
                 order[edit.site] += 1
         self._groups = {
             site: [
-                self._group(key[2], members)
+                self._group(site, key[2], members)
                 for key, members in sorted(groups.items(), key=lambda item: item[0][0])
             ]
             for site, groups in gathered.items()
         }
 
-    def _group(self, rule: Positions, members: list[tuple[int, int, int]]) -> "_Group":
-        device = self._model.device
+    def _group(self, site: Site, rule: Positions, members: list[tuple[int, int, int]]) -> "_Group":
+        device = self._model.device_of(site)
         used = [self._conditions[owner].edits[number].intervention for _, owner, number in members]
         return _Group(
             rule=rule,
@@ -116,7 +116,8 @@ class EditTable:
                     changed = hidden.clone()
                 before = changed[group.rows]
                 after = group.intervention.edit(before.float()).to(hidden.dtype)
-                changed[group.rows] = torch.where(mask[group.rows][..., None], after, before)
+                there = mask.to(hidden.device)[group.rows][..., None]
+                changed[group.rows] = torch.where(there, after, before)
             return changed
 
         return visit
