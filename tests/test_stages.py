@@ -147,6 +147,10 @@ def test_a_forced_run_writes_the_same_bytes(whole):
         ("sweep.arms.add.prompts=nice", "no prompt has label 'nice'; valid: harmful, harmless"),
         ("vectors.positive=nice", "has label 'nice'"),
         ("sweep.arms.add.positions=[first]", "position rule 'first' is unknown; valid: all"),
+        ("vectors.position=-99", "vectors.position: -99 is not collected; valid: [-"),
+        ("collect.positions=subject", "positions 'subject' of sample 0: subject '' is not in the"),
+        ("collect.positions=generated", "'generated' is unknown; valid: last, template, all"),
+        ("collect.components=[pattern]", "collect.components: 'pattern' is no activation of a"),
         ("text=data/none.jsonl", "text: dataset file 'data/none.jsonl' does not exist"),
     ],
 )

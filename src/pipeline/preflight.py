@@ -74,7 +74,7 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
                 f"vectors.{role}: no prompt of {study.collect.splits} has label {label!r}; "
                 f"labels: {labels}"
             )
-    collected(study, dataset)
+    _check_position(study, dataset)
     parts(study, dataset, layers)
     build_texts(study)
     return dataset, layers
@@ -195,6 +195,19 @@ def load_model(study: Study) -> LanguageModel:
         device=study.model.device,
         device_map=study.model.device_map,
     )
+
+
+def _check_position(study: Study, dataset: pd.DataFrame) -> None:
+    """Fail if directions are to be fitted where nothing is collected; a selection takes its own."""
+    _, places = collected(study, dataset)
+    lengths = dict(zip(dataset["sample"], dataset["tokens"].map(len), strict=True))
+    valid = {place - lengths[sample] for sample, own in places.items() for place in own}
+    if study.collect.positions == "subject":
+        valid = {0}
+    if study.vectors.selection is None and study.vectors.position not in valid:
+        raise ValueError(
+            f"vectors.position: {study.vectors.position} is not collected; valid: {sorted(valid)}"
+        )
 
 
 @contextmanager
