@@ -15,6 +15,7 @@ from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate_chunk
 from pipeline.grid import Part, parts
 from pipeline.model import chat
+from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path
 from pipeline.model.loading import LanguageModel, load_tokenizer
 from pipeline.model.sites import Site, check_component
@@ -104,10 +105,15 @@ def build_texts(study: Study) -> pd.DataFrame:
 
 
 def count_layers(study: Study) -> int:
-    """Number of blocks, from the model's config alone."""
+    """Number of blocks, from the model's config alone.
+
+    Raises:
+        ValueError: the model's family is not supported.
+    """
     config = transformers.AutoConfig.from_pretrained(
         study.model.path, revision=study.model.revision
     )
+    architecture_of(config, study.model.path)
     return int(config.get_text_config().num_hidden_layers)
 
 
