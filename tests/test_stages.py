@@ -150,7 +150,7 @@ def test_another_run_writes_the_same_bytes_and_keeps_what_is_finished(whole):
         ("collect.components=[resid_ost]", "collect.components: unknown component 'resid_ost'"),
         ("dataset.path=data/empty.jsonl", "is empty"),
         ("dataset.path=data/list_topics.jsonl", "no column 'instruction'"),
-        ("sweep.arms.add.strengths=[.nan]", "strengths: nan is not a finite number"),
+        ("sweep.arms.add.strengths=[nan]", "strengths: nan is not a finite number"),
         ("sweep.arms.add.prompts=nice", "no prompt has label 'nice'; valid: harmful, harmless"),
         ("vectors.positive=nice", "has label 'nice'"),
         ("sweep.arms.add.positions=[first]", "position rule 'first' is unknown; valid: all"),
