@@ -206,7 +206,7 @@ def test_runs_are_shown_and_compared(whole):
     assert compared.returncode == 0, compared.stderr
     assert "sweep.arms.add.reference" in compared.stdout
     assert "add.steered" in compared.stdout
-    unknown = run(project, "compare", "refusal", "nothing")
+    unknown = run(project, "compare", ids[0], "nothing")
     assert unknown.returncode == 2
     assert "no run of 'nothing'; there are: refusal-" in unknown.stderr
 
