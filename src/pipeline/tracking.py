@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -114,7 +114,6 @@ def tracked_run(
     mode: str,
     project: str,
     entity: str | None,
-    tags: Sequence[str] = (),
 ) -> Iterator[Run]:
     """The run of one stage, recorded under `root` when the body ends, also when it raises.
 
@@ -132,7 +131,6 @@ def tracked_run(
         mode: "online", "offline" or "disabled", unless the variable WANDB_MODE is set.
         project: project in W&B.
         entity: user or team in W&B; None is the user's default.
-        tags: tags in W&B.
 
     Raises:
         ValueError: a mode that is none of these.
@@ -161,7 +159,6 @@ def tracked_run(
             name=f"{study}/{stage}",
             group=experiment or study_id,
             job_type=stage,
-            tags=list(tags),
             config=flatten({**record["config"], "study_id": study_id, "inputs": record["inputs"]}),
         )
         run = WandbRun(external)
