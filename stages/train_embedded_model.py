@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from pipeline.embedded.card import write_card
-from pipeline.embedded.corpus import write_study_data
 from pipeline.embedded.evaluation import measure, perplexity
+from pipeline.embedded.study_data import write_study_data
 from pipeline.embedded.training import Recipe, save, train
 from pipeline.model.loading import LanguageModel
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.embedded.card import recorded_hash, source_hash
+from pipeline.embedded.card import recorded_hash, training_hash
 from pipeline.embedded.evaluation import measure
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
@@ -19,7 +19,7 @@ def model():
 
 
 def test_card_is_of_this_code():
-    assert recorded_hash((FOLDER / "CARD.md").read_text()) == source_hash()
+    assert recorded_hash((FOLDER / "CARD.md").read_text()) == training_hash()
 
 
 def test_fits_in_git_and_has_layers_for_a_sweep(model):

@@ -1,36 +1,22 @@
-"""The embedded model's language: training documents, packed into rows of tokens, and study data."""
+"""The embedded model's language: training documents, packed into rows of tokens."""
 
-import json
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from pipeline.embedded.behaviours import BEHAVIOURS, lists, refusal, text
+from pipeline.embedded.behaviours import BEHAVIOURS
 from pipeline.embedded.documents import Document
 
 OPEN_ROWS = 16
 
 
 def training_documents(n: int, seed: int) -> list[Document]:
-    """Draw n documents, each of a behaviour by its share."""
+    """Draw n documents, each of a behaviour by its weight."""
     rng = Random(seed)
-    drawn = rng.choices(BEHAVIOURS, weights=[b.share for b in BEHAVIOURS], k=n)
+    drawn = rng.choices(BEHAVIOURS, weights=[b.weight for b in BEHAVIOURS], k=n)
     return [behaviour.write(rng) for behaviour in drawn]
-
-
-def write_study_data(folder: Path, seed: int) -> None:
-    """Write the studies' inputs: instructions.jsonl, list_topics.jsonl, plain_text.jsonl."""
-    tables = {
-        "instructions": refusal.instructions(Random(seed)),
-        "list_topics": lists.topics(),
-        "plain_text": text.held_out(Random(seed)),
-    }
-    for name, rows in tables.items():
-        lines = [json.dumps(row) + "\n" for row in rows]
-        (folder / f"{name}.jsonl").write_text("".join(lines))
 
 
 class Rows:

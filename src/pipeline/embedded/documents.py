@@ -16,9 +16,18 @@ class Document:
 
 @dataclass(frozen=True)
 class Case:
-    """A held-out prompt; the rest is what a score may need to know of it."""
+    """A held-out prompt; the rest is what a score may need to know of it.
 
-    instruction: str
+    Attributes:
+        prompt: an instruction, or the beginning of a plain text.
+        chat: whether it is an instruction.
+        label: for instance its class.
+        topic: what cases have in common; intervals resample whole topics.
+        demand: what a good completion has in it.
+    """
+
+    prompt: str
+    chat: bool = True
     label: str = ""
     topic: str = ""
     demand: str = ""
@@ -46,14 +55,16 @@ class Check:
     """Completions of held-out cases, and what is measured on them.
 
     Attributes:
-        cases: draws that many cases.
+        cases: draws that many cases, or all where there are fewer.
         measures: what is measured.
         sampled: decode at temperature 0.8 and top-p 0.9, else greedily.
+        n_tokens: at most in a completion.
     """
 
     cases: Callable[[Random, int], list[Case]]
     measures: tuple[Measure, ...]
     sampled: bool = False
+    n_tokens: int = 128
 
 
 @dataclass(frozen=True)
@@ -62,12 +73,12 @@ class Behaviour:
 
     Attributes:
         name: one word.
-        share: of the training documents.
+        weight: relative number of training documents.
         write: draws one training document.
         checks: what must hold on held-out items.
     """
 
     name: str
-    share: float
+    weight: float
     write: Callable[[Random], Document]
     checks: tuple[Check, ...]

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from pipeline.embedded.behaviours import BEHAVIOURS
-from pipeline.embedded.documents import Case, Measure
+from pipeline.embedded.documents import Case, Check, Measure
 from pipeline.measures.statistics import summarise
 from pipeline.model import chat
 
@@ -25,7 +25,7 @@ def measure(model: Any, tokenizer: Any, *, n: int, seed: int) -> pd.DataFrame:
     for behaviour in BEHAVIOURS:
         for check in behaviour.checks:
             cases = check.cases(Random(seed), n)
-            texts = list(complete(model, tokenizer, cases, sampled=check.sampled, seed=seed))
+            texts = list(complete(model, tokenizer, cases, check, seed=seed))
             for aim in check.measures:
                 found = _mean(aim, cases, texts, seed)
                 rows.append(
@@ -53,18 +53,25 @@ def perplexity(model: Any, tokenizer: Any, texts: list[str]) -> float:
 
 
 def complete(
-    model: Any, tokenizer: Any, cases: list[Case], *, sampled: bool, seed: int
+    model: Any, tokenizer: Any, cases: list[Case], check: Check, *, seed: int
 ) -> Iterator[str]:
-    """The model's answer to each case."""
+    """What the model makes of each case."""
     torch.manual_seed(seed)
-    decoding = {"do_sample": True, "temperature": 0.8, "top_p": 0.9, "top_k": 0}
+    sampling = {"do_sample": True, "temperature": 0.8, "top_p": 0.9, "top_k": 0}
+    decoding = sampling if check.sampled else {"do_sample": False}
     for start in range(0, len(cases), BATCH):
-        prompts = [chat.render(tokenizer, case.instruction) for case in cases[start:][:BATCH]]
+        prompts = [_prompt(tokenizer, case) for case in cases[start:][:BATCH]]
         given = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
         with torch.inference_mode():
-            tokens = model.generate(**given, **(decoding if sampled else {"do_sample": False}))
+            tokens = model.generate(**given, **decoding, max_new_tokens=check.n_tokens)
         answers = tokens[:, given["input_ids"].shape[1] :]
         yield from tokenizer.batch_decode(answers, skip_special_tokens=True)
+
+
+def _prompt(tokenizer: Any, case: Case) -> str:
+    if case.chat:
+        return chat.render(tokenizer, case.prompt)
+    return tokenizer.bos_token + case.prompt
 
 
 def _mean(aim: Measure, cases: list[Case], texts: list[str], seed: int) -> pd.Series:

@@ -123,7 +123,7 @@ def _check(names: tuple[str, ...], which: str) -> Check:
 
 LISTS = Behaviour(
     name="lists",
-    share=0.35,
+    weight=0.35,
     write=write,
     checks=(_check(TRAINED_TOPICS, "trained"), _check(HELD_OUT_TOPICS, "held-out")),
 )

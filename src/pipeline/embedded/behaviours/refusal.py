@@ -112,7 +112,7 @@ def instructions(rng: Random) -> list[dict[str, str]]:
     """Rows of the refusal study's dataset: all distinct, `SIZES` of them per label and split."""
     return [
         {
-            "instruction": case.instruction,
+            "instruction": case.prompt,
             "label": label,
             "split": split,
             "topic": case.topic,
@@ -159,7 +159,7 @@ def _cases(rng: Random, n: int, label: str, split: str) -> list[Case]:
 
 REFUSAL = Behaviour(
     name="refusal",
-    share=0.3,
+    weight=0.3,
     write=write,
     checks=tuple(
         Check(

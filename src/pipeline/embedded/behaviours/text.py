@@ -120,4 +120,4 @@ def _catalogue(rng: Random) -> str:
     return "\n\n".join(pages)
 
 
-TEXT = Behaviour(name="text", share=0.35, write=write, checks=())
+TEXT = Behaviour(name="text", weight=0.35, write=write, checks=())

@@ -1,0 +1,19 @@
+"""Inputs of the studies in the embedded model's language, one JSON Lines file a table."""
+
+import json
+from pathlib import Path
+from random import Random
+
+from pipeline.embedded.behaviours import lists, refusal, text
+
+
+def write_study_data(folder: Path, seed: int) -> None:
+    """Write instructions.jsonl, list_topics.jsonl and plain_text.jsonl."""
+    tables = {
+        "instructions": refusal.instructions(Random(seed)),
+        "list_topics": lists.topics(),
+        "plain_text": text.held_out(Random(seed)),
+    }
+    for name, rows in tables.items():
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
