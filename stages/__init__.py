@@ -23,6 +23,7 @@ ORDER = (
     "generate_dataset",
     "collect_activations",
     "compute_vectors",
+    "choose_settings",
     "sweep_layers",
     "score_metrics",
     "plot_figures",

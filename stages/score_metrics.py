@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.measures.choice import Setting
 from pipeline.measures.headline import headline
 from pipeline.measures.metrics import cross_entropy
+from pipeline.measures.scores import CONDITION, SAMPLE, score_table
 from pipeline.measures.statistics import summarise
 from pipeline.scratch import whole_file
 from pipeline.sections import Study
@@ -15,46 +17,34 @@ from pipeline.tracking import Run
 from pipeline.views.completions import completion_table
 from stages import main
 
-INPUTS = ("sweep.parquet", "text_losses.parquet", "vectors/choice.json")
+INPUTS = ("sweep.parquet", "text_losses.parquet", "settings.json")
 OUTPUTS = ("scores.parquet", "summary.parquet", "metrics.json", "curves.csv")
 SECTIONS = ("score", "sweep")
-CONDITION = [
-    "condition",
-    "arm",
-    "intervention",
-    "source",
-    "draw",
-    "layer",
-    "strength",
-    "positions",
-]
 SHOWN = 40
-SAMPLE = ["sample", "repeat", "split", "label", "topic"]
 
 
 def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
-    """Score every completion, average, and choose what is reported."""
+    """Score every completion and average."""
     sweep = pd.read_parquet(folder / "sweep.parquet")
     losses = pd.read_parquet(folder / "text_losses.parquet")
     metrics = {name: target(node) for name, node in study.score.metrics.items()}
-    scored = []
-    for _, samples in sweep.groupby(["condition", "split"], sort=False):
-        for name, metric in metrics.items():
-            rows = samples[CONDITION + SAMPLE].assign(metric=name, score=metric(samples))
-            scored.append(rows)
+    scored = [score_table(sweep, metrics)]
     if len(losses):
         text = losses.assign(repeat=0, split="text", label="text", topic=losses["sample"].map(str))
         rows = text[CONDITION + SAMPLE]
         scored.append(rows.assign(metric="cross_entropy", score=cross_entropy(losses)))
-    scores = pd.concat(scored, ignore_index=True)
+    settings = {
+        arm: Setting(**setting)
+        for arm, setting in json.loads((folder / "settings.json").read_text()).items()
+    }
+    scores = _mark(pd.concat(scored, ignore_index=True), settings)
     summary = summarise(
         scores,
-        [*CONDITION, "label", "split", "metric"],
+        [*CONDITION, "chosen", "label", "split", "metric"],
         cluster=study.score.cluster,
         seed=study.score.seed,
     )
-    choice = json.loads((folder / "vectors" / "choice.json").read_text())
-    reported = headline(study, summary, scores, choice)
+    reported = headline(study, scores, settings)
     for name, table in (("scores", scores), ("summary", summary)):
         with whole_file(folder / f"{name}.parquet") as path:
             table.to_parquet(path)
@@ -65,18 +55,27 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         curves.to_csv(path, index=False)
     tracked.summary(reported)
     tracked.curve(curves)
-    test = sweep[sweep["split"] == "test"]
     for arm, numbers in reported.items():
         if "layer" in numbers:
-            pair = completion_table(test, **numbers["conditions"], n=SHOWN)
+            pair = completion_table(sweep, **numbers["conditions"], n=SHOWN)
             tracked.table(f"completions/{arm}", pair)
 
 
+def _mark(scores: pd.DataFrame, settings: dict[str, Setting]) -> pd.DataFrame:
+    """A column `chosen`: whether a condition is at its arm's strength and rule, at any layer."""
+    marks = [
+        source == "none" or settings[arm].holds(strength, positions)
+        for arm, source, strength, positions in zip(
+            *(scores[name] for name in ("arm", "source", "strength", "positions")), strict=True
+        )
+    ]
+    return scores.assign(chosen=marks)
+
+
 def _curves(summary: pd.DataFrame) -> pd.DataFrame:
-    """Test means of the fitted directions, a row per layer and a column per curve."""
-    rows = summary[(summary["split"] == "test") & (summary["source"] == "fitted")]
-    names = rows["arm"] + "/" + rows["metric"] + "/" + rows["positions"]
-    names += "/" + rows["strength"].map("{:g}".format)
+    """Means of the fitted directions as chosen, a row per layer and a column per curve."""
+    rows = summary[summary["chosen"] & (summary["source"] == "fitted")]
+    names = rows["arm"] + "/" + rows["metric"]
     wide = rows.assign(curve=names).pivot(index="layer", columns="curve", values="mean")
     return wide.reset_index()
 

@@ -20,9 +20,7 @@ SMALL = [
     "vectors.controls={shuffled: 1, covariance: 0, isotropic: 1}",
     "collect.rows_per_shard=20",
     "sweep.arms.add.strengths=[1.0]",
-    "sweep.arms.add.reference=1.0",
     "sweep.arms.subtract.strengths=[1.0]",
-    "figures.effect_by_layer.strengths={add: 1.0, project_out: 1.0}",
     "model.batch_tokens=600",
 ]
 

@@ -38,10 +38,9 @@ sweep:
       prompts: harmless
       components: [resid_pre]
       strengths: [1.0]
-      reference: 1.0
       metric: refusal
 figures:
-  strength_by_layer: {{arm: add, metric: refusal, split: test, positions: all}}
+  strength_by_layer: {{arm: add, metric: refusal, split: test}}
 """
 
 
@@ -73,7 +72,7 @@ def project(tmp_path_factory) -> Path:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
         subprocess.run(["git", *identity, *command], cwd=folder, check=True)
     done = dvc(folder, "repro")
-    assert len(ran(done)) == 2 * 7
+    assert len(ran(done)) == 2 * 8
     return folder
 
 
@@ -93,7 +92,7 @@ def test_a_sweeps_seed_reruns_that_studys_sweep_and_what_follows(project):
     before = (project / "outputs" / "one" / "sweep.parquet").read_bytes()
     edit(project, "one", "  seed: 0", "  seed: 1")
     composes = {"compose@one", "compose@two"}
-    expected = composes | {"sweep@one", "score@one", "figures@one"}
+    expected = composes | {"choose@one", "sweep@one", "score@one", "figures@one"}
     assert ran(dvc(project, "repro")) == expected
     assert (project / "outputs" / "one" / "sweep.parquet").read_bytes() != before
     edit(project, "one", "  seed: 1", "  seed: 0")
@@ -121,8 +120,7 @@ def test_metrics_and_experiments(project):
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     subprocess.run(["git", *identity, "commit", "-qm", "lock"], cwd=project, check=True)
     change = "conf/study/one.yaml:sweep.arms.add.strengths=[2.0]"
-    reference = "conf/study/one.yaml:sweep.arms.add.reference=2.0"
-    done = dvc(project, "exp", "run", "-S", change, "-S", reference)
+    done = dvc(project, "exp", "run", "-S", change)
     assert done.returncode == 0, done.stdout + done.stderr
     sweep = pd.read_parquet(project / "outputs" / "one" / "sweep.parquet")
     assert set(sweep["strength"]) == {0.0, 2.0}

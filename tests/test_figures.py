@@ -18,7 +18,7 @@ from pipeline.views.figures import counts_by_condition, effect_by_layer, strengt
 from pipeline.views.panels import save
 
 BY = ["condition", "arm", "intervention", "source", "draw", "layer", "strength", "positions"]
-BY += ["split", "metric"]
+BY += ["chosen", "split", "metric"]
 LAYERS, STRENGTHS = [0, 1, 2, 5], [0.5, 1.0]
 
 
@@ -67,7 +67,8 @@ def scores() -> pd.DataFrame:
                             positions="all",
                         )
                     )
-    return pd.concat(conditions, ignore_index=True)
+    table = pd.concat(conditions, ignore_index=True)
+    return table.assign(chosen=(table["intervention"] == "none") | (table["strength"] == 1.0))
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +78,16 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
 
 Draw = Callable[..., Figure]
 EFFECT: dict[str, Any] = {
-    "positions": {"add": "all", "ablate": "all"},
+    "arms": ["add", "ablate"],
     "metrics": ["refusal", "compliance"],
     "split": "test",
-    "strengths": {"add": 1.0, "ablate": 1.0},
 }
-HEAT: dict[str, Any] = {"arm": "add", "metric": "refusal", "split": "test", "positions": "all"}
+HEAT: dict[str, Any] = {"arm": "add", "metric": "refusal", "split": "test"}
 COUNTS: dict[str, Any] = {
     "metric": "n_items",
     "split": "test",
     "arms": ["add", "ablate"],
     "layers": [1, 5],
-    "positions": "all",
 }
 FIGURES = [(effect_by_layer, EFFECT), (strength_by_layer, HEAT), (counts_by_condition, COUNTS)]
 
@@ -251,19 +250,9 @@ def test_saved_alike_twice(
 @pytest.mark.parametrize(
     ("draw", "parameters", "message"),
     [
-        (
-            effect_by_layer,
-            EFFECT | {"strengths": {"add": 3.0}},
-            "strength = 3.0; present: 0.5, 1.0",
-        ),
-        (
-            effect_by_layer,
-            EFFECT | {"positions": {"add": "all", "swap": "all"}},
-            "arm = swap; present: ablate, add",
-        ),
+        (effect_by_layer, EFFECT | {"arms": ["add", "swap"]}, "arm = swap; present: ablate, add"),
         (effect_by_layer, EFFECT | {"metrics": ["nothing"]}, "metric = nothing; present:"),
         (strength_by_layer, HEAT | {"split": "val"}, "split = val; present: test"),
-        (strength_by_layer, HEAT | {"positions": "last"}, "positions = last; present: all"),
         (counts_by_condition, COUNTS | {"layers": [1, 4]}, "layer = 4; present: 0, 1, 2, 5"),
     ],
 )
@@ -276,6 +265,16 @@ def test_what_is_not_there_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=f"no rows with {message}"):
         draw(summary, scores, **parameters)
+
+
+def test_an_arm_without_one_chosen_rule_is_refused(
+    summary: pd.DataFrame, scores: pd.DataFrame
+) -> None:
+    with pytest.raises(ValueError, match="chosen position rules: none; valid: one an arm"):
+        strength_by_layer(summary.assign(chosen=False), scores, **HEAT)
+    last = summary[summary["source"] == "fitted"].assign(positions="last")
+    with pytest.raises(ValueError, match="chosen position rules: all, last; valid"):
+        strength_by_layer(pd.concat([summary, last]), scores, **HEAT)
 
 
 def test_two_conditions_in_one_place_are_refused(

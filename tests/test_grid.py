@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.grid import compared, parts, with_edits
-from pipeline.measures.headline import best_layer, headline
+from pipeline.grid import compared, report_parts, validation_parts, with_edits
+from pipeline.measures.choice import Setting
+from pipeline.measures.headline import headline
 from pipeline.methods.directions import Key
 from pipeline.methods.interventions import ProjectOut
 from pipeline.study import compose_study
@@ -21,7 +22,6 @@ def study(monkeypatch):
     overrides = ["vectors.controls={shuffled: 2, covariance: 1, isotropic: 0}"]
     for arm in ("add", "subtract"):
         overrides.append(f"sweep.arms.{arm}.strengths=[0.5,1.0,2.0,4.0]")
-        overrides.append(f"sweep.arms.{arm}.reference=1.0")
         overrides.append(f"sweep.arms.{arm}.positions=[all,last,generated]")
     return compose_study("refusal", overrides, root=ROOT)
 
@@ -36,32 +36,48 @@ def dataset() -> pd.DataFrame:
     return frame.assign(sample=range(len(frame)))
 
 
-def test_every_arm_has_its_baseline_fitted_grid_and_controls(study):
-    found = parts(study, dataset(), [1, 2])
-    assert [(p.arm, len(p.conditions), len(p.samples)) for p in found] == [
-        ("add", 1 + 2 * (4 + 1 + 1), 3),  # strengths at `all`, the reference at the two others
-        ("add", 2 * 3, 2),
-        ("subtract", 1 + 2 * (4 + 1 + 1), 3),
-        ("subtract", 2 * 3, 2),
-        ("project_out", 1 + 2, 3),
-        ("project_out", 2 * 3, 2),
+SETTINGS = {
+    "add": Setting(1, 1.0, "last", "validation"),
+    "subtract": Setting(2, 2.0, "all", "validation"),
+    "project_out": Setting(1, 1.0, "all", "selection"),
+}
+
+
+def test_validation_runs_the_whole_grid_and_the_report_its_slices(study):
+    grid = validation_parts(study, dataset(), [1, 2])
+    assert [(p.arm, len(p.conditions), len(p.samples)) for p in grid] == [
+        ("add", 1 + 2 * 4 * 3, 1),
+        ("subtract", 1 + 2 * 4 * 3, 1),
+        ("project_out", 1 + 2, 1),
     ]
-    conditions = [c for p in found for c in p.conditions]
-    assert len({c.id for c in conditions}) == len(conditions)
-    assert found[0].samples == (5, 6, 7)  # harmless, val and test
-    assert found[1].samples == (6, 7)
-    assert {c.source for c in found[1].conditions} == {"shuffled", "covariance"}
+    found = report_parts(study, dataset(), [1, 2], SETTINGS)
+    assert [(p.arm, len(p.conditions), len(p.samples)) for p in found] == [
+        ("add", 1 + 2 * (4 + 2 + 3), 2),  # strengths at `last`, two other rules, three controls
+        ("subtract", 1 + 2 * (4 + 2 + 3), 2),
+        ("project_out", 1 + 2 + 2 * 3, 2),
+    ]
+    for parts in (grid, found):
+        conditions = [c for p in parts for c in p.conditions]
+        assert len({c.id for c in conditions}) == len(conditions)
+    assert grid[0].samples == (5,) and found[0].samples == (6, 7)  # harmless, val and test
+    controls = [c for c in found[0].conditions if c.source in ("shuffled", "covariance")]
+    assert {(c.strength, c.positions) for c in controls} == {(1.0, "last")}
+    assert len(controls) == 2 * 3 and all(compared(c, SETTINGS) for c in controls)
+    others = [c for c in found[0].conditions if c.positions == "all"]
+    assert {c.strength for c in others} == {1.0} and not any(compared(c, SETTINGS) for c in others)
 
 
 def test_ids_do_not_depend_on_the_other_conditions(study):
-    few = {str(c): c.id for p in parts(study, dataset(), [1]) for c in p.conditions}
-    many = {str(c): c.id for p in parts(study, dataset(), [0, 1, 2]) for c in p.conditions}
-    assert few.items() <= many.items()
+    def ids(layers):
+        grid = validation_parts(study, dataset(), layers)
+        return {str(c): c.id for part in grid for c in part.conditions}
+
+    assert ids([1]).items() <= ids([0, 1, 2]).items()
 
 
 def test_edits_are_the_arms_sites_with_the_layers_direction(study):
     directions = {Key("fitted", 0, 1): torch.ones(4), Key("fitted", 0, 2): torch.zeros(4)}
-    grid = {str(c): c for p in parts(study, dataset(), [1, 2]) for c in p.conditions}
+    grid = {str(c): c for p in validation_parts(study, dataset(), [1, 2]) for c in p.conditions}
     added = with_edits(grid["add: add layer 1 x 2 at all"], study.sweep.arms["add"], directions, 3)
     assert [(str(e.site), e.positions) for e in added.edits] == [("blocks.1.resid_pre", "all")]
     assert added.edits[0].intervention.strength == 2.0
@@ -80,43 +96,35 @@ def test_edits_are_the_arms_sites_with_the_layers_direction(study):
 def test_labels_without_prompts_are_refused(study):
     study.sweep.arms["add"].prompts = "neutral"
     with pytest.raises(ValueError, match=r"sweep.arms.add.prompts: .* 'neutral'; valid: harmful,"):
-        parts(study, dataset(), [1])
+        validation_parts(study, dataset(), [1])
 
 
 def scores(study) -> pd.DataFrame:
-    """On harmless test prompts layer 1 refuses 1 of 2 and layer 2 both; on val it is reversed."""
+    """Refusals on two test prompts: one of two at layer 1 and both at layer 2, controls none."""
     rows = []
-    for part in parts(study, dataset(), [1, 2]):
+    for part in report_parts(study, dataset(), [1, 2], SETTINGS):
         for condition in part.conditions:
-            for sample in part.samples:
-                split = dataset().at[sample, "split"]
-                score = 0.0
-                if condition.source == "fitted":
-                    strong = condition.layer == (2 if split == "test" else 1)
-                    score = float(strong or (split == "test" and sample % 2))
-                row = {**condition.columns, "sample": sample, "repeat": 0, "split": split}
+            for number, sample in enumerate(part.samples):
+                score = float(condition.source == "fitted" and condition.layer > number)
+                row = {**condition.columns, "sample": sample, "repeat": 0, "split": "test"}
                 rows.append({**row, "topic": "", "metric": "refusal", "score": score})
-                if compared(study, condition) and condition.layer == 1:
-                    rows.append(
-                        {**rows[-1], "split": "text", "metric": "cross_entropy", "score": 0.5}
-                    )
+                if compared(condition, SETTINGS):
+                    loss = 0.5 + 0.1 * number
+                    text = {"split": "text", "metric": "cross_entropy", "score": loss}
+                    rows.append({**rows[-1], **text})
     return pd.DataFrame(rows).astype({"layer": "Int64"})
 
 
-def test_the_layer_is_chosen_on_validation_and_reported_on_test(study):
-    from pipeline.measures.statistics import summarise
-
-    long = scores(study)
-    by = ["condition", "arm", "source", "layer", "strength", "positions", "split", "metric"]
-    summary = summarise(long, by, cluster="sample", seed=0)
-    assert best_layer(study.sweep.arms["add"], summary[summary["arm"] == "add"]) == 1
-    reported = headline(study, summary, long, {"layer": None})["add"]
-    assert (reported["layer"], reported["steered"]["mean"], reported["steered"]["n"]) == (1, 0.5, 2)
+def test_the_report_is_of_the_chosen_setting(study):
+    reported = headline(study, scores(study), SETTINGS)["add"]
+    assert (reported["layer"], reported["strength"], reported["positions"]) == (1, 1.0, "last")
+    assert (reported["steered"]["mean"], reported["steered"]["n"]) == (0.5, 2)
     assert reported["baseline"]["mean"] == 0
     assert reported["difference"]["mean"] == 0.5
-    assert reported["controls"]["shuffled"]["mean"] == 0
-    assert reported["perplexity"]["steered"] == pytest.approx(1.6487, abs=1e-3)
-    forced = headline(study, summary, long, {"layer": 2})["add"]
-    assert (forced["layer"], forced["steered"]["mean"]) == (2, 1.0)
-    lower = headline(study, summary, long, {"layer": None})["subtract"]
-    assert lower["goal"] == "lower" and lower["layer"] == 2
+    control = reported["controls"]["shuffled"]
+    assert (control["n"], control["mean"]) == (4, 0)
+    text = reported["perplexity"]["steered"]
+    assert text["mean"] == pytest.approx(1.7333, abs=1e-3)
+    assert text["low"] < text["mean"] < text["high"]
+    lower = headline(study, scores(study), SETTINGS)["subtract"]
+    assert (lower["goal"], lower["layer"], lower["steered"]["mean"]) == ("lower", 2, 1.0)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import naive
@@ -14,13 +15,15 @@ import pytest
 from project import ROOT, SMALL, command, copy_project, environment, run
 
 from pipeline.engine.conditions import Condition
-from pipeline.grid import parts, with_edits
+from pipeline.grid import report_parts, with_edits
+from pipeline.measures.choice import Setting
 from pipeline.methods.directions import load_directions
+from pipeline.methods.selection import select_direction
 from pipeline.preflight import load_model
 from pipeline.store import ActivationStore
 from pipeline.study import load_study
 
-TABLES = ("dataset", "texts", "sweep", "text_losses", "scores", "summary")
+TABLES = ("dataset", "texts", "validation", "sweep", "text_losses", "scores", "summary")
 EXTRAS = os.environ.get("ACTSWEEP_EXTRAS")
 
 
@@ -48,7 +51,7 @@ def test_every_stage_writes_what_it_declares_and_is_recorded(whole):
     (records,) = (whole.parents[1] / ".actsweep" / "runs" / "refusal").iterdir()
     assert records.name == whole.name == load_study(whole / "config.yaml").id
     status = {path.stem: json.loads(path.read_text())["status"] for path in records.iterdir()}
-    assert len(status) == 6
+    assert len(status) == 7
     assert set(status.values()) == {"finished"}
     assert not list((whole.parents[1] / ".actsweep" / "scratch").iterdir())
 
@@ -63,12 +66,14 @@ def test_the_tables_are_those_of_a_naive_loop(whole, monkeypatch):
     sweep = pd.read_parquet(whole / "sweep.parquet").set_index(["condition", "sample"])
     directions, _ = load_directions(whole / "vectors" / "directions.safetensors")
     compared = expected = 0
-    for part in parts(study, dataset, [3]):
-        expected += len(part.conditions) * len(part.samples[::3])
+    settings = json.loads((whole / "settings.json").read_text())
+    settings = {arm: Setting(**setting) for arm, setting in settings.items()}
+    for part in report_parts(study, dataset, [3], settings):
+        expected += len(part.conditions) * len(part.samples[::2])
         arm = study.sweep.arms[part.arm]
         for condition in part.conditions:
             edited = with_edits(condition, arm, directions, model.n_layers)
-            for sample in part.samples[::3]:
+            for sample in part.samples[::2]:
                 prompt = dataset.at[sample, "tokens"].tolist()
                 tokens, logits = naive.generate(model, prompt, edited, 8)
                 row = sweep.loc[(condition.id, sample)]
@@ -131,7 +136,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(whole, tmp_path):
 def test_another_run_writes_the_same_bytes_and_keeps_what_is_finished(whole):
     before = contents(whole)
     kept = run(whole.parents[1], "run", *SMALL)
-    assert kept.stdout.count("finished before, kept") == 5
+    assert kept.stdout.count("finished before, kept") == 6
     for path in whole.glob(".*.key"):
         path.unlink()
     again = run(whole.parents[1], "run", *SMALL)
@@ -172,14 +177,39 @@ def test_wrong_input_is_one_line_and_leaves_outputs_untouched(whole, override, m
 
 
 @pytest.mark.slow
+def test_selection_chooses_position_and_layer_of_what_is_reported(tmp_path):
+    folder = copy_project(tmp_path)
+    small = [item for item in SMALL if not item.startswith(("vectors.selection", "sweep.layers"))]
+    done = run(folder, "run", *small, "vectors.controls={shuffled: 0, covariance: 0, isotropic: 0}")
+    assert done.returncode == 0, done.stderr
+    (output,) = (folder / "outputs").iterdir()
+    candidates = pd.read_json(output / "vectors" / "candidates.json")
+    assert len(candidates) == 4 * 7  # template positions x layers, without layer 0
+    chosen = json.loads((output / "vectors" / "choice.json").read_text())
+    expected = select_direction(
+        candidates, n_layers=8, max_kl=0.1, min_steering=0.0, layer_share=0.8
+    )
+    assert chosen == asdict(expected)
+    settings = json.loads((output / "settings.json").read_text())
+    reported = json.loads((output / "metrics.json").read_text())
+    for arm in ("add", "subtract", "project_out"):
+        assert settings[arm]["chosen_by"] == "selection"
+        assert settings[arm]["layer"] == reported[arm]["layer"] == chosen["layer"]
+    _, provenance = load_directions(output / "vectors" / "directions.safetensors")
+    assert provenance.position == chosen["position"]
+
+
+@pytest.mark.slow
 def test_a_dry_run_says_what_it_would_cost(whole):
     before = contents(whole.parents[1] / "outputs")
     done = run(whole.parents[1], "run", *SMALL, "sweep.seed=5", "--dry-run")
     assert done.returncode == 0, done.stderr
-    sweep = pd.read_parquet(whole / "sweep.parquet")
-    for arm, count in sweep.groupby("arm")["condition"].nunique().items():
-        assert f"{arm}: {count} conditions" in done.stdout
-    assert f"completions: {len(sweep):,}" in done.stdout
+    ran = {"": "sweep", "-validation": "validation"}
+    tables = {suffix: pd.read_parquet(whole / f"{name}.parquet") for suffix, name in ran.items()}
+    for suffix, table in tables.items():
+        for arm, count in table.groupby("arm")["condition"].nunique().items():
+            assert f"  {arm}{suffix}: {count} conditions" in done.stdout
+    assert f"completions: {sum(map(len, tables.values())):,}" in done.stdout
     size = sum(path.stat().st_size for path in (whole / "activations").glob("shard*"))
     assert f"disk: {size / 1e6:.1f} MB of activations" in done.stdout
     assert contents(whole.parents[1] / "outputs") == before
@@ -190,21 +220,19 @@ def test_runs_are_shown_and_compared(whole):
     project = whole.parents[1]
     shown = run(project, "show", whole.name, "--completions", "1")
     assert shown.returncode == 0, shown.stderr
-    assert "add (layer 3, strength 1): refusal" in shown.stdout
+    assert "add (layer 3, strength 1, " in shown.stdout
     assert "baseline" in shown.stdout and "steered" in shown.stdout
     other = run(
         project,
         "run",
         *SMALL,
-        "sweep.arms.add.reference=0.5",
         "sweep.arms.add.strengths=[0.5]",
-        "figures.effect_by_layer.strengths={add: 0.5, project_out: 1.0}",
     )
     assert other.returncode == 0, other.stderr
     ids = sorted(path.name for path in (project / "outputs").iterdir())
     compared = run(project, "compare", *ids)
     assert compared.returncode == 0, compared.stderr
-    assert "sweep.arms.add.reference" in compared.stdout
+    assert "sweep.arms.add.strengths" in compared.stdout
     assert "add.steered" in compared.stdout
     unknown = run(project, "compare", ids[0], "nothing")
     assert unknown.returncode == 2

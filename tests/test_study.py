@@ -58,7 +58,6 @@ def test_every_file_holds_to_its_groups_contract(path):
         ("sweep.seed=abc", "sweep.seed: Value 'abc' of type 'str' could not be converted"),
         ("sweep.arms.add.stregths=[1]", "sweep.arms.add.stregths: unknown key"),
         ("sweep.arms.add.strengths=[1.0,nan]", "sweep.arms.add.strengths: nan is not a finite"),
-        ("sweep.arms.add.reference=3", "sweep.arms.add.reference: 3.0 is not one of"),
         ("sweep.arms.add.goal=up", "sweep.arms.add.goal: 'up' is unknown; valid: raise, lower"),
         ("sweep.arms.add.metric=x", "sweep.arms.add.metric: 'x' is no metric here; valid: refusal"),
         ("sweep.decoding.top_p=0", "top_p 0.0 must be above 0"),

@@ -90,8 +90,8 @@ def _finished(
 def _say_cost(study: Study, cost: "Cost", folder: Path) -> None:
     free = shutil.disk_usage(_project()).free
     print(f"{study.id}: {study.question}")
-    for arm, count in cost.conditions.items():
-        print(f"  {arm}: {count} conditions")
+    for part, count in cost.conditions.items():
+        print(f"  {part}: {count} conditions")
     print(f"completions: {cost.completions:,}")
     print(f"tokens: {cost.tokens:,} at most, prompts and completions")
     print(f"time: about {cost.seconds / 60:.1f} minutes at most for the sweep, by a timed sample")
@@ -111,7 +111,7 @@ def _show(given: argparse.Namespace) -> None:
 
 def _print_study(folder: Path, completions: int) -> None:
     from pipeline.study import load_study
-    from pipeline.views.numbers import main_numbers
+    from pipeline.views.numbers import main_numbers, setting_in_words
 
     study = load_study(folder / "config.yaml")
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -128,9 +128,8 @@ def _print_study(folder: Path, completions: int) -> None:
         width = shutil.get_terminal_size().columns
         for arm, numbers in metrics.items():
             if "conditions" in numbers:
-                print(f"\n{arm}, layer {numbers['layer']}, strength {numbers['strength']:g}:")
-                test = sweep[sweep["split"] == "test"]
-                print(side_by_side(test, **numbers["conditions"], n=completions, width=width))
+                print(f"\n{arm}, {setting_in_words(numbers)}:")
+                print(side_by_side(sweep, **numbers["conditions"], n=completions, width=width))
 
 
 def _compare(given: argparse.Namespace) -> None:

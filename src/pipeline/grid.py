@@ -8,6 +8,7 @@ import pandas as pd
 from torch import Tensor
 
 from pipeline.engine.conditions import Condition, Edit
+from pipeline.measures.choice import Setting
 from pipeline.methods.directions import Key
 from pipeline.model.sites import Site
 from pipeline.sections import Arm, Study
@@ -24,36 +25,54 @@ class Part:
     samples: tuple[int, ...]
 
 
-def parts(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> list[Part]:
-    """What a sweep runs: for each arm baseline and fitted directions, then its controls.
-
-    Choices are made on the validation split and reported on the test split, so that controls,
-    which nothing is chosen by, need the test split alone.
+def validation_parts(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> list[Part]:
+    """What a choice is made from: baseline and all of layers x strengths x rules, on val prompts.
 
     Raises:
-        ValueError: an arm or split without prompts.
+        ValueError: an arm without prompts there.
+    """
+    return [
+        Part(
+            f"{name}-validation",
+            name,
+            (Condition(name), *_fitted(name, arm, layers, arm.strengths, arm.positions)),
+            _prompts(name, arm, dataset, "val"),
+        )
+        for name, arm in study.sweep.arms.items()
+        if arm.strengths
+    ]
+
+
+def report_parts(
+    study: Study,
+    dataset: pd.DataFrame,
+    layers: Sequence[int],
+    settings: Mapping[str, Setting],
+) -> list[Part]:
+    """What is reported, on test prompts: baseline, fitted directions and controls over layers.
+
+    All strengths run by the chosen position rule, the other rules and the controls at the chosen
+    strength.
+
+    Raises:
+        ValueError: an arm without prompts there.
     """
     found = []
     for name, arm in study.sweep.arms.items():
-        prompts = dataset[dataset["label"] == arm.prompts]
-        if prompts.empty:
-            labels = ", ".join(sorted(dataset["label"].unique()))
-            raise ValueError(
-                f"sweep.arms.{name}.prompts: no prompt has label {arm.prompts!r}; valid: {labels}"
-            )
-        for split in ("val", "test"):
-            if not (prompts["split"] == split).any():
-                raise ValueError(
-                    f"sweep.arms.{name}.prompts: no {arm.prompts} prompt is in {split}"
-                )
-        chosen = prompts[prompts["split"].isin(["val", "test"])]
-        found.append(
-            Part(f"{name}-fitted", name, tuple(_fitted(name, arm, layers)), tuple(chosen["sample"]))
-        )
-        controls = tuple(_controls(name, arm, layers, asdict(study.vectors.controls)))
-        if controls:
-            tested = tuple(chosen.loc[chosen["split"] == "test", "sample"])
-            found.append(Part(f"{name}-controls", name, controls, tested))
+        samples = _prompts(name, arm, dataset, "test")
+        conditions = [Condition(name)]
+        if name in settings:
+            rule, strength = settings[name].positions, settings[name].strength
+            others = [other for other in arm.positions if other != rule]
+            conditions += _fitted(name, arm, layers, arm.strengths, [rule])
+            conditions += _fitted(name, arm, layers, [strength], others)
+            conditions += [
+                Condition(name, intervention_name(arm), source, draw, layer, strength, rule)
+                for source, count in asdict(study.vectors.controls).items()
+                for draw in range(count)
+                for layer in layers
+            ]
+        found.append(Part(name, name, tuple(conditions), samples))
     return found
 
 
@@ -77,11 +96,10 @@ def with_edits(
     )
 
 
-def compared(study: Study, condition: Condition) -> bool:
-    """Whether a condition stands in the comparison over layers: reference strength, first rule."""
-    arm = study.sweep.arms[condition.arm]
-    return condition.layer is None or (
-        condition.strength == arm.reference and condition.positions == arm.positions[0]
+def compared(condition: Condition, settings: Mapping[str, Setting]) -> bool:
+    """Whether a condition stands in its arm's comparison over layers."""
+    return condition.layer is None or settings[condition.arm].holds(
+        condition.strength, condition.positions
     )
 
 
@@ -93,28 +111,30 @@ def intervention_name(arm: Arm) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def _fitted(name: str, arm: Arm, layers: Sequence[int]) -> list[Condition]:
-    kind = intervention_name(arm)
-    grid = [
-        Condition(name, kind, "fitted", 0, layer, strength, positions)
-        for positions in arm.positions
-        # Strengths are swept by the first rule; the others are compared at the reference.
-        for strength in (arm.strengths if positions == arm.positions[0] else [arm.reference])
-        for layer in layers
-        if strength is not None
-    ]
-    return [Condition(name), *grid]
+def _prompts(name: str, arm: Arm, dataset: pd.DataFrame, split: str) -> tuple[int, ...]:
+    labelled = dataset[dataset["label"] == arm.prompts]
+    if labelled.empty:
+        labels = ", ".join(sorted(dataset["label"].unique()))
+        raise ValueError(
+            f"sweep.arms.{name}.prompts: no prompt has label {arm.prompts!r}; valid: {labels}"
+        )
+    chosen = labelled.loc[labelled["split"] == split, "sample"]
+    if chosen.empty:
+        raise ValueError(f"sweep.arms.{name}.prompts: no {arm.prompts} prompt is in {split}")
+    return tuple(chosen)
 
 
-def _controls(
-    name: str, arm: Arm, layers: Sequence[int], draws: Mapping[str, int]
+def _fitted(
+    name: str,
+    arm: Arm,
+    layers: Sequence[int],
+    strengths: Sequence[float],
+    rules: Sequence[str],
 ) -> list[Condition]:
-    if arm.reference is None:
-        return []
     kind = intervention_name(arm)
     return [
-        Condition(name, kind, source, draw, layer, arm.reference, arm.positions[0])
-        for source, count in draws.items()
-        for draw in range(count)
+        Condition(name, kind, "fitted", 0, layer, strength, rule)
+        for rule in rules
+        for strength in strengths
         for layer in layers
     ]

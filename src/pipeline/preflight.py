@@ -13,7 +13,8 @@ from pipeline.engine.chunks import plan
 from pipeline.engine.conditions import Condition, check_rule
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate_chunk
-from pipeline.grid import Part, parts
+from pipeline.grid import Part, report_parts, validation_parts
+from pipeline.measures.choice import Setting
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel, check_path, load_tokenizer
 from pipeline.model.sites import Site
@@ -23,7 +24,7 @@ from pipeline.study import target
 
 @dataclass(frozen=True)
 class Cost:
-    """What a study's sweep and store will take: conditions by arm, seconds by a probe."""
+    """What a study's sweep and store will take: conditions by part, seconds by a probe."""
 
     conditions: dict[str, int]
     completions: int
@@ -70,7 +71,7 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
             )
         if study.vectors.selection and not _has(dataset, label, "val"):
             raise ValueError(f"vectors.selection: no prompt of the val split has label {label!r}")
-    parts(study, dataset, layers)
+    _sweep(study, dataset, layers)
     _check_lengths(study, dataset, build_texts(study))
     return dataset, layers
 
@@ -135,7 +136,7 @@ def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
     model = load_model(study)
     tokens = dict(zip(dataset["sample"], dataset["tokens"], strict=True))
     decoding = Decoding(**asdict(study.sweep.decoding))
-    sweep = parts(study, dataset, layers)
+    sweep = _sweep(study, dataset, layers)
     total = sum(_tokens(part, tokens, decoding) for part in sweep)
     probe = [tokens[sample] for sample in sweep[0].samples]
     short = Decoding(min(4, decoding.max_new_tokens))
@@ -156,10 +157,7 @@ def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
         for component in study.collect.components
     )
     return Cost(
-        conditions={
-            arm: sum(len(part.conditions) for part in sweep if part.arm == arm)
-            for arm in study.sweep.arms
-        },
+        conditions={part.name: len(part.conditions) for part in sweep},
         completions=sum(
             len(part.conditions) * len(part.samples) * decoding.repeats for part in sweep
         ),
@@ -167,6 +165,19 @@ def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
         seconds=seconds * total / run,
         store_bytes=rows * width * model.dtype.itemsize,
     )
+
+
+def _sweep(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> list[Part]:
+    """What will run; whichever setting is chosen, the report has as many conditions."""
+    any_setting = {
+        name: Setting(layers[0], arm.strengths[0], arm.positions[0], "validation")
+        for name, arm in study.sweep.arms.items()
+        if arm.strengths
+    }
+    return [
+        *validation_parts(study, dataset, layers),
+        *report_parts(study, dataset, layers, any_setting),
+    ]
 
 
 def load_model(study: Study) -> LanguageModel:

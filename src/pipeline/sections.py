@@ -77,9 +77,9 @@ class Decoding:
 class Arm:
     """One part of a sweep: an intervention on the prompts of one label.
 
-    `everywhere` edits all layers with the direction of the swept layer. `reference` is the
-    strength at which controls and the other position rules run. `metric` is what the arm is meant
-    to `raise` or `lower`; an arm without strengths is a baseline alone.
+    `everywhere` edits all layers with the direction of the swept layer. `metric` is what the arm
+    is meant to `raise` or `lower`: by it strength and position rule are chosen on the val split.
+    An arm without strengths is a baseline alone.
     """
 
     prompts: str = MISSING
@@ -87,7 +87,6 @@ class Arm:
     components: list[str] = field(default_factory=list)
     everywhere: bool = False
     strengths: list[float] = field(default_factory=list)
-    reference: float | None = None
     positions: list[str] = field(default_factory=lambda: ["all"])
     metric: str = MISSING
     goal: str = "raise"
@@ -95,7 +94,7 @@ class Arm:
 
 @dataclass
 class Sweep:
-    """What runs on the val and test splits: arms over layers, decoded how."""
+    """What runs, on the val split to choose and on the test split to report, decoded how."""
 
     arms: dict[str, Arm] = MISSING
     layers: Any = "all"

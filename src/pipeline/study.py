@@ -137,8 +137,6 @@ def _check_values(study: Study) -> None:
             values = getattr(arm, field_name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{key}.{field_name}: {values} has a value twice")
-        if arm.strengths and arm.reference not in arm.strengths:
-            raise ValueError(f"{key}.reference: {arm.reference} is not one of {arm.strengths}")
         if arm.goal not in ("raise", "lower"):
             raise ValueError(f"{key}.goal: {arm.goal!r} is unknown; valid: raise, lower")
         if arm.metric not in study.score.metrics:

@@ -1,4 +1,4 @@
-"""A study's main numbers: chosen on the validation split, reported on the test split."""
+"""A study's main numbers: every arm at its chosen setting, on the test split."""
 
 import math
 from collections.abc import Mapping
@@ -8,53 +8,40 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.measures.choice import Setting
 from pipeline.measures.statistics import Estimate, estimate, paired_difference
-from pipeline.sections import Arm, Study
+from pipeline.sections import Study
 
 
-def headline(
-    study: Study, summary: pd.DataFrame, scores: pd.DataFrame, choice: Mapping[str, Any]
-) -> dict[str, Any]:
-    """For each arm: the layer taken, and its metric before and after, with 95 % intervals.
-
-    The layer is the one that `vectors.selection` chose; without one, or if the sweep left it out,
-    the layer whose reference strength moves the arm's metric furthest towards its goal on
-    validation prompts.
+def headline(study: Study, scores: pd.DataFrame, settings: Mapping[str, Setting]) -> dict[str, Any]:
+    """For each arm its metric before and after, with 95 % intervals.
 
     Args:
         study: names arms, metrics and how uncertainty is reckoned.
-        summary: means by condition, split and metric.
-        scores: the long table that it averages.
-        choice: `position` and `layer` of the vectors stage.
+        scores: the long table of the test split, and of unrelated text.
+        settings: layer, strength and position rule of each arm with strengths.
 
     Returns:
-        arm -> `baseline`; with strengths also `layer`, `strength`, `steered`, `difference`
-        (paired), `controls` (source -> estimate over its draws) and, where unrelated text was
-        read, `perplexity` before and after.
+        arm -> `baseline`; with a setting also that, `steered`, `difference` (paired), `controls`
+        (source -> estimate over its draws) and, where unrelated text was read, `perplexity`
+        before and after.
     """
     reported = {}
     for name, arm in study.sweep.arms.items():
         rows = scores[(scores["arm"] == name) & (scores["metric"] == arm.metric)]
-        tested = rows[rows["split"] == "test"]
-        baseline = tested[tested["intervention"] == "none"]
+        baseline = rows[rows["intervention"] == "none"]
         numbers: dict[str, Any] = {"metric": arm.metric, "goal": arm.goal}
         average = partial(_estimate, study, is_proportion(scores, arm.metric))
         numbers["baseline"] = average(baseline)
-        if arm.reference is not None:
-            layer, chosen_by = choice["layer"], "selection"
-            if layer is None or layer not in set(tested["layer"].dropna()):
-                layer = best_layer(arm, summary[summary["arm"] == name])
-                chosen_by = "validation"
-            here = tested[
-                (tested["layer"] == layer)
-                & (tested["strength"] == arm.reference)
-                & (tested["positions"] == arm.positions[0])
+        if name in settings:
+            setting = settings[name]
+            here = rows[
+                (rows["layer"] == setting.layer)
+                & (rows["strength"] == setting.strength)
+                & (rows["positions"] == setting.positions)
             ]
             steered = here[here["source"] == "fitted"]
-            numbers |= {
-                "layer": int(layer),
-                "chosen_by": chosen_by,
-                "strength": arm.reference,
+            numbers |= asdict(setting) | {
                 "conditions": {
                     "baseline_id": baseline["condition"].iloc[0],
                     "steered_id": steered["condition"].iloc[0],
@@ -72,30 +59,9 @@ def headline(
             }
             text = scores[(scores["arm"] == name) & (scores["metric"] == "cross_entropy")]
             if len(text):
-                numbers["perplexity"] = _perplexity(text, layer)
+                numbers["perplexity"] = _perplexity(study, text, setting.layer)
         reported[name] = numbers
     return reported
-
-
-def best_layer(arm: Arm, summary: pd.DataFrame) -> int:
-    """The layer that moves the arm's metric furthest towards its goal on validation prompts.
-
-    Among fitted directions at the reference strength and first position rule; the lowest on ties.
-
-    Raises:
-        ValueError: nothing was run on the validation split.
-    """
-    rows = summary[
-        (summary["split"] == "val")
-        & (summary["source"] == "fitted")
-        & (summary["metric"] == arm.metric)
-        & (summary["strength"] == arm.reference)
-        & (summary["positions"] == arm.positions[0])
-    ]
-    if rows.empty:
-        raise ValueError("no layer can be chosen: the sweep has no rows on the val split")
-    ordered = rows.sort_values(["mean", "layer"], ascending=[arm.goal == "lower", True])
-    return int(ordered["layer"].iloc[0])
 
 
 def is_proportion(scores: pd.DataFrame, metric: str) -> bool:
@@ -111,14 +77,20 @@ def _estimate(study: Study, proportion: bool, rows: pd.DataFrame) -> dict[str, A
     return _plain(found)
 
 
-def _perplexity(text: pd.DataFrame, layer: int) -> dict[str, float]:
-    means = {
-        "baseline": text.loc[text["intervention"] == "none", "score"].mean(),
-        "steered": text.loc[
-            (text["layer"] == layer) & (text["source"] == "fitted"), "score"
-        ].mean(),
+def _perplexity(study: Study, text: pd.DataFrame, layer: int) -> dict[str, dict[str, float]]:
+    """exp of mean and interval of the texts' mean losses, before and after."""
+    rows = {
+        "baseline": text[text["intervention"] == "none"],
+        "steered": text[(text["layer"] == layer) & (text["source"] == "fitted")],
     }
-    return {name: math.exp(value) for name, value in means.items()}
+    found = {
+        name: estimate(t["score"], t["sample"], proportion=False, seed=study.score.seed)
+        for name, t in rows.items()
+    }
+    return {
+        name: {key: math.exp(getattr(value, key)) for key in ("mean", "low", "high")}
+        for name, value in found.items()
+    }
 
 
 def _plain(found: Estimate) -> dict[str, Any]:

@@ -31,12 +31,13 @@ from pipeline.views.marks import (
 from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels, percent_axis
 from pipeline.views.selection import (
     METRICS,
-    POSITIONS,
     baseline_of,
+    chosen_rule,
     controls_in_words,
     counts_in_words,
     question,
     rows_told_apart,
+    rule_in_words,
     select,
     steered_of,
 )
@@ -49,44 +50,41 @@ def effect_by_layer(
     summary: pd.DataFrame,
     scores: pd.DataFrame,
     *,
-    positions: dict[str, str],
+    arms: list[str],
     metrics: list[str],
     split: str,
-    strengths: dict[str, float],
     cluster: str = "sample",
 ) -> Figure:
     """Share of samples that score 1 against the layer of the direction, a panel for each arm.
 
-    `positions` and `strengths`: arm -> the position rule and the strength to show it at.
-
-    Lines: the fitted direction with a 95 % simultaneous band over `cluster`. Dashed: the arm's
-    baseline with its own interval. Markers: controls, mean and range over their draws. A metric
-    that scores nothing in an arm is left out there and named in the caption.
+    Every arm at its chosen strength and position rule. Lines: the fitted direction with a 95 %
+    simultaneous band over `cluster`. Dashed: the arm's baseline with its own interval. Markers:
+    controls, mean and range over their draws. A metric that scores nothing in an arm is left out
+    there and named in the caption.
     """
-    arms = list(positions)
     summary = select(summary, split=split, arm=arms, metric=metrics)
     scores = select(scores, split=split, arm=arms, metric=metrics)
     colours = dict(zip(metrics, cycle(COLOURS), strict=False))
     unscored, shown = [], []
     with panels(len(arms)) as (figure, axes):
         for axis, arm in zip(axes, arms, strict=True):
-            place = {"strength": strengths[arm], "positions": positions[arm]}
-            shown.append(select(steered_of(select(summary, arm=arm)), **place))
+            here = steered_of(select(summary, arm=arm, chosen=True))
+            shown.append(here)
             for metric, colour in colours.items():
                 means = select(summary, arm=arm, metric=metric)
-                steered = select(steered_of(means), **place)
+                steered = select(here, metric=metric)
                 fitted = rows_told_apart(select(steered, source="fitted"), ["layer"])
                 if fitted["n"].sum() == 0:
                     unscored.append(f"{METRICS.get(metric, metric)} is not scored in {arm}.")
                     continue
                 layers = fitted["layer"].astype(int).tolist()
-                rows = select(scores, arm=arm, metric=metric, source="fitted", **place)
+                rows = select(scores, arm=arm, metric=metric, source="fitted", chosen=True)
                 matrix = cluster_means(rows, columns="layer", cluster=cluster)[layers]
                 draw_reference(axis, baseline_of(means), colour)
                 draw_controls(axis, steered, "layer", colour)
                 draw_band(axis, layers, simultaneous_band(matrix.to_numpy(), seed=SEED), colour)
                 draw_curve(axis, layers, fitted["mean"], colour, label=metric)
-            where = f"{POSITIONS[positions[arm]]}, strength {strengths[arm]:g}"
+            where = f"{rule_in_words(here)}, strength {here['strength'].iloc[0]:g}"
             axis.set_title(f"{question(select(scores, arm=arm))}\n{where}")
             axis.set_xlabel("layer of the direction")
             layer_axis(axis)
@@ -118,14 +116,15 @@ def strength_by_layer(
     arm: str,
     metric: str,
     split: str,
-    positions: str,
 ) -> Figure:
     """Mean score of the fitted direction for every strength and layer, as a heat map.
 
-    Proportions are in per cent on a scale from 0 to 100. Hatched: not measured or not scored.
+    By the arm's chosen position rule. Proportions are in per cent on a scale from 0 to 100.
+    Hatched: not measured or not scored.
     """
     means = select(summary, split=split, arm=arm, metric=metric)
-    fitted = select(steered_of(means), source="fitted", positions=positions)
+    rule = chosen_rule(means)
+    fitted = select(steered_of(means), source="fitted", positions=rule)
     fitted = rows_told_apart(fitted, ["layer", "strength"])
     baseline = baseline_of(means)
     proportion = means["interval"].str.startswith("wilson").any()
@@ -159,7 +158,7 @@ def strength_by_layer(
         caption(
             figure,
             [
-                f"Cells: {name}{unit}, fitted direction {POSITIONS[positions]}.",
+                f"Cells: {name}{unit}, fitted direction {rule_in_words(fitted)}.",
                 f"{split.capitalize()} split, {counts_in_words(fitted)}.",
                 f"Without intervention: {mean:.3g}, 95 % interval {low:.3g} to {high:.3g}.",
             ],
@@ -174,13 +173,13 @@ def counts_by_condition(
     metric: str,
     split: str,
     arms: list[str],
-    positions: str,
     layers: list[int] | None = None,
     cluster: str = "topic",
 ) -> Figure:
     """Mean score against strength at some layers, a panel for each arm, beside every label's own.
 
-    Without `layers`: up to four of those swept, evenly spread.
+    Every arm by its chosen position rule. Without `layers`: up to four of those swept, evenly
+    spread.
     Points: the fitted direction with its 95 % interval; faint dots: single clusters. At strength
     0 stands the arm's baseline. Dashed: each label's mean without intervention, over all arms of
     the sweep. Grey markers: controls, mean and range over their draws.
@@ -188,15 +187,17 @@ def counts_by_condition(
     summary = select(summary, split=split, metric=metric)
     scores = select(scores, split=split, metric=metric)
     references = _references(scores, cluster)
-    layers = layers or _spread(select(steered_of(summary), arm=arms, positions=positions)["layer"])
-    place = {"layer": layers, "positions": positions}
+    layers = layers or _spread(select(steered_of(summary), arm=arms)["layer"])
+    rules = {arm: chosen_rule(select(summary, arm=arm)) for arm in arms}
+    shown = []
     shades = colormaps["viridis"](np.linspace(0.1, 0.75, len(layers)))
     colours = {layer: to_hex(shade) for layer, shade in zip(layers, shades, strict=True)}
     with panels(len(arms)) as (figure, axes):
         for axis, arm in zip(axes, arms, strict=True):
             means = select(summary, arm=arm)
             baseline = baseline_of(means)
-            steered = select(steered_of(means), **place)
+            steered = select(steered_of(means), layer=layers, positions=rules[arm])
+            shown.append(steered)
             strengths = np.unique(np.append(steered["strength"], 0.0))
             spread = 0.5 * np.diff(strengths).min() / len(layers)
             for number, (layer, colour) in enumerate(colours.items()):
@@ -205,32 +206,35 @@ def counts_by_condition(
                 fitted = rows_told_apart(select(here, source="fitted"), ["strength"])
                 fitted = pd.concat([baseline.to_frame().T, fitted]).sort_values("strength")
                 fitted = fitted.astype({"strength": float, "mean": float})
-                samples = select(scores, arm=arm, source="fitted", **place | {"layer": layer})
+                samples = select(
+                    scores, arm=arm, source="fitted", layer=layer, positions=rules[arm]
+                )
                 draw_clusters(axis, cluster_means(samples, "strength", cluster), colour, shift)
                 draw_controls(axis, here, "strength", GREY, shift)
                 draw_estimates(axis, fitted, "strength", colour, shift, label=f"layer {layer}")
             for _, reference in references.iterrows():
                 draw_reference(axis, reference, GREY)
-            axis.set_title(question(select(scores, arm=arm)))
+            where = rule_in_words(steered)
+            axis.set_title(f"{question(select(scores, arm=arm))}\n{where}")
             axis.set_xlabel("strength")
             axis.set_xticks(strengths, [f"{strength:g}" for strength in strengths])
         axes[0].set_ylim(bottom=0)
         axes[0].set_ylabel(METRICS.get(metric, metric))
         texts = [f"{row['label']}  {row['mean']:.1f}" for _, row in references.iterrows()]
         label_at_right(axes[len(axes) - 1], texts, references["mean"].tolist(), gap=0.055)
-        shown = select(steered_of(select(summary, arm=arms)), **place)
+        drawn = pd.concat(shown)
         keys = {
             f"layer {layer}": legend_key(color=colour, lw=2, marker="o")
             for layer, colour in colours.items()
         }
-        legend(figure, keys | {"no intervention": legend_key(ls="--")} | control_keys(shown))
+        legend(figure, keys | {"no intervention": legend_key(ls="--")} | control_keys(drawn))
         caption(
             figure,
             [
-                f"{split.capitalize()} split, {counts_in_words(shown)}.",
-                f"Fitted direction {POSITIONS[positions]}; bars: 95 % interval over {cluster}s;",
+                f"{split.capitalize()} split, {counts_in_words(drawn)}.",
+                f"Fitted direction; bars: 95 % interval over {cluster}s;",
                 f"faint dots: single {cluster}s. Dashed: no intervention, by kind of request.",
-                controls_in_words(shown),
+                controls_in_words(drawn),
             ],
         )
     return figure

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.views.selection import POSITIONS
+
 PERCENT = ("refusal", "compliance", "unique_items", "diversity", "self_bleu", "at_length_limit")
 
 
@@ -11,14 +13,20 @@ def main_numbers(metrics: Mapping[str, Any]) -> str:
     return "\n".join(line for arm, numbers in metrics.items() for line in _arm(arm, numbers))
 
 
+def setting_in_words(numbers: Mapping[str, Any]) -> str:
+    """The layer, strength and positions that an arm is reported at."""
+    where = POSITIONS.get(numbers["positions"], f"at {numbers['positions']}")
+    return f"layer {numbers['layer']}, strength {numbers['strength']:g}, {where}"
+
+
 def _arm(arm: str, numbers: Mapping[str, Any]) -> list[str]:
     metric = numbers["metric"]
     before = f"{_estimate(metric, numbers['baseline'])}"
     if "steered" not in numbers:
         return [f"{arm}: {metric} {before}, n = {numbers['baseline']['n']}"]
-    place = f"layer {numbers['layer']}, strength {numbers['strength']:g}"
     after = _estimate(metric, numbers["steered"])
-    lines = [f"{arm} ({place}): {metric} {before} -> {after}, n = {numbers['steered']['n']}"]
+    n = numbers["steered"]["n"]
+    lines = [f"{arm} ({setting_in_words(numbers)}): {metric} {before} -> {after}, n = {n}"]
     controls = [
         f"{source} {_number(metric, drawn['mean'])}"
         for source, drawn in numbers["controls"].items()
@@ -28,7 +36,8 @@ def _arm(arm: str, numbers: Mapping[str, Any]) -> list[str]:
     if "perplexity" in numbers:
         text = numbers["perplexity"]
         lines.append(
-            f"    perplexity of unrelated text {text['baseline']:.2f} -> {text['steered']:.2f}"
+            "    perplexity of unrelated text "
+            f"{_interval(text['baseline'])} -> {_interval(text['steered'])}"
         )
     return lines
 
@@ -40,6 +49,10 @@ def _estimate(metric: str, found: Mapping[str, Any]) -> str:
     if found["low"] is None:
         return mean
     return f"{mean} [{_number(metric, found['low'])}, {_number(metric, found['high'])}]"
+
+
+def _interval(found: Mapping[str, float]) -> str:
+    return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def _number(metric: str, value: float | None) -> str:

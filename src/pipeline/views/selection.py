@@ -87,6 +87,25 @@ def baseline_of(summary: pd.DataFrame) -> pd.Series:
     return rows.iloc[0]
 
 
+def chosen_rule(means: pd.DataFrame) -> str:
+    """The position rule that an arm was chosen to be reported by.
+
+    Raises:
+        ValueError: no fitted direction is marked as chosen, or of more than one rule.
+    """
+    fitted = means[means["chosen"] & (means["source"] == "fitted")]
+    rules = fitted["positions"].unique()
+    if len(rules) != 1:
+        raise ValueError(f"chosen position rules: {', '.join(rules) or 'none'}; valid: one an arm")
+    return str(rules[0])
+
+
+def rule_in_words(means: pd.DataFrame) -> str:
+    """At which positions the rows of one rule act."""
+    rule = means["positions"].iloc[0]
+    return POSITIONS.get(rule, f"at {rule}")
+
+
 def question(arm: pd.DataFrame) -> str:
     """What an arm asks, in words: "Added to harmless requests"."""
     verbs = " / ".join(INTERVENTIONS[name] for name in steered_of(arm)["intervention"].unique())

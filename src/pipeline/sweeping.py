@@ -1,0 +1,116 @@
+"""Run the parts of a sweep: completions of every prompt under every condition, chunk by chunk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.engine.chunks import Chunk, plan
+from pipeline.engine.decoding import Decoding
+from pipeline.engine.generation import generate_chunk
+from pipeline.grid import Part, with_edits
+from pipeline.methods.directions import Key
+from pipeline.model.loading import LanguageModel
+from pipeline.preflight import chosen_layers
+from pipeline.scratch import whole_file
+from pipeline.sections import Study
+
+TEXTS = ("split", "label", "topic", "instruction", "demand")
+
+
+def swept_layers(study: Study, n_layers: int, directions: Mapping[Key, Tensor]) -> list[int]:
+    """The layers of the sweep that have a direction.
+
+    Raises:
+        ValueError: a layer that the study names has none.
+    """
+    fitted = sorted(key.layer for key in directions if key.source == "fitted")
+    if study.sweep.layers == "all":
+        return fitted
+    layers = chosen_layers(study, n_layers)
+    for layer in layers:
+        if layer not in fitted:
+            raise ValueError(f"sweep.layers: no direction at layer {layer}; valid: {fitted}")
+    return layers
+
+
+def with_directions(
+    study: Study, parts: Sequence[Part], directions: Mapping[Key, Tensor], n_layers: int
+) -> list[Part]:
+    """The parts with what their conditions do in a model."""
+    return [
+        replace(
+            part,
+            conditions=tuple(
+                with_edits(condition, study.sweep.arms[part.arm], directions, n_layers)
+                for condition in part.conditions
+            ),
+        )
+        for part in parts
+    ]
+
+
+def complete(
+    study: Study, model: LanguageModel, dataset: pd.DataFrame, parts: Sequence[Part], work: Path
+) -> pd.DataFrame:
+    """A row per condition, sample and repeat; chunks that lie finished in `work` are taken up."""
+    decoding = Decoding(**asdict(study.sweep.decoding))
+    by_sample = dataset.set_index("sample")
+    jobs = [
+        (part, chunk)
+        for part in parts
+        for chunk in plan(
+            len(part.conditions),
+            [len(by_sample.at[s, "tokens"]) for s in part.samples],
+            batch_tokens=study.model.batch_tokens,
+            new_tokens=decoding.max_new_tokens,
+            repeats=decoding.repeats,
+        )
+    ]
+    tables = []
+    for part, chunk in tqdm(jobs, "sweep", unit="chunk", disable=None):
+        path = work / f"{part.name}-chunk-{chunk.number:05d}.parquet"
+        if not path.exists():
+            table = _chunk(study, model, by_sample, part, chunk, decoding)
+            with whole_file(path) as temporary:
+                table.to_parquet(temporary)
+        tables.append(pd.read_parquet(path))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _chunk(
+    study: Study,
+    model: LanguageModel,
+    by_sample: pd.DataFrame,
+    part: Part,
+    chunk: Chunk,
+    decoding: Decoding,
+) -> pd.DataFrame:
+    completions = generate_chunk(
+        model,
+        [by_sample.at[s, "tokens"].tolist() for s in part.samples],
+        part.conditions,
+        chunk,
+        decoding,
+        seed=study.sweep.seed,
+        samples=part.samples,
+    )
+    columns = [condition.columns for condition in part.conditions]
+    rows = []
+    for completion in completions:
+        sample = part.samples[completion.prompt]
+        rows.append(
+            {
+                **columns[completion.condition],
+                "sample": sample,
+                "repeat": completion.repeat,
+                **{name: by_sample.at[sample, name] for name in TEXTS},
+                "completion": completion.text,
+                "n_tokens": len(completion.tokens),
+                "stopped": completion.stopped,
+            }
+        )
+    return pd.DataFrame(rows).astype({"layer": "Int64"})

@@ -1,0 +1,62 @@
+"""vectors/ x conditions on val prompts -> validation.parquet, settings.json: what is reported."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.grid import validation_parts
+from pipeline.measures.choice import choose_setting
+from pipeline.measures.scores import CONDITION, score_table
+from pipeline.measures.statistics import summarise
+from pipeline.methods.directions import load_directions
+from pipeline.model import chat
+from pipeline.preflight import load_model
+from pipeline.scratch import scratch, whole_file
+from pipeline.sections import Study
+from pipeline.study import target
+from pipeline.sweeping import complete, swept_layers, with_directions
+from pipeline.tracking import Run
+from stages import ROOT, main
+
+INPUTS = ("dataset.parquet", "vectors/directions.safetensors", "vectors/choice.json")
+OUTPUTS = ("validation.parquet", "settings.json")
+SECTIONS = ("model", "score", "sweep", "vectors")
+
+
+def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
+    """Complete the val prompts under the whole grid, and choose for each arm by its metric."""
+    dataset = pd.read_parquet(folder / "dataset.parquet")
+    selected = json.loads((folder / "vectors" / "choice.json").read_text())["layer"]
+    model = load_model(study)
+    directions, _ = load_directions(
+        folder / "vectors" / "directions.safetensors",
+        model=model.weights,
+        template=chat.template_digest(model.tokenizer),
+    )
+    grid = validation_parts(study, dataset, swept_layers(study, model.n_layers, directions))
+    grid = with_directions(study, grid, directions, model.n_layers)
+    settings = {}
+    with scratch(folder / "validation.parquet", key, root=ROOT) as work:
+        completions = complete(study, model, dataset, grid, work)
+        completions.to_parquet(work / "validation.parquet")
+    for name, arm in study.sweep.arms.items():
+        if arm.strengths:
+            metric = {arm.metric: target(study.score.metrics[arm.metric])}
+            scores = score_table(completions[completions["arm"] == name], metric)
+            means = summarise(
+                scores,
+                [*CONDITION, "metric"],
+                cluster=study.score.cluster,
+                seed=study.score.seed,
+            )
+            fitted = means[means["source"] == "fitted"]
+            settings[name] = asdict(choose_setting(arm, fitted, selected))
+    with whole_file(folder / "settings.json") as path:
+        path.write_text(json.dumps(settings, indent=1) + "\n")
+    tracked.summary({f"{a}/{k}": v for a, setting in settings.items() for k, v in setting.items()})
+
+
+if __name__ == "__main__":
+    main()
