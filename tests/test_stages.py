@@ -189,7 +189,7 @@ def test_selection_chooses_position_and_layer_of_what_is_reported(tmp_path):
     expected = select_direction(
         candidates, n_layers=8, max_kl=0.1, min_steering=0.0, layer_share=0.8
     )
-    assert chosen == asdict(expected)
+    assert chosen == pytest.approx(asdict(expected))
     settings = json.loads((output / "settings.json").read_text())
     reported = json.loads((output / "metrics.json").read_text())
     for arm in ("add", "subtract", "project_out"):
