@@ -13,18 +13,37 @@ VOCAB, LAYERS, WIDTH = 200, 4, 32
 _COMMON = {"vocab_size": VOCAB, "num_hidden_layers": LAYERS}
 _SIZED = {**_COMMON, "hidden_size": WIDTH, "intermediate_size": 48, "num_attention_heads": 4}
 _GROUPED = {**_SIZED, "num_key_value_heads": 2}
+_WRAPPED = {
+    "text_config": {**_GROUPED, "head_dim": 16, "sliding_window": 8, "eos_token_id": 3},
+    "vision_config": {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 8,
+        "patch_size": 4,
+    },
+    "mm_tokens_per_image": 1,
+    "image_token_index": VOCAB - 3,
+}
 # z of the Gemma shapes is wider than d_model (4 heads of 16), as in the real ones; sliding window.
 _GEMMA = {**_GROUPED, "head_dim": 16, "sliding_window": 8}
 CONFIGS = {
     "llama": (transformers.LlamaConfig, _GROUPED),
+    "llama_tied": (transformers.LlamaConfig, {**_GROUPED, "tie_word_embeddings": True}),
+    "mistral": (transformers.MistralConfig, {**_GROUPED, "sliding_window": 8}),
+    "gemma": (transformers.GemmaConfig, {**_GROUPED, "head_dim": 16}),
     "gemma2": (transformers.Gemma2Config, _GEMMA),
     "gemma3": (transformers.Gemma3TextConfig, _GEMMA),
+    "gemma3_wrapped": (transformers.Gemma3Config, _WRAPPED),
     "gpt2": (
         transformers.GPT2Config,
         {"vocab_size": VOCAB, "n_layer": LAYERS, "n_embd": WIDTH, "n_head": 4, "n_positions": 128},
     ),
     "neox": (transformers.GPTNeoXConfig, _SIZED),
     "neox_serial": (transformers.GPTNeoXConfig, {**_SIZED, "use_parallel_residual": False}),
+    "qwen2": (transformers.Qwen2Config, _GROUPED),
+    "phi3": (transformers.Phi3Config, {**_GROUPED, "sliding_window": 8}),
     "qwen3": (transformers.Qwen3Config, {**_GROUPED, "head_dim": 16}),
     "olmo2": (transformers.Olmo2Config, _GROUPED),
 }

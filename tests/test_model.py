@@ -1,13 +1,20 @@
-"""Sites, hooks and chat templates against transformers' own outputs."""
+"""Sites and hooks of every family against transformers' own outputs."""
+
+import copy
 
 import pytest
 import torch
-from families import FAMILIES, LAYERS, WIDTH, random_prompts, tiny, tokenizer
+import transformers
+from families import FAMILIES, LAYERS, WIDTH, random_prompts, tiny
 
-from pipeline.model import chat
+from pipeline.engine.collection import collect
+from pipeline.engine.conditions import Condition, Edit
+from pipeline.engine.scoring import score_last
+from pipeline.methods.interventions import Add
 from pipeline.model.hooks import read, visiting
-from pipeline.model.loading import LanguageModel, check_path
-from pipeline.model.sites import COMPONENTS, Site
+from pipeline.model.hub import check_path, is_hub_id
+from pipeline.model.loading import LanguageModel, choose_device
+from pipeline.model.sites import COMPONENTS, Site, check_component
 
 PROMPTS = random_prompts(4, seed=3)
 
@@ -16,24 +23,124 @@ def components(model) -> list[str]:
     return [c for c in COMPONENTS if not (c == "resid_mid" and model.parallel)]
 
 
-def logits(model, ids, mask):
+def run(hf, ids, mask, **arguments):
+    """Transformers' own forward pass, positions counted from each row's first token."""
+    places = (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():
-        return model.hf(ids, attention_mask=mask).logits
+        return hf(ids, attention_mask=mask, position_ids=places, **arguments)
+
+
+def logits(model, ids, mask):
+    return run(model.hf, ids, mask).logits
 
 
 @pytest.mark.parametrize(
-    "text", ["embed", "blocks.0.resid_pre", "blocks.12.z[5]", "blocks.3.mlp_act[17]"]
+    "text",
+    ["embed", "blocks.0.resid_pre", "blocks.12.z[5]", "blocks.3.mlp_act[17]", "blocks.1.pattern"],
 )
 def test_a_site_prints_as_it_is_read(text):
     assert str(Site.parse(text)) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["blocks.x.z", "blocks.1.resid_ost", "resid_pre", "blocks.1.resid_pre[3]"]
+    "text",
+    [
+        "blocks.x.z",
+        "blocks.1.resid_ost",
+        "resid_pre",
+        "blocks.1.resid_pre[3]",
+        "blocks.1.pattern[0]",
+    ],
 )
 def test_what_is_no_site_is_refused(text):
     with pytest.raises(ValueError, match=r"valid|only z"):
         Site.parse(text)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_exactly_those_of_transformers(family, tmp_path):
+    """Loaded from the same folder, run on the same batch, with an edit of strength 0 in place.
+
+    Torch multiplies by weights that could need a gradient in another order: with these the last bit
+    may differ, so transformers' model is frozen as ours is.
+    """
+    tiny(family).hf.save_pretrained(tmp_path)
+    tiny(family).tokenizer.save_pretrained(tmp_path)
+    ours = LanguageModel.load(str(tmp_path), device="cpu")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).requires_grad_(False)
+    by_length = sorted(PROMPTS, key=len)
+    ids, mask = ours.pad(by_length)
+    expected = run(theirs, ids, mask, logits_to_keep=1).logits
+    nothing = Condition(edits=(Edit(Site(1, "resid_post"), Add(torch.ones(WIDTH), 0.0)),))
+    for condition in (Condition(), nothing):
+        found = score_last(ours, by_length, [condition], lambda x, _: x, batch_tokens=10**6)
+        assert torch.equal(found[0], expected[:, -1])
+    assert ours.weights and ours.dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_near_single(family, dtype):
+    """From the same rounded weights, logits within 5 roundings (3.9 % and 0.5 %) of the largest."""
+    half = copy.deepcopy(tiny(family).hf).to(dtype)
+    whole = copy.deepcopy(half).float()
+    model = LanguageModel(half, None, name=family)
+    ids, mask = model.pad(PROMPTS)
+    seen = read(model, [Site(1, c) for c in components(model)], ids, mask)
+    assert {value.dtype for value in seen.values()} == {dtype}
+    low, high = (run(m, ids, mask).logits[mask.bool()].float() for m in (half, whole))
+    assert (low - high).abs().max() <= 5 * torch.finfo(dtype).eps * high.abs().max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_patterns_are_transformers_attentions(family):
+    model = tiny(family)
+    eager = copy.deepcopy(model.hf)
+    eager.set_attn_implementation("eager")
+    ids, mask = model.pad(PROMPTS)
+    out = run(eager, ids, mask, output_attentions=True)
+    real = mask.bool()
+    patterns = [Site(layer, "pattern") for layer in range(LAYERS)]
+    found = read(model, [*patterns, Site(2, "z")], ids, mask)
+    for site, attention in zip(patterns, out.attentions, strict=True):
+        rows = found[site].transpose(1, 2)[real]
+        assert torch.equal(rows, attention.transpose(1, 2)[real])
+        torch.testing.assert_close(rows.sum(-1), torch.ones_like(rows[..., 0]))
+        # Neither the future nor a pad is looked at.
+        assert not found[site].triu(1).transpose(1, 2)[real].any()
+        assert not (rows * (1 - mask)[:, None].expand(-1, ids.shape[1], -1)[real][:, None]).any()
+    clean = logits(model, ids, mask)[real]
+    assert (clean - out.logits[real]).abs().max() <= 1e-5 * max(1.0, float(clean.abs().max()))
+
+
+def test_attention_is_eager_only_while_patterns_are_asked_for():
+    model = tiny("gemma3_wrapped")
+    ids, mask = model.pad(PROMPTS)
+    used = {}
+    for component in ("pattern", "attn_out"):
+        note = lambda _, c=component: used.__setitem__(c, model.config._attn_implementation)  # noqa: E731
+        with visiting(model, {Site(1, component): note}):
+            logits(model, ids, mask)
+    assert used == {"pattern": "eager", "attn_out": "sdpa"}
+    assert model.config._attn_implementation == model.hf.config._attn_implementation == "sdpa"
+
+
+def test_patterns_cannot_be_written_collected_or_edited():
+    model = tiny("llama")
+    ids, mask = model.pad(PROMPTS)
+    site = Site(1, "pattern")
+    with (
+        pytest.raises(ValueError, match=r"blocks\.1\.pattern can be read but not written"),
+        visiting(model, {site: lambda pattern: pattern}),
+    ):
+        logits(model, ids, mask)
+    assert model.config._attn_implementation == "sdpa"
+    with pytest.raises(ValueError, match="no rows to collect"):
+        collect(model, PROMPTS, [site], "all")
+    with pytest.raises(ValueError, match="can be read but not edited"):
+        Edit(site, Add(torch.ones(WIDTH)))
+    with pytest.raises(ValueError, match="'pattern' is no activation of a layer; valid: resid_pre"):
+        check_component("pattern")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -162,28 +269,20 @@ def test_unsupported_models_and_folders_are_refused(tmp_path):
 
     with pytest.raises(ValueError, match=r"'t5' of it is not supported; valid: gemma, "):
         LanguageModel(Model(), None, name="it")
+    Config.model_type = "gemma3n"
+    with pytest.raises(ValueError, match=r"cannot be supported: its later layers share keys"):
+        LanguageModel(Model(), None, name="it")
+    with pytest.raises(ValueError, match="device 'tpu' is not on this machine; valid: auto, "):
+        choose_device("tpu")
     with pytest.raises(ValueError, match=r"is no model: there is no config\.json"):
         check_path(str(tmp_path))
     for path in ("no/such/model/folder", "data/embeded_model", "./x"):
         with pytest.raises(ValueError, match="is no model"):
             check_path(path)
     for hub in ("gpt2", "google/gemma-2-2b-it"):
-        check_path(hub)
+        assert is_hub_id(hub)
     with pytest.raises(ValueError, match="dtype 'float12' is none"):
         LanguageModel.load(str(tmp_path), dtype="float12")
-
-
-def test_the_template_is_found_from_itself():
-    plain = tokenizer()
-    assert chat.render(plain, "w5 w6") == "w5 w6\n"
-    assert chat.template_length(plain) == 1
-    chatty = tokenizer().__class__(tokenizer_object=plain.backend_tokenizer, bos_token="<bos>")
-    chatty.chat_template = (
-        "{{ bos_token }} w10 {% for m in messages %}{{ m['content'] }}{% endfor %} w7 w8 w9"
-    )
-    assert chat.template_length(chatty) == 3
-    ids = chat.encode(chatty, chat.render(chatty, "w20"))
-    assert ids == [1, 10, 20, 7, 8, 9]
 
 
 def test_width_is_that_of_the_activation():

@@ -16,7 +16,8 @@ from pipeline.engine.generation import generate_chunk
 from pipeline.grid import Part, report_parts, validation_parts
 from pipeline.measures.choice import Setting
 from pipeline.model import chat
-from pipeline.model.loading import LanguageModel, check_path, load_tokenizer
+from pipeline.model.hub import check_path
+from pipeline.model.loading import LanguageModel, load_tokenizer
 from pipeline.model.sites import Site
 from pipeline.sections import Study
 from pipeline.study import target

@@ -6,6 +6,7 @@ from operator import itemgetter
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from pipeline.engine.chunks import blocks
@@ -20,28 +21,33 @@ def collect(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     sites: Sequence[Site],
-    rule: Positions,
+    rule: Positions | list[tuple[int, ...]],
     *,
     batch_tokens: int = 16384,
 ) -> tuple[dict[Site, Tensor], pd.DataFrame]:
     """Activations [rows, width] at each site, and the rows' `prompt`, `position` and `token`.
 
     Rows stand in the order of the prompts and, within one, of positions. Each pass stops at the
-    deepest site and computes no logits; only the positions that the rule names are kept.
+    deepest site and computes no logits; only the positions that the rule names are kept. Instead of
+    a rule there may be a list of the absolute positions of each prompt.
 
     Raises:
         ValueError: a site the model does not have, or a prompt in which the rule names nothing.
     """
     check_context(model, prompts)
     for site in sites:
-        model.check(site)
+        if model.check(site).component == "pattern":
+            raise ValueError(f"{site} has no rows to collect; it can be read by itself")
     found: list[dict[Site, Tensor]] = []
     frames = []
     for block in blocks([len(p) for p in prompts], batch_tokens):
         ids, mask = model.pad([prompts[p] for p in block])
         absolute = hooks.positions(mask).masked_fill(mask == 0, -1)
         lengths = torch.tensor([len(prompts[p]) for p in block], device=model.device)
-        chosen = position_mask(rule, absolute, lengths)
+        if isinstance(rule, list):
+            chosen = _listed([rule[p] for p in block], absolute)
+        else:
+            chosen = position_mask(rule, absolute, lengths)
         if not bool(chosen.any(1).all()):
             short = block[int((~chosen.any(1)).nonzero()[0, 0])]
             raise ValueError(f"positions {rule!r} name no token of prompt {short}")
@@ -60,3 +66,12 @@ def collect(
     order = np.lexsort((table["position"], table["prompt"]))
     gathered = {site: torch.cat([values[site] for values in found])[order] for site in sites}
     return gathered, table.iloc[order].reset_index(drop=True)
+
+
+def _listed(
+    places: list[tuple[int, ...]], absolute: Int[Tensor, "rows pos"]
+) -> Bool[Tensor, "rows pos"]:
+    chosen = [
+        torch.isin(row, row.new_tensor(own)) for row, own in zip(absolute, places, strict=True)
+    ]
+    return torch.stack(chosen)

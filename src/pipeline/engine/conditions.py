@@ -42,6 +42,8 @@ class Edit:
 
     def __post_init__(self) -> None:
         check_rule(self.positions)
+        if self.site.component == "pattern":
+            raise ValueError(f"{self.site} can be read but not edited")
 
 
 @dataclass(frozen=True)

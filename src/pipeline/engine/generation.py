@@ -128,9 +128,9 @@ def generate_chunk(
 
 def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: int = 0) -> None:
     """Fail before the model runs if a sequence would not fit into its context."""
-    limit = getattr(model.hf.config, "max_position_embeddings", None)
+    limit = model.config.max_position_embeddings
     longest = max(map(len, prompts)) + new
-    if limit is not None and longest > limit:
+    if longest > limit:
         raise ValueError(
             f"{longest} tokens (prompt and completion) pass the context of {model.name}: {limit}"
         )

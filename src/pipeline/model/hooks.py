@@ -1,7 +1,7 @@
 """Read and write activations while a model runs: the one file that registers hooks."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -24,20 +24,33 @@ def visiting(model: LanguageModel, visits: Mapping[Site, Visit]) -> Iterator[Non
     """Call each visit with the activation at its site in every forward pass inside the block.
 
     A visit that returns None reads; one that returns a tensor of the same shape writes. The
-    weights are never touched, and afterwards the model is as it was.
+    weights are never touched, and afterwards the model is as it was. Attention is computed eagerly
+    while a pattern is visited, as other implementations never hold it, and only then.
 
     Raises:
-        ValueError: a site that the model does not have.
+        ValueError: a site that the model does not have, or a pattern that is written to.
     """
     handles = []
+    patterns = any(site.component == "pattern" for site in visits)
+    with _eager_attention(model) if patterns else nullcontext():
+        try:
+            # Sorted: a write at resid_mid reaches the block's output before resid_post is visited.
+            for site in sorted(visits, key=lambda site: site.depth):
+                handles += _register(model, model.check(site), visits[site])
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def _eager_attention(model: LanguageModel) -> Iterator[None]:
+    usual = model.config._attn_implementation
+    model.decoder.set_attn_implementation("eager")
     try:
-        # Sorted: a write at resid_mid reaches the block's output before resid_post is visited.
-        for site in sorted(visits, key=lambda site: site.depth):
-            handles += _register(model, model.check(site), visits[site])
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        model.decoder.set_attn_implementation(usual)
 
 
 def read(
@@ -49,6 +62,7 @@ def read(
 ) -> dict[Site, Float[Tensor, "..."]]:
     """Activations at sites in one forward pass, which stops at the deepest of them.
 
+    Patterns are [batch, head, pos, pos]: the query's position first, then the key's.
     `gather` takes what is wanted out of [batch, pos, width] while the pass runs, so that whole
     activations need not be kept.
     """
@@ -65,7 +79,7 @@ def read(
 
     visits = {site: visit(site) for site in ordered}
     with torch.inference_mode(), visiting(model, visits), suppress(_DeepEnough):
-        model.hf.base_model(ids, attention_mask=mask, position_ids=positions(mask))
+        model.decoder(ids, attention_mask=mask, position_ids=positions(mask))
     return found
 
 
@@ -80,6 +94,8 @@ def _register(model: LanguageModel, site: Site, visit: Visit) -> list[Any]:
         visit = _at_unit(visit, site.unit, model.width(site))
     if site.component == "resid_mid":
         return _register_middle(model, module, model.blocks[site.layer], visit)
+    if site.component == "pattern":
+        return [module.register_forward_hook(_reading_pattern(site, visit))]
     if side == "input":
         return [module.register_forward_pre_hook(_before(visit), with_kwargs=True)]
     return [module.register_forward_hook(_after(visit))]
@@ -113,6 +129,14 @@ def _after(visit: Visit) -> Callable[..., Any]:
         whole = isinstance(output, tuple)
         new = visit(output[0] if whole else output)
         return None if new is None else (new, *output[1:]) if whole else new
+
+    return hook
+
+
+def _reading_pattern(site: Site, visit: Visit) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if visit(output[1]) is not None:
+            raise ValueError(f"{site} can be read but not written")
 
     return hook
 

@@ -1,13 +1,10 @@
-"""Load a causal language model and say where its parts are: the one file that knows architectures.
-
-A new architecture is one row of `ARCHITECTURES`.
-"""
+"""Load a causal language model and say where its activations are."""
 
 import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,57 +14,13 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from pipeline.model import chat
+from pipeline.model.architectures import architecture_of
+from pipeline.model.hub import check_path
 from pipeline.model.sites import COMPONENTS, Site
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Names of a family's modules: `blocks` and `norm` in the base model, the rest in a block."""
-
-    blocks: str = "layers"
-    norm: str = "norm"
-    heads: str = "self_attn.o_proj"
-    attention: str = "self_attn"
-    middle: str = "post_attention_layernorm"
-    neurons: str = "mlp.down_proj"
-    mlp: str = "mlp"
-
-
-_GEMMA = Architecture(
-    attention="post_attention_layernorm",
-    middle="pre_feedforward_layernorm",
-    mlp="post_feedforward_layernorm",
-)
-ARCHITECTURES: dict[str, Architecture] = {
-    "gemma": Architecture(),
-    "gemma2": _GEMMA,
-    "gemma3_text": _GEMMA,
-    "gpt2": Architecture(
-        blocks="h",
-        norm="ln_f",
-        heads="attn.c_proj",
-        attention="attn",
-        middle="ln_2",
-        neurons="mlp.c_proj",
-    ),
-    "gpt_neox": Architecture(
-        norm="final_layer_norm",
-        heads="attention.dense",
-        attention="attention",
-        neurons="mlp.dense_4h_to_h",
-    ),
-    "llama": Architecture(),
-    "mistral": Architecture(),
-    "olmo2": Architecture(
-        attention="post_attention_layernorm", middle="mlp", mlp="post_feedforward_layernorm"
-    ),
-    "phi3": Architecture(),
-    "qwen2": Architecture(),
-    "qwen3": Architecture(),
-}
 
 _PLACES = {
     "resid_pre": ("", "input"),
+    "pattern": ("pattern", "output"),
     "z": ("heads", "input"),
     "attn_out": ("attention", "output"),
     "resid_mid": ("middle", "input"),
@@ -85,53 +38,59 @@ class LanguageModel:
     """
 
     def __init__(self, hf: Any, tokenizer: Any, *, name: str, weights: str = "") -> None:
-        model_type = hf.config.model_type
-        if model_type not in ARCHITECTURES:
-            raise ValueError(
-                f"model type {model_type!r} of {name} is not supported; "
-                f"valid: {', '.join(ARCHITECTURES)}"
-            )
+        self.architecture = architecture_of(hf.config, name)
         self.hf = hf.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
         self.weights = weights
-        self.architecture = ARCHITECTURES[model_type]
-        self.blocks: nn.ModuleList = getattr(hf.base_model, self.architecture.blocks)
+        self.config = hf.config.get_text_config()
+        self.decoder: Any = hf.base_model.get_submodule(self.architecture.decoder)
+        self.blocks: nn.ModuleList = getattr(self.decoder, self.architecture.blocks)
         self.n_layers = len(self.blocks)
-        self.d_model: int = hf.config.hidden_size
-        self.n_heads: int = hf.config.num_attention_heads
-        self.parallel: bool = getattr(hf.config, "use_parallel_residual", False)
+        self.d_model: int = self.config.hidden_size
+        self.n_heads: int = self.config.num_attention_heads
+        parallel = self.architecture.parallel
+        self.parallel: bool = parallel is not None and getattr(self.config, parallel)
 
     @classmethod
     def load(
-        cls, path: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto"
+        cls,
+        path: str,
+        *,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        device_map: str | None = None,
     ) -> "LanguageModel":
         """Load from a local folder or a hub id, in the dtype and on the device asked for.
 
         Args:
             path: a folder with a model, or a hub id.
             revision: branch, tag or commit on the hub.
-            dtype: a torch dtype's name; `auto` keeps that of the file.
-            device: `auto` takes CUDA, then MPS, then the CPU.
+            dtype: a torch dtype's name; `auto` keeps that of the file, which is bfloat16 for most.
+            device: a torch device; `auto` takes CUDA, then MPS, then the CPU.
+            device_map: how accelerate spreads the model, `auto` over all GPUs; None: one device.
 
         Raises:
-            ValueError: nothing to load there, or an unknown dtype.
+            ValueError: nothing to load there, an unknown dtype or device, or no accelerate.
         """
         kind = getattr(torch, dtype, None)
         if dtype != "auto" and not isinstance(kind, torch.dtype):
             raise ValueError(f"dtype {dtype!r} is none; valid: auto, float32, bfloat16, float16")
-        check_path(path)
+        if device_map is not None and find_spec("accelerate") is None:
+            raise ValueError(
+                f"device_map {device_map!r} needs accelerate: pip install 'actsweep[gpus]'"
+            )
+        check_path(path, revision)
+        placed = {"device_map": device_map} if device_map else {}
+        device = choose_device(device)
         if not sys.stderr.isatty():
             transformers.utils.logging.disable_progress_bar()
         hf = transformers.AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype="auto" if dtype == "auto" else kind
+            path, revision=revision, dtype="auto" if dtype == "auto" else kind, **placed
         )
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            if torch.backends.mps.is_available():
-                device = "mps"
         return cls(
-            hf.to(device),
+            hf if device_map else hf.to(device),
             load_tokenizer(path, revision),
             name=path,
             weights=model_digest(path, hf.config),
@@ -177,6 +136,8 @@ class LanguageModel:
 
     def width(self, site: Site) -> int:
         """Size of the activation at a site: `d_model` unless it is `z`, `mlp_act` or a unit."""
+        if site.component == "pattern":
+            raise ValueError(f"{site} is [head, pos, pos]: it has no width")
         if site.component not in ("z", "mlp_act"):
             return self.d_model
         weight: Tensor = self.place(site)[0].weight  # type: ignore[assignment]
@@ -215,14 +176,21 @@ class LanguageModel:
         return frozenset(t for t in [*listed, self.tokenizer.eos_token_id] if t is not None)
 
 
-def check_path(path: str) -> None:
-    """Fail in one line if a local path holds no model; hub ids are left to the hub."""
-    folder = Path(path)
-    # What begins with an existing folder is meant as a path: a typo must not go to the hub.
-    begins = Path(folder.parts[0]).exists() if folder.parts else True
-    local = begins or path.startswith((".", "/", "~")) or path.count("/") > 1
-    if local and not (folder / "config.json").is_file():
-        raise ValueError(f"model.path {path!r} is no model: there is no config.json there")
+def choose_device(name: str) -> str:
+    """A device's name; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ValueError: no such device, or not on this machine.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    usable = [*(kind for kind, usable in there.items() if usable), "cpu"]
+    if name == "auto":
+        return usable[0]
+    if name.partition(":")[0] not in usable:
+        raise ValueError(
+            f"device {name!r} is not on this machine; valid: auto, {', '.join(usable)}"
+        )
+    return name
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:

@@ -14,7 +14,8 @@ COMPONENTS = (
 )
 """What a block offers, in the order it computes them and in TransformerLens' vocabulary.
 
-`embed`, the input of the first block, stands before them all.
+`embed`, the input of the first block, stands before them all; `pattern`, the attention's
+probabilities [batch, head, pos, pos], can only be read.
 
 `resid_pre`, `resid_mid`, `resid_post`: the residual stream before, inside and after the block.
 `attn_out`, `mlp_out`: what is added to the stream, after a post-norm where the family has one.
@@ -22,7 +23,8 @@ COMPONENTS = (
 projection (neurons).
 """
 
-_PATTERN = re.compile(r"blocks\.(\d+)\.([a-z_]+)(?:\[(\d+)\])?")
+_VISITED = ("embed", "resid_pre", "z", "pattern", *COMPONENTS[2:])
+_SITE = re.compile(r"blocks\.(\d+)\.([a-z_]+)(?:\[(\d+)\])?")
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,10 @@ class Site:
     unit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.component not in (*COMPONENTS, "embed"):
+        if self.component not in _VISITED:
             raise ValueError(
-                f"unknown component {self.component!r}; valid: {', '.join(COMPONENTS)}, embed"
+                f"unknown component {self.component!r}; "
+                f"valid: {', '.join(COMPONENTS)}, embed, pattern"
             )
         if self.component == "embed" and self.layer != 0:
             raise ValueError(f"embed stands before layer 0, there is none at layer {self.layer}")
@@ -57,7 +60,7 @@ class Site:
     @property
     def depth(self) -> tuple[int, int, int]:
         """Orders sites as one forward pass visits them, a whole activation before its units."""
-        order = -1 if self.component == "embed" else COMPONENTS.index(self.component)
+        order = _VISITED.index(self.component)
         return (self.layer, order, -1 if self.unit is None else self.unit)
 
     @classmethod
@@ -69,11 +72,22 @@ class Site:
         """
         if text == "embed":
             return cls(0, "embed")
-        match = _PATTERN.fullmatch(text)
+        match = _SITE.fullmatch(text)
         if match is None:
             raise ValueError(
                 f"{text!r} is no site; valid: embed, or blocks.LAYER.COMPONENT with COMPONENT in "
-                + ", ".join(COMPONENTS)
+                + ", ".join([*COMPONENTS, "pattern"])
             )
         layer, component, unit = match.groups()
         return cls(int(layer), component, None if unit is None else int(unit))
+
+
+def check_component(name: str) -> None:
+    """Fail if no activation of a layer has this name.
+
+    Raises:
+        ValueError: names it and the valid ones.
+    """
+    Site(0, name)
+    if name not in COMPONENTS:
+        raise ValueError(f"{name!r} is no activation of a layer; valid: {', '.join(COMPONENTS)}")
