@@ -10,7 +10,7 @@ from pipeline.engine.collection import collect
 from pipeline.model import chat
 from pipeline.model.loading import tokenizer_digest
 from pipeline.model.sites import Site
-from pipeline.preflight import collected_positions, load_model
+from pipeline.preflight import collected, load_model
 from pipeline.scratch import scratch
 from pipeline.sections import Study
 from pipeline.store import Fingerprint
@@ -26,8 +26,7 @@ SECTIONS = ("collect", "model")
 def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Keep the activations of the train split at the chosen positions of every layer."""
     dataset = pd.read_parquet(folder / "dataset.parquet")
-    dataset = dataset[dataset["split"] == "train"]
-    rule = collected_positions(study)
+    tokens, places = collected(study, dataset)
     model = load_model(study)
     sites = [
         Site(layer, component)
@@ -39,14 +38,11 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         revision=study.model.revision or "",
         tokenizer=tokenizer_digest(model.tokenizer),
         template=chat.template_digest(model.tokenizer),
-        dataset=dataset_digest(dataset),
+        dataset=dataset_digest(pd.DataFrame({"sample": tokens.keys(), "tokens": tokens.values()})),
         sites=tuple(map(str, sites)),
-        positions=str(rule),
+        positions=str(study.collect.positions),
     )
-    tokens = dict(zip(dataset["sample"], dataset["tokens"], strict=True))
-    rows = {s: len(rule) if isinstance(rule, tuple) else 1 for s in tokens}
-    if rule == "all":
-        rows = {sample: len(ids) for sample, ids in tokens.items()}
+    rows = {sample: len(kept) for sample, kept in places.items()}
     shards = _shards(rows, study.collect.rows_per_shard)
     size = sum(rows.values()) * sum(map(model.width, sites)) * model.dtype.itemsize
     with (
@@ -59,7 +55,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
                 model,
                 [tokens[s] for s in samples],
                 sites,
-                rule,
+                [places[s] for s in samples],
                 batch_tokens=study.model.batch_tokens,
             )
             table["sample"] = [samples[p] for p in table.pop("prompt")]

@@ -78,7 +78,9 @@ def test_ids_do_not_depend_on_the_other_conditions(study):
 def test_edits_are_the_arms_sites_with_the_layers_direction(study):
     directions = {Key("fitted", 0, 1): torch.ones(4), Key("fitted", 0, 2): torch.zeros(4)}
     grid = {str(c): c for p in validation_parts(study, dataset(), [1, 2]) for c in p.conditions}
-    added = with_edits(grid["add: add layer 1 x 2 at all"], study.sweep.arms["add"], directions, 3)
+    added = with_edits(
+        grid["add: add layer 1 x 2 at all"], study.sweep.arms["add"], directions, 3, 2
+    )
     assert [(str(e.site), e.positions) for e in added.edits] == [("blocks.1.resid_pre", "all")]
     assert added.edits[0].intervention.strength == 2.0
     ablated = with_edits(
@@ -86,11 +88,21 @@ def test_edits_are_the_arms_sites_with_the_layers_direction(study):
         study.sweep.arms["project_out"],
         directions,
         3,
+        2,
     )
     assert len(ablated.edits) == 9
     assert {e.site.component for e in ablated.edits} == {"resid_pre", "attn_out", "mlp_out"}
     assert all(isinstance(e.intervention, ProjectOut) for e in ablated.edits)
     assert all(torch.equal(e.intervention.direction, torch.ones(4)) for e in ablated.edits)
+
+
+def test_the_template_is_the_prompts_last_tokens(study):
+    directions = {Key("fitted", 0, 1): torch.ones(4)}
+    arm = study.sweep.arms["add"]
+    arm.positions = ["template"]
+    condition = validation_parts(study, dataset(), [1])[0].conditions[1]
+    (edit,) = with_edits(condition, arm, directions, 3, 2).edits
+    assert (condition.positions, edit.positions) == ("template", (-2, -1))
 
 
 def test_labels_without_prompts_are_refused(study):

@@ -19,7 +19,7 @@ from pipeline.grid import report_parts, with_edits
 from pipeline.measures.choice import Setting
 from pipeline.methods.directions import load_directions
 from pipeline.methods.selection import select_direction
-from pipeline.preflight import load_model
+from pipeline.preflight import load_model, template_length
 from pipeline.store import ActivationStore
 from pipeline.study import load_study
 
@@ -65,6 +65,7 @@ def test_the_tables_are_those_of_a_naive_loop(whole, monkeypatch):
     dataset = pd.read_parquet(whole / "dataset.parquet")
     sweep = pd.read_parquet(whole / "sweep.parquet").set_index(["condition", "sample"])
     directions, _ = load_directions(whole / "vectors" / "directions.safetensors")
+    template = template_length(study)
     compared = expected = 0
     settings = json.loads((whole / "settings.json").read_text())
     settings = {arm: Setting(**setting) for arm, setting in settings.items()}
@@ -72,7 +73,7 @@ def test_the_tables_are_those_of_a_naive_loop(whole, monkeypatch):
         expected += len(part.conditions) * len(part.samples[::2])
         arm = study.sweep.arms[part.arm]
         for condition in part.conditions:
-            edited = with_edits(condition, arm, directions, model.n_layers)
+            edited = with_edits(condition, arm, directions, model.n_layers, template)
             for sample in part.samples[::2]:
                 prompt = dataset.at[sample, "tokens"].tolist()
                 tokens, logits = naive.generate(model, prompt, edited, 8)

@@ -5,6 +5,7 @@ others are filled in.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 
 from pipeline.model import chat
 
-COLUMNS = ("instruction", "label", "split", "topic", "demand")
+COLUMNS = ("instruction", "label", "split", "topic", "demand", "subject", "answer")
 SPLITS = ("train", "val", "test")
 _READERS = {".jsonl": "lines", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
@@ -87,6 +88,8 @@ def fill_templates(*, path: str, templates: dict[str, str]) -> pd.DataFrame:
             "split": row["split"],
             "topic": str(row["topic"]),
             "demand": "",
+            "subject": row["topic"],
+            "answer": "",
         }
         for row in topics.to_dict("records")
         for label, template in templates.items()
@@ -106,9 +109,18 @@ def load_texts(path: str) -> pd.DataFrame:
     return pd.DataFrame({"sample": np.arange(len(frame)), "text": frame["text"].astype(str)})
 
 
-def tokenise(frame: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
-    """Add to each row its `sample` number, rendered `prompt` and `tokens`."""
-    prompts = [chat.render(tokenizer, text) for text in frame["instruction"]]
+def tokenise(
+    frame: pd.DataFrame,
+    tokenizer: Any,
+    *,
+    system: str | None = None,
+    variables: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Add to each row its `sample` number, rendered `prompt` and `tokens`; see `chat.render`."""
+    prompts = [
+        chat.render(tokenizer, text, system=system, variables=variables)
+        for text in frame["instruction"]
+    ]
     return frame.assign(
         sample=np.arange(len(frame)),
         prompt=prompts,

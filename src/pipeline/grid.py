@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import pandas as pd
 from torch import Tensor
 
-from pipeline.engine.conditions import Condition, Edit
+from pipeline.engine.conditions import Condition, Edit, Positions
 from pipeline.measures.choice import Setting
 from pipeline.methods.directions import Key
 from pipeline.model.sites import Site
@@ -77,19 +77,29 @@ def report_parts(
 
 
 def with_edits(
-    condition: Condition, arm: Arm, directions: Mapping[Key, Tensor], n_layers: int
+    condition: Condition,
+    arm: Arm,
+    directions: Mapping[Key, Tensor],
+    n_layers: int,
+    template_length: int,
 ) -> Condition:
-    """The condition with what it does in a model: its direction at its arm's sites."""
+    """The condition with what it does in a model: its direction at its arm's sites.
+
+    The rule `template` names the `template_length` last tokens of a prompt.
+    """
     if condition.layer is None:
         return condition
     assert arm.intervention is not None
     direction = directions[Key(condition.source, condition.draw, condition.layer)]
     intervention = target(arm.intervention)(direction, condition.strength)
+    rule: Positions = condition.positions
+    if rule == "template":
+        rule = tuple(range(-template_length, 0))
     layers = range(n_layers) if arm.everywhere else [condition.layer]
     return replace(
         condition,
         edits=tuple(
-            Edit(Site(layer, component), intervention, condition.positions)
+            Edit(Site(layer, component), intervention, rule)
             for layer in layers
             for component in arm.components
         ),

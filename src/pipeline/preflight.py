@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 import transformers
 
-from pipeline import datasets
+from pipeline import datasets, positions
 from pipeline.engine.chunks import plan
 from pipeline.engine.conditions import Condition, check_rule
 from pipeline.engine.decoding import Decoding
@@ -18,7 +18,7 @@ from pipeline.measures.choice import Setting
 from pipeline.model import chat
 from pipeline.model.hub import check_path
 from pipeline.model.loading import LanguageModel, load_tokenizer
-from pipeline.model.sites import Site
+from pipeline.model.sites import Site, check_component
 from pipeline.sections import Study
 from pipeline.study import target
 
@@ -44,23 +44,21 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
         ValueError: the model's path, a layer, component, position rule, label, split or dataset
             that is not there; names it and the valid ones.
     """
-    check_path(study.model.path)
+    check_path(study.model.path, study.model.revision)
     layers = chosen_layers(study, count_layers(study))
     with _named("collect.components"):
         for component in study.collect.components:
-            Site(0, component)
-    if study.collect.positions != "template":
-        with _named("collect.positions"):
-            if not isinstance(study.collect.positions, str | list):
-                raise ValueError(f"{study.collect.positions!r} is neither a rule nor a list")
-            check_rule(collected_positions(study))
+            check_component(component)
+    with _named("collect.positions"):
+        positions.check_rule(study.collect.positions)
     for name, arm in study.sweep.arms.items():
         with _named(f"sweep.arms.{name}.components"):
             for component in arm.components:
-                Site(0, component)
+                check_component(component)
         with _named(f"sweep.arms.{name}.positions"):
             for rule in arm.positions:
-                check_rule(rule)
+                if rule != "template":
+                    check_rule(rule)
     dataset = build_dataset(study)
     for role in ("positive", "negative"):
         label = getattr(study.vectors, role)
@@ -72,6 +70,7 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
             )
         if study.vectors.selection and not _has(dataset, label, "val"):
             raise ValueError(f"vectors.selection: no prompt of the val split has label {label!r}")
+    collected(study, dataset)
     _sweep(study, dataset, layers)
     _check_lengths(study, dataset, build_texts(study))
     return dataset, layers
@@ -82,7 +81,11 @@ def build_dataset(study: Study) -> pd.DataFrame:
     frame = target(study.dataset)()
     if frame.empty:
         raise ValueError(f"dataset {study.dataset} is empty")
-    return datasets.tokenise(frame, load_tokenizer(study.model.path, study.model.revision))
+    tokenizer = load_tokenizer(study.model.path, study.model.revision)
+    chat.announce(tokenizer, study.model.system)
+    return datasets.tokenise(
+        frame, tokenizer, system=study.model.system, variables=study.model.template
+    )
 
 
 def build_texts(study: Study) -> pd.DataFrame:
@@ -100,7 +103,7 @@ def count_layers(study: Study) -> int:
     config = transformers.AutoConfig.from_pretrained(
         study.model.path, revision=study.model.revision
     )
-    return int(config.num_hidden_layers)
+    return int(config.get_text_config().num_hidden_layers)
 
 
 def chosen_layers(study: Study, n_layers: int) -> list[int]:
@@ -123,13 +126,17 @@ def chosen_layers(study: Study, n_layers: int) -> list[int]:
     return layers
 
 
-def collected_positions(study: Study) -> str | tuple[int, ...]:
-    """`collect.positions` as a rule: `template` becomes the template's last tokens, -1 the last."""
-    rule = study.collect.positions
-    if rule != "template":
-        return tuple(rule) if isinstance(rule, list) else str(rule)
-    tokenizer = load_tokenizer(study.model.path, study.model.revision)
-    return tuple(range(-chat.template_length(tokenizer), 0))
+def collected(
+    study: Study, dataset: pd.DataFrame
+) -> tuple[dict[int, list[int]], dict[int, tuple[int, ...]]]:
+    """Tokens of the samples that are collected, and the positions to keep: `positions.place`."""
+    with _named("collect.positions"):
+        return positions.place(
+            dataset[dataset["split"] == "train"],
+            load_tokenizer(study.model.path, study.model.revision),
+            study.collect.positions,
+            variables=study.model.template,
+        )
 
 
 def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
@@ -147,11 +154,8 @@ def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
         generate_chunk(model, probe, [Condition()], chunk, short, seed=0, samples=range(len(probe)))
         seconds = time.perf_counter() - start
     run = sum(len(probe[row.prompt]) + short.max_new_tokens for row in chunk.rows)
-    collected = dataset[dataset["split"] == "train"]
-    rule = collected_positions(study)
-    rows = len(collected) * len(rule) if isinstance(rule, tuple) else len(collected)
-    if rule == "all":
-        rows = int(collected["tokens"].map(len).sum())
+    _, places = collected(study, dataset)
+    rows = sum(map(len, places.values()))
     width = sum(
         model.width(Site(layer, component))
         for layer in range(model.n_layers)
@@ -181,6 +185,12 @@ def _sweep(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> list[P
     ]
 
 
+def template_length(study: Study) -> int:
+    """How many tokens the chat template puts after an instruction."""
+    tokenizer = load_tokenizer(study.model.path, study.model.revision)
+    return chat.template_length(tokenizer, variables=study.model.template)
+
+
 def load_model(study: Study) -> LanguageModel:
     """The study's model."""
     return LanguageModel.load(
@@ -188,6 +198,7 @@ def load_model(study: Study) -> LanguageModel:
         revision=study.model.revision,
         dtype=study.model.dtype,
         device=study.model.device,
+        device_map=study.model.device_map,
     )
 
 
@@ -199,9 +210,7 @@ def _check_lengths(study: Study, dataset: pd.DataFrame, texts: pd.DataFrame) -> 
     config = transformers.AutoConfig.from_pretrained(
         study.model.path, revision=study.model.revision
     )
-    context = getattr(config, "max_position_embeddings", None)
-    if context is None:
-        return
+    context = config.get_text_config().max_position_embeddings
     longest = int(dataset["tokens"].map(len).max())
     if longest + study.sweep.decoding.max_new_tokens > context:
         raise ValueError(

@@ -12,12 +12,19 @@ MISSING: Any = "???"
 
 @dataclass
 class Model:
-    """Which model, how it is held, and how many tokens a batch may have."""
+    """Which model, how it is held and spoken to, and how many tokens a batch may have.
+
+    `device_map: auto` spreads a model over several GPUs. `system` is a system turn's text, and
+    `template` holds further variables of the chat template.
+    """
 
     path: str = MISSING
     revision: str | None = None
     dtype: str = "auto"
     device: str = "auto"
+    device_map: str | None = None
+    system: str | None = None
+    template: dict[str, Any] = field(default_factory=dict)
     batch_tokens: int = 16384
 
 

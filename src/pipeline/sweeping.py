@@ -14,7 +14,7 @@ from pipeline.engine.generation import generate_chunk
 from pipeline.grid import Part, with_edits
 from pipeline.methods.directions import Key
 from pipeline.model.loading import LanguageModel
-from pipeline.preflight import chosen_layers
+from pipeline.preflight import chosen_layers, template_length
 from pipeline.scratch import whole_file
 from pipeline.sections import Study
 
@@ -41,11 +41,12 @@ def with_directions(
     study: Study, parts: Sequence[Part], directions: Mapping[Key, Tensor], n_layers: int
 ) -> list[Part]:
     """The parts with what their conditions do in a model."""
+    template = template_length(study)
     return [
         replace(
             part,
             conditions=tuple(
-                with_edits(condition, study.sweep.arms[part.arm], directions, n_layers)
+                with_edits(condition, study.sweep.arms[part.arm], directions, n_layers, template)
                 for condition in part.conditions
             ),
         )

@@ -15,7 +15,8 @@ from pipeline.store import ActivationStore
 class Classes:
     """The activations of two classes of prompts, read from a store a position and layer at a time.
 
-    Positions are counted from the prompt's end, -1 being its last token.
+    Positions are counted from the prompt's end: -1 is its last token and 0 the first of an answer.
+    Where the subject was collected there is one position, 0.
 
     Raises:
         ValueError: a class without prompts.
@@ -32,6 +33,8 @@ class Classes:
     ) -> None:
         by_sample = dataset.set_index("sample")
         ends = store.rows["sample"].map(by_sample["tokens"].map(len))
+        if store.fingerprint.positions == "subject":
+            ends = store.rows["position"].where(ends.notna())
         self._place = store.rows["position"] - ends
         self._label = store.rows["sample"].map(by_sample["label"])
         self._store, self._component = store, component

@@ -1,0 +1,87 @@
+"""Position rules of a study: which tokens of every prompt are collected."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from pipeline.model import chat
+
+RULES = ("last", "template", "all", "subject", "answer")
+"""`last`: the prompt's last token. `template`: the tokens that the chat template puts after the
+instruction. `all`: every token. `subject`: the last token of the prompt's `subject`. `answer`: the
+tokens of its `answer`, which then follows the prompt.
+
+A list of integers names positions outright: from the start, or from the prompt's end if negative.
+"""
+Tokens = list[int]
+Places = tuple[int, ...]
+
+
+def check_rule(rule: Any) -> None:
+    """Fail if there is no such rule for collecting.
+
+    Raises:
+        ValueError: names it and the valid ones.
+    """
+    listed = isinstance(rule, list) and rule and all(isinstance(place, int) for place in rule)
+    if not listed and rule not in RULES:
+        raise ValueError(
+            f"position rule {rule!r} is unknown; valid: {', '.join(RULES)}, or a list of positions"
+        )
+
+
+def place(
+    dataset: pd.DataFrame, tokenizer: Any, rule: Any, *, variables: Mapping[str, Any] | None = None
+) -> tuple[dict[int, Tokens], dict[int, Places]]:
+    """Tokens of every sample, and the absolute positions that the rule names among them.
+
+    Args:
+        dataset: prompts with `sample`, `prompt`, `tokens`, `subject` and `answer`.
+        tokenizer: what made the tokens.
+        rule: one of `RULES`, or a list of positions.
+        variables: of the chat template.
+
+    Raises:
+        ValueError: an unknown rule, a position outside of a prompt, a subject that is not in its
+            prompt, or no answer; names the sample.
+    """
+    check_rule(rule)
+    find = _finder(tokenizer, rule, variables)
+    tokens: dict[int, Tokens] = {}
+    places: dict[int, Places] = {}
+    for row in dataset.to_dict("records"):
+        sample = row["sample"]
+        try:
+            tokens[sample], places[sample] = find(row)
+        except ValueError as error:
+            raise ValueError(f"positions {rule!r} of sample {sample}: {error}") from error
+    return tokens, places
+
+
+def _finder(
+    tokenizer: Any, rule: Any, variables: Mapping[str, Any] | None
+) -> Callable[[dict[str, Any]], tuple[Tokens, Places]]:
+    if rule == "answer":
+        return lambda row: chat.with_answer(tokenizer, row["prompt"], row["answer"])
+    if rule == "subject":
+        return lambda row: (
+            list(row["tokens"]),
+            (chat.subject_position(tokenizer, row["prompt"], row["subject"]),),
+        )
+    if rule == "all":
+        return lambda row: (list(row["tokens"]), tuple(range(len(row["tokens"]))))
+    if rule == "last":
+        listed = [-1]
+    elif rule == "template":
+        listed = list(range(-chat.template_length(tokenizer, variables=variables), 0))
+    else:
+        listed = rule
+    return lambda row: (list(row["tokens"]), _inside(listed, len(row["tokens"])))
+
+
+def _inside(listed: list[int], length: int) -> Places:
+    for position in listed:
+        if not -length <= position < length:
+            raise ValueError(f"there is no position {position} among {length} tokens")
+    return tuple(sorted({position % length for position in listed}))
