@@ -64,7 +64,7 @@ def test_every_file_holds_to_its_groups_contract(path):
         ("score.metrics.refusal.substrngs=[a]", "score.metrics.refusal.substrngs: unknown key"),
         ("dataset._target_=os.getcwd", "dataset._target_ 'os.getcwd' is outside of: pipeline"),
         ("dataset._target_=pipeline.none", "dataset._target_ 'pipeline.none' cannot be imported"),
-        ("model=gpt9", "Could not find 'model/gpt9' Available options in 'model': embedded local"),
+        ("model=gpt9", "Could not find 'model/gpt9' Available options in 'model': embedded"),
         ("tracking.mode=on", "tracking.mode: 'on' is unknown; valid: offline, online, disabled"),
         ("nonsense", "missing EQUAL"),
     ],
@@ -107,6 +107,16 @@ def test_the_id_is_that_of_the_whole_config_without_tracking():
     assert compose_study("refusal", ["tracking=disabled"], root=ROOT).id == base
     for override in ("sweep.seed=1", "model.dtype=bfloat16", "model.batch_tokens=8"):
         assert compose_study("refusal", [override], root=ROOT).id != base
+
+
+def test_every_model_file_says_where_from_how_large_and_whether_it_was_tried():
+    for path in sorted((ROOT / "conf" / "model").glob("*.yaml")):
+        text, given = path.read_text(), yaml.safe_load(path.read_text())
+        assert {"path", "revision", "dtype", "device", "batch_tokens"} <= set(given), path.name
+        if path.stem not in ("embedded", "local"):
+            assert given["path"].count("/") == 1
+            assert "# Untested: no such model could be tried." in text
+            assert "device_map" in given
 
 
 def test_params_lists_studies_that_are_there():
