@@ -83,7 +83,6 @@ def test_wrong_files_are_said_in_one_line(tmp_path):
         (str(empty), "is empty"),
         (write(tmp_path, "none.csv", pd.DataFrame(columns=["instruction", "label"])), "is empty"),
         (str(tmp_path / "missing.jsonl"), "does not exist"),
-        (str(tmp_path), "does not exist"),
         (write(tmp_path, "s.jsonl", [{**ROWS[0], "split": "dev"}]), "'dev' is unknown; valid: tr"),
     ]:
         with pytest.raises(ValueError, match=message):

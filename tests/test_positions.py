@@ -21,6 +21,7 @@ DATASET = pd.DataFrame(
         "tokens": [[1, 10, 20, 21, 22, 7, 8], [1, 10, 30, 31, 7, 8]],
         "subject": ["w20 w21", "w31"],
         "answer": [" w40", " w41 w42"],
+        "raw": False,
     }
 )
 
@@ -52,6 +53,7 @@ def test_an_answer_follows_its_prompt():
     [
         ("first", {}, "'first' is unknown; valid: last, template, all, subject, answer"),
         ([], {}, r"\[\] is unknown"),
+        ("template", {"raw": True}, "of sample 3: a raw text has no template"),
         ([-9], {}, "of sample 3: there is no position -9 among 7 tokens"),
         ("subject", {"subject": ["w20", "w99"]}, "of sample 8: subject 'w99' is not in the prompt"),
         ("answer", {"answer": ["w5", ""]}, "of sample 8: there is no answer"),

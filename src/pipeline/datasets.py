@@ -1,22 +1,22 @@
 """Prompt sets: tables of instructions with labels and splits, rendered to a model's tokens.
 
 A loader returns the columns of `COLUMNS`; `instruction` and `label` must be in the file, the
-others are filled in.
+others are filled in. A `raw` instruction is a text to be continued: no chat template is put around
+it. `subject` and `answer` are what the position rules of the same names look for.
 """
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.model import chat
+from pipeline.tables import read_table
 
-COLUMNS = ("instruction", "label", "split", "topic", "demand", "subject", "answer")
+COLUMNS = ("instruction", "label", "split", "topic", "demand", "subject", "answer", "raw")
 SPLITS = ("train", "val", "test")
-_READERS = {".jsonl": "lines", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 def load_table(
@@ -25,26 +25,33 @@ def load_table(
     columns: dict[str, str] | None = None,
     shares: list[float] | None = None,
     seed: int = 0,
+    raw: bool = False,
+    name: str | None = None,
+    part: str = "train",
 ) -> pd.DataFrame:
-    """Prompts from a JSON, JSONL, CSV or Parquet file, a row each.
+    """Prompts from a JSON, JSONL, CSV or Parquet file or a dataset of the hub, a row each.
 
     Args:
-        path: the file.
+        path: the file, a folder of such files, or OWNER/NAME on the hub.
         columns: our column name -> the file's, for files that call them otherwise.
         shares: of train, val and test, drawn within each label when the file has no split.
         seed: of that draw.
+        raw: whether the instructions are texts to be continued.
+        name: which configuration of a dataset with several.
+        part: which split of a dataset on the hub.
 
     Raises:
         ValueError: no such file, unknown format, no rows, a column that is not there, or a row
             without its instruction, label or split.
     """
     renamed = columns or {}
-    unknown = sorted(set(renamed) - set(COLUMNS))
+    texts = [column for column in COLUMNS if column != "raw"]
+    unknown = sorted(set(renamed) - set(texts))
     if unknown:
-        raise ValueError(f"dataset column {unknown[0]!r} is unknown; valid: {', '.join(COLUMNS)}")
-    given = _read(path)
+        raise ValueError(f"dataset column {unknown[0]!r} is unknown; valid: {', '.join(texts)}")
+    given = read_table(path, name=name, part=part)
     frame = pd.DataFrame(index=given.index)
-    for ours in COLUMNS:
+    for ours in texts:
         theirs = renamed.get(ours, ours)
         if theirs in given:
             empty = given[theirs].isna()
@@ -58,8 +65,8 @@ def load_table(
         elif ours != "split":
             frame[ours] = ""
     if "split" not in frame:
-        frame["split"] = _draw_splits(frame["label"], shares or [0.6, 0.2, 0.2], seed)
-    return _checked(frame, path)
+        frame["split"] = draw_splits(frame["label"], shares or [0.6, 0.2, 0.2], seed)
+    return checked(frame.assign(raw=raw), path)
 
 
 def fill_templates(*, path: str, templates: dict[str, str]) -> pd.DataFrame:
@@ -72,7 +79,7 @@ def fill_templates(*, path: str, templates: dict[str, str]) -> pd.DataFrame:
     Raises:
         ValueError: as `load_table`; or a template without `{topic}`.
     """
-    topics = _read(path)
+    topics = read_table(path)
     for column in ("topic", "split"):
         if column not in topics:
             raise ValueError(
@@ -88,13 +95,14 @@ def fill_templates(*, path: str, templates: dict[str, str]) -> pd.DataFrame:
             "split": row["split"],
             "topic": str(row["topic"]),
             "demand": "",
-            "subject": row["topic"],
+            "subject": str(row["topic"]),
             "answer": "",
+            "raw": False,
         }
         for row in topics.to_dict("records")
         for label, template in templates.items()
     ]
-    return _checked(pd.DataFrame(rows), path)
+    return checked(pd.DataFrame(rows), path)
 
 
 def load_texts(path: str) -> pd.DataFrame:
@@ -103,7 +111,7 @@ def load_texts(path: str) -> pd.DataFrame:
     Raises:
         ValueError: as `load_table`.
     """
-    frame = _read(path)
+    frame = read_table(path)
     if "text" not in frame:
         raise ValueError(f"{path} has no column 'text'; it has: {', '.join(frame.columns)}")
     return pd.DataFrame({"sample": np.arange(len(frame)), "text": frame["text"].astype(str)})
@@ -118,13 +126,16 @@ def tokenise(
 ) -> pd.DataFrame:
     """Add to each row its `sample` number, rendered `prompt` and `tokens`; see `chat.render`."""
     prompts = [
-        chat.render(tokenizer, text, system=system, variables=variables)
-        for text in frame["instruction"]
+        text if raw else chat.render(tokenizer, text, system=system, variables=variables)
+        for text, raw in zip(frame["instruction"], frame["raw"], strict=True)
     ]
     return frame.assign(
         sample=np.arange(len(frame)),
         prompt=prompts,
-        tokens=[chat.encode(tokenizer, prompt) for prompt in prompts],
+        tokens=[
+            chat.encode(tokenizer, prompt, raw=raw)
+            for prompt, raw in zip(prompts, frame["raw"], strict=True)
+        ],
     )
 
 
@@ -135,27 +146,12 @@ def dataset_digest(frame: pd.DataFrame) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _read(path: str) -> pd.DataFrame:
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"dataset file {path!r} does not exist")
-    kind = _READERS.get(file.suffix)
-    if kind is None:
-        raise ValueError(f"dataset file {path!r}: unknown format; valid: {', '.join(_READERS)}")
-    if file.stat().st_size == 0:
-        raise ValueError(f"dataset file {path!r} is empty")
-    if kind == "csv":
-        frame = pd.read_csv(file)
-    elif kind == "parquet":
-        frame = pd.read_parquet(file)
-    else:
-        frame = pd.read_json(file, lines=kind == "lines")
-    if frame.empty:
-        raise ValueError(f"dataset file {path!r} is empty")
-    return frame
+def draw_splits(labels: pd.Series, shares: list[float], seed: int) -> np.ndarray:
+    """Train, val or test for every row, drawn within each label.
 
-
-def _draw_splits(labels: pd.Series, shares: list[float], seed: int) -> np.ndarray:
+    Raises:
+        ValueError: the shares do not sum to 1.
+    """
     if len(shares) != 3 or min(shares) < 0 or not np.isclose(sum(shares), 1):
         raise ValueError(f"dataset shares {shares} are not three shares that sum to 1")
     splits = np.empty(len(labels), dtype=object)
@@ -168,7 +164,8 @@ def _draw_splits(labels: pd.Series, shares: list[float], seed: int) -> np.ndarra
     return splits
 
 
-def _checked(frame: pd.DataFrame, path: str) -> pd.DataFrame:
+def checked(frame: pd.DataFrame, path: str) -> pd.DataFrame:
+    """The columns of `COLUMNS`, once the splits are known to be ours."""
     unknown = sorted(set(frame["split"]) - set(SPLITS))
     if unknown:
         raise ValueError(f"{path}: split {unknown[0]!r} is unknown; valid: {', '.join(SPLITS)}")

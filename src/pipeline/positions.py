@@ -37,7 +37,8 @@ def place(
     """Tokens of every sample, and the absolute positions that the rule names among them.
 
     Args:
-        dataset: prompts with `sample`, `prompt`, `tokens`, `subject` and `answer`.
+        dataset: prompts with `sample`, `prompt`, `tokens`, `subject`, `answer` and
+            `raw`.
         tokenizer: what made the tokens.
         rule: one of `RULES`, or a list of positions.
         variables: of the chat template.
@@ -63,21 +64,25 @@ def _finder(
     tokenizer: Any, rule: Any, variables: Mapping[str, Any] | None
 ) -> Callable[[dict[str, Any]], tuple[Tokens, Places]]:
     if rule == "answer":
-        return lambda row: chat.with_answer(tokenizer, row["prompt"], row["answer"])
+        return lambda row: chat.with_answer(tokenizer, row["prompt"], row["answer"], raw=row["raw"])
     if rule == "subject":
         return lambda row: (
             list(row["tokens"]),
-            (chat.subject_position(tokenizer, row["prompt"], row["subject"]),),
+            (chat.subject_position(tokenizer, row["prompt"], row["subject"], raw=row["raw"]),),
         )
     if rule == "all":
         return lambda row: (list(row["tokens"]), tuple(range(len(row["tokens"]))))
-    if rule == "last":
-        listed = [-1]
-    elif rule == "template":
-        listed = list(range(-chat.template_length(tokenizer, variables=variables), 0))
-    else:
-        listed = rule
+    if rule == "template":
+        length = chat.template_length(tokenizer, variables=variables)
+        return lambda row: (list(row["tokens"]), _region(row, length))
+    listed = [-1] if rule == "last" else rule
     return lambda row: (list(row["tokens"]), _inside(listed, len(row["tokens"])))
+
+
+def _region(row: dict[str, Any], length: int) -> Places:
+    if row["raw"]:
+        raise ValueError("a raw text has no template around it")
+    return _inside(list(range(-length, 0)), len(row["tokens"]))
 
 
 def _inside(listed: list[int], length: int) -> Places:

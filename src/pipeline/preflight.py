@@ -60,6 +60,12 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
                 if rule != "template":
                     check_rule(rule)
     dataset = build_dataset(study)
+    for name, arm in study.sweep.arms.items():
+        if (
+            "template" in arm.positions
+            and dataset.loc[dataset["label"] == arm.prompts, "raw"].any()
+        ):
+            raise ValueError(f"sweep.arms.{name}.positions: a raw text has no template around it")
     for role in ("positive", "negative"):
         label = getattr(study.vectors, role)
         if not _has(dataset, label, "train"):
@@ -82,7 +88,8 @@ def build_dataset(study: Study) -> pd.DataFrame:
     if frame.empty:
         raise ValueError(f"dataset {study.dataset} is empty")
     tokenizer = load_tokenizer(study.model.path, study.model.revision)
-    chat.announce(tokenizer, study.model.system)
+    if not frame["raw"].all():
+        chat.announce(tokenizer, study.model.system)
     return datasets.tokenise(
         frame, tokenizer, system=study.model.system, variables=study.model.template
     )

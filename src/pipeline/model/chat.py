@@ -61,15 +61,17 @@ def announce(tokenizer: Any, system: str | None = None) -> None:
         log.warning("the chat template takes no system turn: its text precedes the instruction")
 
 
-def encode(tokenizer: Any, prompt: str) -> list[int]:
-    """Tokens of a rendered prompt, the begin-of-sequence token once if the tokenizer has it.
+def encode(tokenizer: Any, prompt: str, *, raw: bool = False) -> list[int]:
+    """Tokens of a prompt, with the begin-of-sequence token once if the tokenizer adds one.
 
-    A chat template has written its special tokens already.
+    A rendered chat template has written its special tokens already; a `raw` text has not.
     """
-    return tokenizer.encode(prompt, add_special_tokens=_needs_special(tokenizer, prompt))
+    return tokenizer.encode(prompt, add_special_tokens=_needs_special(tokenizer, prompt, raw))
 
 
-def with_answer(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], tuple[int, ...]]:
+def with_answer(
+    tokenizer: Any, prompt: str, answer: str, *, raw: bool = False
+) -> tuple[list[int], tuple[int, ...]]:
     """Tokens of a prompt followed by an answer, and the positions of those that hold the answer.
 
     Raises:
@@ -78,10 +80,10 @@ def with_answer(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], tu
     if not answer:
         raise ValueError(f"there is no answer to {prompt!r}")
     text = prompt + answer
-    return encode(tokenizer, text), _span(tokenizer, text, len(prompt), len(text))
+    return encode(tokenizer, text, raw=raw), _span(tokenizer, text, len(prompt), len(text), raw)
 
 
-def subject_position(tokenizer: Any, prompt: str, subject: str) -> int:
+def subject_position(tokenizer: Any, prompt: str, subject: str, *, raw: bool = False) -> int:
     """Position of the last token of a subject, at its last mention in the prompt.
 
     Raises:
@@ -90,7 +92,7 @@ def subject_position(tokenizer: Any, prompt: str, subject: str) -> int:
     start = prompt.rfind(subject)
     if not subject or start < 0:
         raise ValueError(f"subject {subject!r} is not in the prompt {prompt!r}")
-    return _span(tokenizer, prompt, start, start + len(subject))[-1]
+    return _span(tokenizer, prompt, start, start + len(subject), raw)[-1]
 
 
 def template_length(tokenizer: Any, *, variables: Mapping[str, Any] | None = None) -> int:
@@ -120,16 +122,16 @@ def _apply(tokenizer: Any, turns: list[dict[str, str]], variables: Mapping[str, 
     )
 
 
-def _needs_special(tokenizer: Any, prompt: str) -> bool:
+def _needs_special(tokenizer: Any, prompt: str, raw: bool) -> bool:
     bos = tokenizer.bos_token
-    return tokenizer.chat_template is None and not (bos and prompt.startswith(bos))
+    return (raw or tokenizer.chat_template is None) and not (bos and prompt.startswith(bos))
 
 
-def _span(tokenizer: Any, text: str, start: int, end: int) -> tuple[int, ...]:
+def _span(tokenizer: Any, text: str, start: int, end: int, raw: bool) -> tuple[int, ...]:
     """Positions of the tokens that hold any of the characters from `start` to `end`."""
     spans = tokenizer(
         text,
-        add_special_tokens=_needs_special(tokenizer, text),
+        add_special_tokens=_needs_special(tokenizer, text, raw),
         return_offsets_mapping=True,
     )["offset_mapping"]
     return tuple(n for n, (first, last) in enumerate(spans) if first < end and start < last)

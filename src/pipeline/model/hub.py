@@ -1,5 +1,7 @@
-"""Whether a model can be had at all: said in one line, before anything large is fetched."""
+"""Whether a model or dataset can be had at all: said in one line, before anything is fetched."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -10,7 +12,7 @@ def check_path(path: str, revision: str | None = None) -> None:
         ValueError: no config.json there; unknown, gated or unreachable on the hub. Says what to do.
     """
     if is_hub_id(path):
-        _check_hub(path, revision)
+        _check_model(path, revision)
     elif not (Path(path) / "config.json").is_file():
         raise ValueError(f"model.path {path!r} is no model: there is no config.json there")
 
@@ -23,13 +25,37 @@ def is_hub_id(path: str) -> bool:
     return not here and not path.startswith((".", "/", "~")) and path.count("/") <= 1
 
 
-def _check_hub(path: str, revision: str | None) -> None:
+def check_dataset(path: str) -> None:
+    """Fail in one line if the hub has no such dataset, or cannot be asked while it should be.
+
+    Raises:
+        ValueError: unknown, gated or unreachable. Says what to do.
+    """
+    from huggingface_hub import HfApi, constants
+
+    if not constants.HF_HUB_OFFLINE:
+        with _explained("dataset", path, None, f"{constants.ENDPOINT}/datasets/{path}"):
+            HfApi().dataset_info(path, timeout=10)
+
+
+def _check_model(path: str, revision: str | None) -> None:
     from huggingface_hub import (
         constants,
         get_hf_file_metadata,
         hf_hub_url,
         try_to_load_from_cache,
     )
+
+    if isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+        return
+    with _explained("model", path, revision, f"{constants.ENDPOINT}/{path}"):
+        # Not a download: that one tries for half a minute before it gives up.
+        get_hf_file_metadata(hf_hub_url(path, "config.json", revision=revision))
+
+
+@contextmanager
+def _explained(kind: str, path: str, revision: str | None, page: str) -> Iterator[None]:
+    from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
         HTTPError,
@@ -38,29 +64,25 @@ def _check_hub(path: str, revision: str | None) -> None:
         RevisionNotFoundError,
     )
 
-    if isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
-        return
-    page = f"{constants.ENDPOINT}/{path}"
     try:
-        # Not a download: that one tries for half a minute before it gives up.
-        get_hf_file_metadata(hf_hub_url(path, "config.json", revision=revision))
+        yield
     except GatedRepoError as error:
         raise ValueError(
-            f"model {path} is gated: accept its conditions at {page}, then run `hf auth login` or "
+            f"{kind} {path} is gated: accept its conditions at {page}, then run `hf auth login` or "
             "set HF_TOKEN"
         ) from error
     except RevisionNotFoundError as error:
-        raise ValueError(f"model {path} has no revision {revision!r}; see {page}") from error
+        raise ValueError(f"{kind} {path} has no revision {revision!r}; see {page}") from error
     except RepositoryNotFoundError as error:
         raise ValueError(
-            f"model.path {path!r} is no model: neither a folder here nor {page}; a private one "
-            "needs `hf auth login` or HF_TOKEN"
+            f"{kind}.path {path!r} is neither here nor at {page}; a private one needs "
+            "`hf auth login` or HF_TOKEN"
         ) from error
     except (HTTPError, OfflineModeIsEnabled) as error:
         raise ValueError(
-            f"model.path {path!r} is no folder here, is not in {constants.HF_HUB_CACHE}, and "
-            f"{constants.ENDPOINT} cannot be asked for it ({_reason(error)}); fetch it where there "
-            f"is a network (`hf download {path}`) and give its folder"
+            f"{kind}.path {path!r} is neither here nor in {constants.HF_HUB_CACHE}, and "
+            f"{constants.ENDPOINT} cannot be asked ({_reason(error)}); fetch it where there is a "
+            f"network (`hf download {path}`) and give its folder"
         ) from error
 
 

@@ -1,0 +1,118 @@
+"""Pairs of input and output, in the files that published work keeps them in."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.datasets import checked, draw_splits
+
+
+def load_pairs(
+    *,
+    paths: dict[str, str],
+    template: str = "Q: {input}\nA:",
+    shares: list[float] = [0.7, 0.09, 0.21],  # noqa: B006 - never changed
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Lists of `{"input": ..., "output": ...}`, a file per task, as texts to be continued.
+
+    The input is the row's subject, the output after a space its answer, the task its label and
+    topic. The shares are those of Todd et al. 2024, whose `dataset_files` have this form.
+
+    Args:
+        paths: label -> file.
+        template: of the text, with `{input}` in it.
+        shares: of train, val and test within a task.
+        seed: of that draw.
+
+    Raises:
+        ValueError: a file that is not there, not of this form or empty; a template without
+            `{input}`.
+    """
+    if "{input}" not in template:
+        raise ValueError(f"dataset.template has no {{input}}: {template!r}")
+    rows = []
+    for label, path in paths.items():
+        pairs = _read(path)
+        if not isinstance(pairs, list) or not pairs:
+            raise ValueError(f"dataset file {path!r} is no list of pairs")
+        rows += [
+            _row(label, label, template.replace("{input}", source), source, output)
+            for source, output in (_entry(pair, path, "input", "output") for pair in pairs)
+        ]
+    return _with_splits(rows, shares, seed, paths)
+
+
+def load_relation(
+    *,
+    paths: dict[str, str],
+    template: int = 0,
+    shares: list[float] = [0.6, 0.2, 0.2],  # noqa: B006 - never changed
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Relations as `{"name", "prompt_templates", "samples": [{"subject", "object"}]}`, a file each.
+
+    A row is the template with the subject in it, a text to be continued; its answer is the object
+    after a space, its topic the relation's name. This is the form of Hernandez et al. 2024.
+
+    Args:
+        paths: label -> file.
+        template: which of the relation's prompt templates, from 0.
+        shares: of train, val and test within a relation.
+        seed: of that draw.
+
+    Raises:
+        ValueError: a file that is not there, not of this form or empty; no such template.
+    """
+    rows = []
+    for label, path in paths.items():
+        relation = _read(path)
+        if not isinstance(relation, dict) or not relation.get("samples"):
+            raise ValueError(f"dataset file {path!r} is no relation with samples")
+        templates = relation["prompt_templates"]
+        if not 0 <= template < len(templates):
+            raise ValueError(
+                f"dataset.template: {path!r} has no prompt template {template}; "
+                f"valid: 0 to {len(templates) - 1}"
+            )
+        for sample in relation["samples"]:
+            subject, answer = _entry(sample, path, "subject", "object")
+            text = templates[template].replace("{}", subject)
+            rows.append(_row(label, relation["name"], text, subject, answer))
+    return _with_splits(rows, shares, seed, paths)
+
+
+def _read(path: str) -> Any:
+    if not Path(path).is_file():
+        raise ValueError(f"dataset file {path!r} does not exist")
+    return json.loads(Path(path).read_text())
+
+
+def _entry(entry: dict[str, str], path: str, *names: str) -> list[str]:
+    for name in names:
+        if name not in entry:
+            raise ValueError(f"dataset file {path!r}: {entry} has no {name!r}")
+    return [str(entry[name]).strip() for name in names]
+
+
+def _row(label: str, topic: str, text: str, subject: str, answer: str) -> dict[str, Any]:
+    return {
+        "instruction": text,
+        "label": label,
+        "topic": topic,
+        "demand": "",
+        "subject": subject,
+        "answer": f" {answer}",
+        "raw": True,
+    }
+
+
+def _with_splits(
+    rows: list[dict[str, Any]], shares: list[float], seed: int, paths: dict[str, str]
+) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    return checked(
+        frame.assign(split=draw_splits(frame["label"], shares, seed)), ", ".join(paths.values())
+    )
