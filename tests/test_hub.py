@@ -24,7 +24,7 @@ for kind, *given in json.loads(sys.argv[1]):
 
 
 class Hub(BaseHTTPRequestHandler):
-    def do_HEAD(self):  # noqa: N802 - the name that http.server looks for
+    def do_HEAD(self):
         code, reason = {
             "gated": (401, "GatedRepo"),
             "open": (404, "RevisionNotFound") if "/resolve/v9/" in self.path else (200, ""),
@@ -36,7 +36,7 @@ class Hub(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "2")
         self.end_headers()
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         self.send_response(404)
         self.send_header("X-Error-Code", "RepoNotFound")
         self.end_headers()
