@@ -1,6 +1,7 @@
 """Small random-weight models of several families, and a tokenizer for them."""
 
 import functools
+from pathlib import Path
 
 import tokenizers
 import torch
@@ -10,6 +11,7 @@ from pipeline.model.chat import UNLIKE
 from pipeline.model.loading import LanguageModel
 
 VOCAB, LAYERS, WIDTH = 200, 4, 32
+BOS = "<bos>"
 _COMMON = {"vocab_size": VOCAB, "num_hidden_layers": LAYERS}
 _SIZED = {**_COMMON, "hidden_size": WIDTH, "intermediate_size": 48, "num_attention_heads": 4}
 _GROUPED = {**_SIZED, "num_key_value_heads": 2}
@@ -38,7 +40,7 @@ CONFIGS = {
     "gemma3_wrapped": (transformers.Gemma3Config, _WRAPPED),
     "gpt2": (
         transformers.GPT2Config,
-        {"vocab_size": VOCAB, "n_layer": LAYERS, "n_embd": WIDTH, "n_head": 4, "n_positions": 128},
+        {"vocab_size": VOCAB, "n_layer": LAYERS, "n_embd": WIDTH, "n_head": 4, "n_positions": 256},
     ),
     "neox": (transformers.GPTNeoXConfig, _SIZED),
     "neox_serial": (transformers.GPTNeoXConfig, {**_SIZED, "use_parallel_residual": False}),
@@ -80,6 +82,45 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
         eos_token="<eos>",
         unk_token="<unk>",
     )
+
+
+def byte_tokenizer(template: str | None, *, adds_bos: bool) -> transformers.PreTrainedTokenizerFast:
+    """A byte-level tokenizer trained on a few sentences; `adds_bos` as Llama's and Gemma's do."""
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    text = ["The capital of France is Paris. The Eiffel Tower is in Paris, which is in France."]
+    marks = [BOS, "<user>", "<system>", "<end>", "<answer>", "<no>"]
+    backend.train_from_iterator(
+        text * 2,
+        tokenizers.trainers.BpeTrainer(
+            vocab_size=320,
+            special_tokens=marks,
+            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    if adds_bos:
+        backend.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{BOS} $A", special_tokens=[(BOS, 0)]
+        )
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token=BOS, eos_token="<end>"
+    )
+    made.chat_template = template
+    return made
+
+
+def write_model(family: str, folder: Path, template: str | None) -> None:
+    """A random-weight model of the family with a byte-level tokenizer, as a folder to load."""
+    made = byte_tokenizer(template, adds_bos=False)
+    kind, arguments = CONFIGS[family]
+    config = kind(**arguments, bos_token_id=0, eos_token_id=3)
+    config.get_text_config().vocab_size = len(made)
+    torch.manual_seed(0)
+    hf = transformers.AutoModelForCausalLM.from_config(config)
+    hf.save_pretrained(folder)
+    made.save_pretrained(folder)
 
 
 def random_prompts(count: int, seed: int = 0, longest: int = 14) -> list[list[int]]:

@@ -3,12 +3,10 @@
 import logging
 
 import pytest
-import tokenizers
-import transformers
+from families import BOS, byte_tokenizer
 
 from pipeline.model import chat
 
-BOS = "<bos>"
 TURNS = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | trim }}<end>\n{% endfor %}"
     "<answer>{{ '\n' }}"
@@ -23,37 +21,12 @@ DATED = "{{ date_string or strftime_now('%d %b %Y') }}" + TURNS
 THINKING = TURNS + "{% if enable_thinking is defined and not enable_thinking %}<no>{% endif %}"
 
 
-def make(template: str | None, *, adds_bos: bool) -> transformers.PreTrainedTokenizerFast:
-    """A byte-level tokenizer trained on a few sentences; `adds_bos` as Llama's and Gemma's do."""
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    text = ["The capital of France is Paris. The Eiffel Tower is in Paris, which is in France."]
-    marks = [BOS, "<user>", "<system>", "<end>", "<answer>", "<no>"]
-    backend.train_from_iterator(
-        text * 2,
-        tokenizers.trainers.BpeTrainer(
-            vocab_size=320,
-            special_tokens=marks,
-            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    if adds_bos:
-        backend.post_processor = tokenizers.processors.TemplateProcessing(
-            single=f"{BOS} $A", special_tokens=[(BOS, 0)]
-        )
-    made = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=BOS)
-    made.chat_template = template
-    return made
-
-
 @pytest.mark.parametrize("adds_bos", [True, False])
 @pytest.mark.parametrize(
     "template", [TURNS, "{{ bos_token }}" + TURNS, SILENT, "{{ bos_token }}" + REFUSING + TURNS]
 )
 def test_tokens_are_those_transformers_makes_with_the_template(template, adds_bos):
-    tokenizer = make(template, adds_bos=adds_bos)
+    tokenizer = byte_tokenizer(template, adds_bos=adds_bos)
     found = chat.encode(tokenizer, chat.render(tokenizer, "The Eiffel Tower"))
     turns = [{"role": "user", "content": "The Eiffel Tower"}]
     whole = tokenizer.apply_chat_template(turns, add_generation_prompt=True)
@@ -63,7 +36,7 @@ def test_tokens_are_those_transformers_makes_with_the_template(template, adds_bo
 
 @pytest.mark.parametrize("adds_bos", [True, False])
 def test_a_base_model_gets_a_plain_prompt_and_one_begin_token_at_most(adds_bos, caplog):
-    tokenizer = make(None, adds_bos=adds_bos)
+    tokenizer = byte_tokenizer(None, adds_bos=adds_bos)
     assert chat.render(tokenizer, "France is") == "France is\n"
     for prompt in ("France is\n", BOS + "France is\n"):
         tokens = chat.encode(tokenizer, prompt)
@@ -77,7 +50,7 @@ def test_a_base_model_gets_a_plain_prompt_and_one_begin_token_at_most(adds_bos, 
 
 
 def test_a_system_text_stands_in_its_turn_where_the_template_has_one(caplog):
-    tokenizer = make(TURNS, adds_bos=False)
+    tokenizer = byte_tokenizer(TURNS, adds_bos=False)
     with caplog.at_level(logging.WARNING):
         chat.announce(tokenizer, "Be brief.")
     assert caplog.text == ""
@@ -88,7 +61,7 @@ def test_a_system_text_stands_in_its_turn_where_the_template_has_one(caplog):
 @pytest.mark.parametrize("template", [REFUSING + TURNS, SILENT])
 def test_a_template_without_a_system_turn_gets_its_text_before_the_instruction(template, caplog):
     """Whether it refuses the role outright or leaves its text out without a word."""
-    tokenizer = make(template, adds_bos=False)
+    tokenizer = byte_tokenizer(template, adds_bos=False)
     assert "<user>Be brief.\n\nWhy?" in chat.render(tokenizer, "Why?", system="Be brief.")
     with caplog.at_level(logging.WARNING):
         chat.announce(tokenizer, "Be brief.")
@@ -96,18 +69,20 @@ def test_a_template_without_a_system_turn_gets_its_text_before_the_instruction(t
 
 
 def test_a_prompt_is_the_same_on_every_day():
-    assert chat.render(make(DATED, adds_bos=False), "Why?").startswith("26 Jul 2024<user>")
+    assert chat.render(byte_tokenizer(DATED, adds_bos=False), "Why?").startswith(
+        "26 Jul 2024<user>"
+    )
 
 
 def test_the_template_region_is_found_from_the_template_itself():
-    plain = make(TURNS, adds_bos=True)
+    plain = byte_tokenizer(TURNS, adds_bos=True)
     ends = chat.encode(plain, "<end>\n<answer>\n")
     assert len(ends) == chat.template_length(plain) == 4
     assert chat.encode(plain, chat.render(plain, "Paris."))[-4:] == ends
-    thinking = make(THINKING, adds_bos=False)
+    thinking = byte_tokenizer(THINKING, adds_bos=False)
     assert chat.template_length(thinking) == 4
     assert chat.template_length(thinking, variables={"enable_thinking": False}) == 5
-    assert chat.template_length(make(None, adds_bos=False)) == 1
+    assert chat.template_length(byte_tokenizer(None, adds_bos=False)) == 1
 
 
 @pytest.mark.parametrize("template", [None, TURNS])
@@ -115,7 +90,7 @@ def test_the_template_region_is_found_from_the_template_itself():
 @pytest.mark.parametrize("subject", ["Eiffel Tower", "France", "巴黎", "Tower is in Paris"])
 def test_the_subject_ends_where_its_text_does(template, adds_bos, subject):
     """The tokens up to the found one spell everything up to the subject's end, and no less."""
-    tokenizer = make(template, adds_bos=adds_bos)
+    tokenizer = byte_tokenizer(template, adds_bos=adds_bos)
     prompt = chat.render(tokenizer, f"In France: {subject}, where is it?")
     tokens = chat.encode(tokenizer, prompt)
     place = chat.subject_position(tokenizer, prompt, subject)
@@ -127,7 +102,7 @@ def test_the_subject_ends_where_its_text_does(template, adds_bos, subject):
 @pytest.mark.parametrize("template", [None, TURNS])
 @pytest.mark.parametrize("answer", [" Paris.", "Paris", "(A)", "巴黎"])
 def test_the_answer_is_the_tokens_after_the_prompt(template, answer):
-    tokenizer = make(template, adds_bos=True)
+    tokenizer = byte_tokenizer(template, adds_bos=True)
     prompt = chat.render(tokenizer, "The capital of France is")
     tokens, places = chat.with_answer(tokenizer, prompt, answer)
     assert tokens[: places[0]] == chat.encode(tokenizer, prompt)
@@ -136,7 +111,7 @@ def test_the_answer_is_the_tokens_after_the_prompt(template, answer):
 
 
 def test_what_is_not_there_is_named():
-    tokenizer = make(TURNS, adds_bos=False)
+    tokenizer = byte_tokenizer(TURNS, adds_bos=False)
     with pytest.raises(ValueError, match="subject 'Rome' is not in the prompt 'In Paris'"):
         chat.subject_position(tokenizer, "In Paris", "Rome")
     with pytest.raises(ValueError, match="subject '' is not in the prompt"):

@@ -1,4 +1,4 @@
-"""The command `actsweep`: run a study by hand, show it, compare runs, select a direction."""
+"""The command `actsweep`: run a study by hand, show it, compare runs, examine the machine."""
 
 import argparse
 import importlib
@@ -21,7 +21,13 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        {"run": _run, "show": _show, "compare": _compare, "select": _select}[given.command](given)
+        {
+            "run": _run,
+            "show": _show,
+            "compare": _compare,
+            "select": _select,
+            "doctor": _doctor,
+        }[given.command](given)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -48,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
     select.add_argument("--max-kl", type=float, default=0.1)
     select.add_argument("--min-steering", type=float, default=0.0)
     select.add_argument("--layer-share", type=float, default=0.8)
+    doctor = commands.add_parser("doctor", help="versions, devices, memory; whether a model runs")
+    doctor.add_argument("model", nargs="?", help="a folder with a model, or a hub id")
     return whole
 
 
@@ -177,6 +185,13 @@ def _select(given: argparse.Namespace) -> None:
         layer_share=given.layer_share,
     )
     print(json.dumps(asdict(chosen), indent=1))
+
+
+def _doctor(given: argparse.Namespace) -> None:
+    from pipeline.doctor import examine
+
+    for subject, finding in examine(given.model):
+        print(f"{subject:<14} {finding}", flush=True)
 
 
 def _project() -> Path:

@@ -1,0 +1,102 @@
+"""What is installed, on which devices, whether a model fits, and whether it runs."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import torch
+import transformers
+
+from pipeline.engine.conditions import Condition
+from pipeline.engine.decoding import Decoding
+from pipeline.engine.generation import generate
+from pipeline.model.architectures import architecture_of
+from pipeline.model.hub import check_path
+from pipeline.model.loading import LanguageModel, choose_device
+
+PACKAGES = ("actsweep", "torch", "transformers", "datasets", "hydra-core", "dvc", "wandb")
+
+
+def examine(path: str | None = None) -> Iterator[tuple[str, str]]:
+    """What was found, a subject and a finding at a time; the slow ones come last.
+
+    Args:
+        path: a folder with a model or a hub id, of which one forward pass is tried if it fits.
+
+    Raises:
+        ValueError: there is no such model, or its family is not supported.
+    """
+    yield "python", f"{platform.python_version()} on {platform.platform(terse=True)}"
+    for name in PACKAGES:
+        yield name, importlib.metadata.version(name)
+    memory = psutil.virtual_memory()
+    yield "cpu", f"{os.cpu_count()} cores, {_gb(memory.available)} of {_gb(memory.total)} free"
+    for number in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(number)
+        name = torch.cuda.get_device_name(number)
+        yield f"cuda:{number}", f"{name}, {_gb(free)} of {_gb(total)} free"
+    if torch.backends.mps.is_available():
+        yield "mps", f"{_gb(_free('mps'))} may be used"
+    yield "device auto", choose_device("auto")
+    yield from _caches()
+    if path is not None:
+        yield from _examine_model(path)
+
+
+def _caches() -> Iterator[tuple[str, str]]:
+    import datasets
+    from huggingface_hub import constants
+
+    for name, folder in [
+        ("models", constants.HF_HUB_CACHE),
+        ("datasets", datasets.config.HF_DATASETS_CACHE),
+        ("outputs", Path.cwd()),
+    ]:
+        there = next(p for p in (Path(folder), *Path(folder).parents) if p.exists())
+        yield f"{name} in", f"{folder}, {_gb(shutil.disk_usage(there).free)} free"
+
+
+def _examine_model(path: str) -> Iterator[tuple[str, str]]:
+    check_path(path)
+    config = transformers.AutoConfig.from_pretrained(path)
+    architecture_of(config, path)
+    with torch.device("meta"):
+        empty = transformers.AutoModelForCausalLM.from_config(config)
+    dtype = config.dtype or torch.float32
+    count = sum(parameter.numel() for parameter in empty.parameters())
+    text = config.get_text_config()
+    yield (
+        "model",
+        f"{config.model_type}, {text.num_hidden_layers} layers of {text.hidden_size}, "
+        f"{count / 1e6:,.1f}M parameters in {str(dtype).removeprefix('torch.')}",
+    )
+    device = choose_device("auto")
+    need, free = count * dtype.itemsize, _free(device)
+    if need > free:
+        yield "fits", f"no: its weights need {_gb(need)}, and {device} has {_gb(free)} free"
+        return
+    yield "fits", f"yes: its weights need {_gb(need)} of {_gb(free)} free on {device}"
+    start = time.perf_counter()
+    model = LanguageModel.load(path)
+    loaded = time.perf_counter()
+    (done,) = generate(model, model.prompts(["Hello"]), [Condition()], Decoding(max_new_tokens=1))
+    seconds = time.perf_counter() - loaded
+    yield "loads", f"in {loaded - start:.1f} s, on {model.device}"
+    yield "runs", f"one pass in {seconds:.2f} s; after 'Hello' it says {done.text!r}"
+
+
+def _free(device: str) -> int:
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info()[0]
+    if device == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    return psutil.virtual_memory().available
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB"

@@ -1,0 +1,47 @@
+"""What `actsweep doctor` says of a machine and of a model."""
+
+import pytest
+import torch
+import transformers
+from families import LAYERS, WIDTH, tiny, write_model
+
+from pipeline import doctor
+from pipeline.cli import main
+
+
+def test_it_names_versions_devices_and_caches():
+    found = dict(doctor.examine())
+    assert found["torch"] == torch.__version__
+    assert {"python", "transformers", "cpu", "device auto", "models in", "outputs in"} <= set(found)
+    assert "loads" not in found
+
+
+@pytest.mark.parametrize("family", ["gemma3_wrapped", "gpt2"])
+def test_it_tries_a_model(family, tmp_path, capsys):
+    write_model(family, tmp_path, None)
+    main(["doctor", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    found = {line[:14].strip(): line[15:] for line in lines}
+    kind = tiny(family).hf.config.model_type
+    assert found["model"].startswith(f"{kind}, {LAYERS} layers of {WIDTH}, ")
+    assert found["fits"].startswith("yes: its weights need 0.00 GB of ")
+    assert found["runs"].startswith("one pass in ")
+
+
+def test_it_counts_the_weights_and_does_not_load_what_does_not_fit(tmp_path, monkeypatch):
+    write_model("llama", tmp_path, None)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    size = sum(p.numel() * p.element_size() for p in loaded.parameters())
+    monkeypatch.setattr(doctor, "choose_device", lambda name: "cpu")
+    monkeypatch.setattr(doctor, "_free", lambda device: 1000)
+    monkeypatch.setattr(doctor, "_gb", str)
+    found = dict(doctor.examine(str(tmp_path)))
+    assert found["fits"] == f"no: its weights need {size}, and cpu has 1000 free"
+    assert "loads" not in found
+
+
+def test_what_is_no_model_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["doctor", str(tmp_path)])
+    assert caught.value.code == 2
+    assert "there is no config.json" in capsys.readouterr().err
