@@ -1,6 +1,7 @@
 """Sites and hooks of every family against transformers' own outputs."""
 
 import copy
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -283,6 +284,12 @@ def test_unsupported_models_and_folders_are_refused(tmp_path):
         assert is_hub_id(hub)
     with pytest.raises(ValueError, match="dtype 'float12' is none"):
         LanguageModel.load(str(tmp_path), dtype="float12")
+
+
+@pytest.mark.skipif(find_spec("accelerate") is not None, reason="accelerate is installed")
+def test_a_device_map_names_what_it_needs():
+    with pytest.raises(ValueError, match=r"device_map 'auto' needs accelerate: pip install"):
+        LanguageModel.load("somewhere", device_map="auto")
 
 
 def test_width_is_that_of_the_activation():

@@ -1,7 +1,7 @@
 """Activations of prompts at sites: token-budget batches over length-sorted prompts."""
 
 from collections.abc import Sequence
-from operator import itemgetter
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -51,7 +51,7 @@ def collect(
         if not bool(chosen.any(1).all()):
             short = block[int((~chosen.any(1)).nonzero()[0, 0])]
             raise ValueError(f"positions {rule!r} name no token of prompt {short}")
-        values = hooks.read(model, list(sites), ids, mask, itemgetter(chosen))
+        values = hooks.read(model, list(sites), ids, mask, partial(_take, chosen))
         rows, columns = chosen.nonzero(as_tuple=True)
         frame = pd.DataFrame(
             {
@@ -66,6 +66,10 @@ def collect(
     order = np.lexsort((table["position"], table["prompt"]))
     gathered = {site: torch.cat([values[site] for values in found])[order] for site in sites}
     return gathered, table.iloc[order].reset_index(drop=True)
+
+
+def _take(chosen: Bool[Tensor, "rows pos"], hidden: Tensor) -> Tensor:
+    return hidden[chosen.to(hidden.device)]
 
 
 def _listed(

@@ -53,10 +53,10 @@ class EditTable:
                 key = (order[edit.site], type(edit.intervention), edit.positions)
                 gathered[edit.site][key].append((row, owner, number))
                 order[edit.site] += 1
-        rows: dict[tuple[int, ...], Tensor] = {}
+        rows: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
         self._groups = {
             site: [
-                self._group(key[2], members, rows)
+                self._group(site, key[2], members, rows)
                 for key, members in sorted(groups.items(), key=lambda item: item[0][0])
             ]
             for site, groups in gathered.items()
@@ -64,16 +64,17 @@ class EditTable:
 
     def _group(
         self,
+        site: Site,
         rule: Positions,
         members: list[tuple[int, int, int]],
-        rows: dict[tuple[int, ...], Tensor],
+        rows: dict[tuple[tuple[int, ...], torch.device], Tensor],
     ) -> "_Group":
-        device = self._model.device
+        device = self._model.device_of(site)
         used = [self._conditions[owner].edits[number].intervention for _, owner, number in members]
         numbers = tuple(row for row, _, _ in members)
         return _Group(
             rule=rule,
-            rows=rows.setdefault(numbers, torch.tensor(numbers, device=device)),
+            rows=rows.setdefault((numbers, device), torch.tensor(numbers, device=device)),
             # In float32 whatever the model's type: a projection in bfloat16 leaves a remainder.
             intervention=stack(used, device, torch.float32),
             edits=frozenset((owner, number) for _, owner, number in members),
@@ -88,8 +89,9 @@ class EditTable:
                 # Sites share the tensor of rows, hence its identity as a key.
                 key = (group.rule, id(group.rows))
                 if key not in masks:
-                    here, lengths = absolute[group.rows], self._lengths[group.rows]
-                    masks[key] = position_mask(group.rule, here, lengths)
+                    rows = group.rows.to(absolute.device)
+                    mask = position_mask(group.rule, absolute[rows], self._lengths[rows])
+                    masks[key] = mask.to(group.rows.device)
                 mask = masks[key]
                 if bool(mask.any()):
                     whole = bool(mask.all())

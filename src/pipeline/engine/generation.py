@@ -114,7 +114,7 @@ def generate_chunk(
                 alive = alive[stay]
                 keep = stay.to(model.device)
                 chosen, keys, mask = chosen[keep], keys[keep], mask[keep]
-                mask = _leave(cache, keep, mask)
+                mask = _leave(cache, stay, mask)
                 table.set_rows([owners[r] for r in alive.tolist()], lengths[alive])
             ids = chosen[:, None]
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)

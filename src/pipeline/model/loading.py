@@ -101,6 +101,10 @@ class LanguageModel:
         """Where the model's inputs belong."""
         return self.hf.device
 
+    def device_of(self, site: Site) -> torch.device:
+        """Where the activation at a site is: models may be spread over several devices."""
+        return next(self.place(site)[0].parameters()).device
+
     @property
     def dtype(self) -> torch.dtype:
         """The type activations have."""
