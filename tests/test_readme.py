@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from families import CONFIGS
 
 from pipeline.cli import parser
+from pipeline.model.architectures import ARCHITECTURES
 from pipeline.study import compose_study
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,16 @@ def test_every_command_is_one():
             parser().parse_args(arguments)
         tried += 1
     assert tried >= 8
+
+
+def test_the_table_of_families_is_that_of_the_code_and_of_the_tests():
+    rows = re.findall(r"^\|[^|`]+\| `(\w+)` \|([^|]*)\|[^|]+\|$", README, re.MULTILINE)[1:]
+    assert {kind for kind, _ in rows} == set(ARCHITECTURES)
+    tested = {kind.model_type for kind, _ in CONFIGS.values()}
+    assert tested == set(ARCHITECTURES)
+    named = {name for _, cell in rows for name in re.findall(r"`(\w+)`", cell)}
+    there = {path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")}
+    assert named == there - {"local"}
 
 
 def test_the_study_composes(tmp_path, monkeypatch):
