@@ -47,7 +47,13 @@ def command(folder: Path, *arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "2", "COLUMNS": "100"}
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "src"),
+        "WANDB_MODE": "disabled",
+        "OMP_NUM_THREADS": "2",
+        "COLUMNS": "100",
+    }
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

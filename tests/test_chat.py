@@ -17,6 +17,7 @@ REFUSING = (
 SILENT = (
     "{% for m in messages if m['role'] == 'user' %}<user>{{ m['content'] }}{% endfor %}<answer>"
 )
+FIRST = "<user>{{ messages[0]['content'] }}<end><answer>"
 DATED = "{{ date_string or strftime_now('%d %b %Y') }}" + TURNS
 THINKING = TURNS + "{% if enable_thinking is defined and not enable_thinking %}<no>{% endif %}"
 
@@ -58,9 +59,9 @@ def test_a_system_text_stands_in_its_turn_where_the_template_has_one(caplog):
     assert rendered == "<system>Be brief.<end>\n<user>Why?<end>\n<answer>\n"
 
 
-@pytest.mark.parametrize("template", [REFUSING + TURNS, SILENT])
+@pytest.mark.parametrize("template", [REFUSING + TURNS, SILENT, FIRST])
 def test_a_template_without_a_system_turn_gets_its_text_before_the_instruction(template, caplog):
-    """Whether it refuses the role outright or leaves its text out without a word."""
+    """It refuses the role outright, leaves its text out, or takes the first turn for the user's."""
     tokenizer = byte_tokenizer(template, adds_bos=False)
     assert "<user>Be brief.\n\nWhy?" in chat.render(tokenizer, "Why?", system="Be brief.")
     with caplog.at_level(logging.WARNING):

@@ -161,8 +161,12 @@ def test_another_run_writes_the_same_bytes_and_keeps_what_is_finished(whole):
         ("vectors.positive=nice", "has label 'nice'"),
         ("sweep.arms.add.positions=[first]", "position rule 'first' is unknown; valid: all"),
         ("sweep.decoding.max_new_tokens=5000", "max_new_tokens: 5000 after the longest prompt's"),
-        ("collect.positions=-1", "collect.positions: -1 is neither a rule nor a list"),
+        ("collect.positions=-1", "position rule -1 is unknown; valid: last, template"),
         ("sweep.arms.add.components=[]", "components is empty: the arm would change nothing"),
+        ("vectors.position=-99", "vectors.position: -99 is not collected; valid: [-"),
+        ("collect.positions=subject", "positions 'subject' of sample 0: subject '' is not in the"),
+        ("collect.positions=generated", "'generated' is unknown; valid: last, template, all"),
+        ("collect.components=[pattern]", "collect.components: 'pattern' is no activation of a"),
         ("text=data/none.jsonl", "text: dataset file 'data/none.jsonl' does not exist"),
     ],
 )

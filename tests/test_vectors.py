@@ -261,6 +261,27 @@ def test_fitting_reads_each_class_at_each_position(store):
         Classes(store, DATASET, positive="c", negative="b", component="resid_pre")
 
 
+@pytest.mark.parametrize(
+    ("rule", "places", "expected"),
+    # One token of the subject wherever it stands; an answer of one or two tokens after the prompt.
+    [("subject", [(1,), (3,)], [0]), ("answer", [(4,), (6, 7)], [0, 1])],
+)
+def test_subjects_and_answers_have_places_of_their_own(tmp_path, rule, places, expected):
+    dataset = pd.DataFrame({"sample": [0, 1], "label": ["a", "b"], "tokens": [[9] * 4, [9] * 6]})
+    fingerprint = Fingerprint("m", "", "t", "c", "d", ("blocks.3.resid_pre",), rule)
+    rows = [(sample, place) for sample, own in enumerate(places) for place in own]
+    table = pd.DataFrame(rows, columns=["sample", "position"]).assign(token=9)
+    values = torch.tensor([[10.0 * sample + place] * 2 for sample, place in rows])
+    with StoreWriter(tmp_path / "s", fingerprint, [[0, 1]], required_bytes=100) as writer:
+        writer.write(0, {"blocks.3.resid_pre": values}, table)
+    store = ActivationStore(tmp_path / "s")
+    classes = Classes(store, dataset, positive="a", negative="b", component="resid_pre")
+    assert classes.positions == expected
+    positive, negative = classes.at(0, 3)
+    assert positive[:, 0].tolist() == [places[0][0]]
+    assert negative[:, 0].tolist() == [10.0 + places[1][0]]
+
+
 def test_every_fitted_direction_gets_its_controls(store):
     classes = Classes(store, DATASET, positive="a", negative="b", component="resid_pre")
     fitted = {3: difference_of_means(*classes.at(-1, 3))}

@@ -76,7 +76,7 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
             )
         if study.vectors.selection and not _has(dataset, label, "val"):
             raise ValueError(f"vectors.selection: no prompt of the val split has label {label!r}")
-    collected(study, dataset)
+    _check_position(study, dataset)
     _sweep(study, dataset, layers)
     _check_lengths(study, dataset, build_texts(study))
     return dataset, layers
@@ -227,6 +227,19 @@ def _check_lengths(study: Study, dataset: pd.DataFrame, texts: pd.DataFrame) -> 
     for sample, tokens in zip(texts["sample"], texts["tokens"], strict=True):
         if not 2 <= len(tokens) <= context:
             raise ValueError(f"text: row {sample} has {len(tokens)} tokens; valid: 2 to {context}")
+
+
+def _check_position(study: Study, dataset: pd.DataFrame) -> None:
+    """Fail if directions are to be fitted where nothing is collected; a selection takes its own."""
+    _, places = collected(study, dataset)
+    lengths = dict(zip(dataset["sample"], dataset["tokens"].map(len), strict=True))
+    valid = {place - lengths[sample] for sample, own in places.items() for place in own}
+    if study.collect.positions == "subject":
+        valid = {0}
+    if study.vectors.selection is None and study.vectors.position not in valid:
+        raise ValueError(
+            f"vectors.position: {study.vectors.position} is not collected; valid: {sorted(valid)}"
+        )
 
 
 @contextmanager

@@ -43,14 +43,18 @@ def render(
 
 
 def takes_system(tokenizer: Any) -> bool:
-    """Whether the template writes a system turn: some refuse it, some leave it out silently."""
+    """Whether the template writes a system turn.
+
+    Some refuse it, some leave it out silently, and some would take it for the user's.
+    """
     if tokenizer.chat_template is None:
         return False
     turns = [{"role": "system", "content": UNLIKE[0]}, {"role": "user", "content": UNLIKE[1]}]
     try:
-        return UNLIKE[0] in _apply(tokenizer, turns, {})
+        rendered = _apply(tokenizer, turns, {})
     except jinja2.TemplateError:
         return False
+    return all(text in rendered for text in UNLIKE)
 
 
 def announce(tokenizer: Any, system: str | None = None) -> None:
