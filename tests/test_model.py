@@ -16,6 +16,8 @@ from pipeline.model.hooks import read, visiting
 from pipeline.model.hub import check_path, is_hub_id
 from pipeline.model.loading import LanguageModel, choose_device
 from pipeline.model.sites import COMPONENTS, Site, check_component
+from pipeline.preflight import count_layers
+from pipeline.sections import Model, Study
 
 PROMPTS = random_prompts(4, seed=3)
 
@@ -284,6 +286,15 @@ def test_unsupported_models_and_folders_are_refused(tmp_path):
         assert is_hub_id(hub)
     with pytest.raises(ValueError, match="dtype 'float12' is none"):
         LanguageModel.load(str(tmp_path), dtype="float12")
+
+
+def test_a_family_is_refused_before_its_weights_are_loaded(tmp_path):
+    transformers.MixtralConfig(num_hidden_layers=2).save_pretrained(tmp_path)
+    study = Study(model=Model(path=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"\(mixtral\) cannot be supported: its MLP is a mixture"):
+        count_layers(study)
+    transformers.Gemma3Config(text_config={"num_hidden_layers": 5}).save_pretrained(tmp_path)
+    assert count_layers(study) == 5
 
 
 @pytest.mark.skipif(find_spec("accelerate") is not None, reason="accelerate is installed")

@@ -16,6 +16,7 @@ from pipeline.engine.generation import generate_chunk
 from pipeline.grid import Part, report_parts, validation_parts
 from pipeline.measures.choice import Setting
 from pipeline.model import chat
+from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path
 from pipeline.model.loading import LanguageModel, load_tokenizer
 from pipeline.model.sites import Site, check_component
@@ -106,10 +107,15 @@ def build_texts(study: Study) -> pd.DataFrame:
 
 
 def count_layers(study: Study) -> int:
-    """Number of blocks, from the model's config alone."""
+    """Number of blocks, from the model's config alone.
+
+    Raises:
+        ValueError: the model's family is not supported.
+    """
     config = transformers.AutoConfig.from_pretrained(
         study.model.path, revision=study.model.revision
     )
+    architecture_of(config, study.model.path)
     return int(config.get_text_config().num_hidden_layers)
 
 
