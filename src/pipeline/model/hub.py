@@ -79,10 +79,11 @@ def _explained(kind: str, path: str, revision: str | None, page: str) -> Iterato
             "`hf auth login` or HF_TOKEN"
         ) from error
     except (HTTPError, OfflineModeIsEnabled) as error:
+        fetch = f"hf download {path} --repo-type {kind}"
         raise ValueError(
-            f"{kind}.path {path!r} is neither here nor in {constants.HF_HUB_CACHE}, and "
-            f"{constants.ENDPOINT} cannot be asked ({_reason(error)}); fetch it where there is a "
-            f"network (`hf download {path}`) and give its folder"
+            f"{kind}.path {path!r} is no folder here, and {constants.ENDPOINT} cannot be asked "
+            f"({_reason(error)}); fetch it where there is a network (`{fetch}`) and give its "
+            f"folder, or set HF_HUB_OFFLINE=1 if {constants.HF_HUB_CACHE} holds all of it"
         ) from error
 
 
