@@ -36,7 +36,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         template=chat.template_digest(model.tokenizer),
     )
     grid = validation_parts(study, dataset, swept_layers(study, model.n_layers, directions))
-    grid = with_directions(study, grid, directions, model.n_layers)
+    grid = with_directions(study, model, dataset, grid, directions)
     settings = {}
     with scratch(folder / "validation.parquet", key, root=ROOT) as work:
         completions = complete(study, model, dataset, grid, work)

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from pipeline.datasets import dataset_digest
 from pipeline.engine.collection import collect
+from pipeline.engine.conditions import Places
 from pipeline.model import chat
 from pipeline.model.loading import tokenizer_digest
 from pipeline.model.sites import Site
@@ -55,7 +56,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
                 model,
                 [tokens[s] for s in samples],
                 sites,
-                [places[s] for s in samples],
+                Places(str(study.collect.positions), [places[s] for s in samples]),
                 batch_tokens=study.model.batch_tokens,
             )
             table["sample"] = [samples[p] for p in table.pop("prompt")]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.engine.conditions import RULES
 from pipeline.engine.scoring import cross_entropy
 from pipeline.grid import Part, compared, report_parts
 from pipeline.measures.choice import Setting
@@ -36,7 +37,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     )
     layers = swept_layers(study, model.n_layers, directions)
     sweep = report_parts(study, dataset, layers, settings)
-    sweep = with_directions(study, sweep, directions, model.n_layers)
+    sweep = with_directions(study, model, dataset, sweep, directions)
     with scratch(folder / "sweep.parquet", key, root=ROOT) as work:
         table = complete(study, model, dataset, sweep, work)
         table.to_parquet(work / "sweep.parquet")
@@ -59,10 +60,18 @@ def _read_texts(
     sweep: list[Part],
     settings: dict[str, Setting],
 ) -> pd.DataFrame:
-    """Cross-entropy of unrelated text under the conditions that are compared over layers."""
+    """Cross-entropy of unrelated text under the conditions that are compared over layers.
+
+    Rules that name tokens of a prompt, such as its subject, name none in another text.
+    """
     if texts.empty:
         return pd.DataFrame({"condition": []})
-    conditions = [c for part in sweep for c in part.conditions if compared(c, settings)]
+    conditions = [
+        condition
+        for part in sweep
+        for condition in part.conditions
+        if compared(condition, settings) and condition.positions in ("none", *RULES)
+    ]
     losses = cross_entropy(
         model, texts["tokens"].tolist(), conditions, batch_tokens=study.model.batch_tokens
     )

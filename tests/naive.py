@@ -5,14 +5,19 @@ It shares no code with the engine: it registers its own hooks and counts positio
 
 import torch
 
-from pipeline.engine.conditions import Condition
+from pipeline.engine.conditions import Condition, Places
 from pipeline.model.loading import LanguageModel
 
 
-def generate(model: LanguageModel, prompt: list[int], condition: Condition, steps: int):
-    """Greedy tokens until the end token, with the logits each was chosen from."""
+def generate(
+    model: LanguageModel, prompt: list[int], condition: Condition, steps: int, number: int = 0
+):
+    """Greedy tokens until the end token, with the logits each was chosen from.
+
+    `number` is the prompt's, for positions that are each prompt's own.
+    """
     tokens, logits = list(prompt), []
-    handles = [_hook(model, edit, len(prompt)) for edit in condition.edits]
+    handles = [_hook(model, edit, len(prompt), number) for edit in condition.edits]
     try:
         with torch.no_grad():
             for _ in range(steps):
@@ -28,7 +33,7 @@ def generate(model: LanguageModel, prompt: list[int], condition: Condition, step
     return tokens[len(prompt) :], torch.stack(logits)
 
 
-def _hook(model, edit, prompt_length):
+def _hook(model, edit, prompt_length, number):
     block = model.blocks[edit.site.layer]
 
     def positions(length):
@@ -38,6 +43,8 @@ def _hook(model, edit, prompt_length):
             return [prompt_length - 1]
         if edit.positions == "generated":
             return range(prompt_length, length)
+        if isinstance(edit.positions, Places):
+            return [p for p in edit.positions.of[number] if p < length]
         return [p if p >= 0 else prompt_length + p for p in edit.positions]
 
     def change(hidden):

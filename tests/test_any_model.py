@@ -13,17 +13,27 @@ TEMPLATE = "<user>{{ messages[0]['content'] }}<end>{{ '\n' }}<answer>{{ '\n' }}"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "template", "settings", "rows_each"),
+    ("family", "template", "rules", "settings", "rows_each"),
     [
-        ("gemma2", TEMPLATE, ["model.dtype=bfloat16"], 4),
-        ("gpt2", None, ["collect.positions=last", "model.dtype=float32"], 1),
-        ("neox", TEMPLATE, ["model.system='Be brief.'", "collect.positions=[-2,-1]"], 2),
+        ("gemma2", TEMPLATE, "[template]", ["model.dtype=bfloat16", "text=null"], 4),
+        ("gpt2", None, "[subject, answer]", ["collect.positions=last", "text=null"], 1),
+        (
+            "neox",
+            TEMPLATE,
+            "[[-2, -1]]",
+            ["model.system='Be brief.'", "collect.positions=[-2,-1]"],
+            2,
+        ),
     ],
 )
-def test_a_study_runs_whole_on_a_family(family, template, settings, rows_each, tmp_path):
+def test_a_study_runs_whole_on_a_family(family, template, rules, settings, rows_each, tmp_path):
     folder = copy_project(tmp_path)
     write_model(family, folder / "model", template)
-    done = run(folder, "run", *SMALL, "text=null", "model=local", "model.path=model", *settings)
+    rows = pd.read_json(folder / "data" / "few.jsonl", lines=True)
+    rows = rows.assign(subject=rows["instruction"].str.split().str[-1], answer=" No, never.")
+    rows.to_json(folder / "data" / "few.jsonl", orient="records", lines=True)
+    settings = [*settings, f"sweep.arms.add.positions={rules}"]
+    done = run(folder, "run", *SMALL, "model=local", "model.path=model", *settings)
     assert done.returncode == 0, done.stderr
     (output,) = (folder / "outputs").iterdir()
     store = ActivationStore(output / "activations")
@@ -35,6 +45,11 @@ def test_a_study_runs_whole_on_a_family(family, template, settings, rows_each, t
     kinds = {"none", "add", "subtract", "project_out"}
     assert set(sweep["intervention"]) == kinds
     assert set(sweep.loc[sweep["intervention"] != "none", "layer"]) == {3}
+    named = yaml.safe_load(rules)
+    assert set(sweep.loc[sweep["intervention"] == "add", "positions"]) == set(map(str, named))
+    # Of another text the rules name nothing; the other arms' rules do.
+    losses = pd.read_parquet(output / "text_losses.parquet")
+    assert family != "neox" or set(losses["intervention"]) == kinds - {"add"}
     said = {
         "gemma2": "",
         "gpt2": "the tokenizer has no chat template: prompts are the instruction and a newline",

@@ -10,7 +10,7 @@ from families import FAMILIES, LAYERS, VOCAB, WIDTH, random_prompts, tiny
 
 from pipeline.engine import chunks
 from pipeline.engine.collection import collect
-from pipeline.engine.conditions import Condition, Edit
+from pipeline.engine.conditions import Condition, Edit, Places
 from pipeline.engine.decoding import Decoding, choose, gumbel, row_keys
 from pipeline.engine.generation import generate
 from pipeline.engine.scoring import cross_entropy, score_last
@@ -42,7 +42,14 @@ INTERVENTIONS = [
     ProjectOut(vector(3)),
     Replace(vector(4)),
 ]
-RULES = ["all", "last", "generated", (0, -2)]
+RULES = [
+    "all",
+    "last",
+    "generated",
+    (0, -2),
+    # As many positions as there are in this prompt and no other, the last in the completion.
+    Places("own", [tuple(range(n % 3, len(p) + n % 2, 2)) for n, p in enumerate(PROMPTS)]),
+]
 GRID = [condition(i, rule) for i in INTERVENTIONS for rule in RULES]
 
 
@@ -51,7 +58,11 @@ def assert_as_naive(model, conditions, **settings):
     assert len(done) == len(conditions) * len(PROMPTS)
     for completion in done:
         tokens, logits = naive.generate(
-            model, PROMPTS[completion.prompt], conditions[completion.condition], STEPS
+            model,
+            PROMPTS[completion.prompt],
+            conditions[completion.condition],
+            STEPS,
+            completion.prompt,
         )
         assert naive.same_tokens(completion.tokens, tokens, logits), (
             conditions[completion.condition],
@@ -163,10 +174,9 @@ def test_an_edit_of_generated_tokens_may_find_none():
     ending = LanguageModel(model.hf, model.tokenizer, name="ends at once")
     first = generate(model, PROMPTS[:1], [Condition()], Decoding(1))[0].tokens[0]
     ending.__class__ = type("Ending", (LanguageModel,), {"end_tokens": frozenset([first])})
-    (done,) = generate(
-        ending, PROMPTS[:1], [condition(Add(vector(1)), "generated")], Decoding(STEPS)
-    )
-    assert (done.tokens, done.stopped) == ((), "end")
+    for rule in ("generated", Places("answer", [(len(PROMPTS[0]),)])):
+        (done,) = generate(ending, PROMPTS[:1], [condition(Add(vector(1)), rule)], Decoding(STEPS))
+        assert (done.tokens, done.stopped) == ((), "end")
 
 
 def test_unknown_layers_sites_and_rules_are_named():
@@ -190,7 +200,7 @@ def test_last_scores_are_the_logits_of_the_naive_loop():
     scores = score_last(model, PROMPTS, conditions, lambda x, _: x, batch_tokens=200)
     for c, cond in enumerate(conditions):
         for p, prompt in enumerate(PROMPTS):
-            _, logits = naive.generate(model, prompt, cond, 1)
+            _, logits = naive.generate(model, prompt, cond, 1, p)
             torch.testing.assert_close(scores[c, p], logits[0], atol=1e-5, rtol=1e-5)
 
 

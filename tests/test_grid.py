@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline.engine.conditions import Places
 from pipeline.grid import compared, report_parts, validation_parts, with_edits
 from pipeline.measures.choice import Setting
 from pipeline.measures.headline import headline
@@ -75,11 +76,14 @@ def test_ids_do_not_depend_on_the_other_conditions(study):
     assert ids([1]).items() <= ids([0, 1, 2]).items()
 
 
+RULES = {"all": "all", "last": "last", "generated": "generated"}
+
+
 def test_edits_are_the_arms_sites_with_the_layers_direction(study):
     directions = {Key("fitted", 0, 1): torch.ones(4), Key("fitted", 0, 2): torch.zeros(4)}
     grid = {str(c): c for p in validation_parts(study, dataset(), [1, 2]) for c in p.conditions}
     added = with_edits(
-        grid["add: add layer 1 x 2 at all"], study.sweep.arms["add"], directions, 3, 2
+        grid["add: add layer 1 x 2 at all"], study.sweep.arms["add"], directions, 3, RULES
     )
     assert [(str(e.site), e.positions) for e in added.edits] == [("blocks.1.resid_pre", "all")]
     assert added.edits[0].intervention.strength == 2.0
@@ -88,7 +92,7 @@ def test_edits_are_the_arms_sites_with_the_layers_direction(study):
         study.sweep.arms["project_out"],
         directions,
         3,
-        2,
+        RULES,
     )
     assert len(ablated.edits) == 9
     assert {e.site.component for e in ablated.edits} == {"resid_pre", "attn_out", "mlp_out"}
@@ -96,13 +100,15 @@ def test_edits_are_the_arms_sites_with_the_layers_direction(study):
     assert all(torch.equal(e.intervention.direction, torch.ones(4)) for e in ablated.edits)
 
 
-def test_the_template_is_the_prompts_last_tokens(study):
+def test_a_list_of_positions_goes_by_its_text_and_acts_where_it_says(study):
     directions = {Key("fitted", 0, 1): torch.ones(4)}
     arm = study.sweep.arms["add"]
-    arm.positions = ["template"]
+    arm.positions = [[-2, -1]]
     condition = validation_parts(study, dataset(), [1])[0].conditions[1]
-    (edit,) = with_edits(condition, arm, directions, 3, 2).edits
-    assert (condition.positions, edit.positions) == ("template", (-2, -1))
+    rules = {"[-2, -1]": Places("[-2, -1]", [(5, 6)])}
+    (edit,) = with_edits(condition, arm, directions, 3, rules).edits
+    assert condition.positions == "[-2, -1]"
+    assert edit.positions is rules["[-2, -1]"]
 
 
 def test_labels_without_prompts_are_refused(study):

@@ -6,8 +6,9 @@ import torch
 from families import tiny, tokenizer
 
 from pipeline.engine.collection import collect
+from pipeline.engine.conditions import Places
 from pipeline.model.sites import Site
-from pipeline.positions import place
+from pipeline.positions import place, resolve
 
 CHATTY = tokenizer().__class__(tokenizer_object=tokenizer().backend_tokenizer, bos_token="<bos>")
 CHATTY.chat_template = (
@@ -64,12 +65,25 @@ def test_what_cannot_be_placed_is_named(rule, column, message):
         place(DATASET.assign(**column), CHATTY, rule)
 
 
+def test_a_sweep_gets_the_places_of_its_prompts_in_their_order():
+    assert resolve(DATASET, CHATTY, "generated") == "generated"
+    for rule in ("template", "subject", "answer", [0, -3]):
+        found = resolve(DATASET.iloc[::-1], CHATTY, rule)
+        _, places = place(DATASET, CHATTY, rule)
+        assert isinstance(found, Places)
+        assert (found.rule, found.of) == (str(rule), [places[8], places[3]])
+    with pytest.raises(ValueError, match="'first' is unknown; valid: all, last, generated, templ"):
+        resolve(DATASET, CHATTY, "first")
+
+
 @pytest.mark.parametrize("rule", ["subject", "answer"])
 def test_collection_takes_each_prompts_own_positions(rule):
     model = tiny("llama")
     tokens, places = place(DATASET, CHATTY, rule)
     site = Site(1, "resid_post")
-    values, rows = collect(model, list(tokens.values()), [site], list(places.values()))
+    values, rows = collect(
+        model, list(tokens.values()), [site], Places(rule, list(places.values()))
+    )
     assert list(zip(rows["prompt"], rows["position"], strict=True)) == [
         (number, position) for number, own in enumerate(places.values()) for position in own
     ]

@@ -15,13 +15,14 @@ import pytest
 from project import ROOT, SMALL, command, copy_project, environment, run
 
 from pipeline.engine.conditions import Condition
-from pipeline.grid import report_parts, with_edits
+from pipeline.grid import report_parts
 from pipeline.measures.choice import Setting
 from pipeline.methods.directions import load_directions
 from pipeline.methods.selection import select_direction
-from pipeline.preflight import load_model, template_length
+from pipeline.preflight import load_model
 from pipeline.store import ActivationStore
 from pipeline.study import load_study
+from pipeline.sweeping import with_directions
 
 TABLES = ("dataset", "texts", "validation", "sweep", "text_losses", "scores", "summary")
 EXTRAS = os.environ.get("ACTSWEEP_EXTRAS")
@@ -65,18 +66,16 @@ def test_the_tables_are_those_of_a_naive_loop(whole, monkeypatch):
     dataset = pd.read_parquet(whole / "dataset.parquet")
     sweep = pd.read_parquet(whole / "sweep.parquet").set_index(["condition", "sample"])
     directions, _ = load_directions(whole / "vectors" / "directions.safetensors")
-    template = template_length(study)
     compared = expected = 0
     settings = json.loads((whole / "settings.json").read_text())
     settings = {arm: Setting(**setting) for arm, setting in settings.items()}
-    for part in report_parts(study, dataset, [3], settings):
+    parts = report_parts(study, dataset, [3], settings)
+    for part in with_directions(study, model, dataset, parts, directions):
         expected += len(part.conditions) * len(part.samples[::2])
-        arm = study.sweep.arms[part.arm]
         for condition in part.conditions:
-            edited = with_edits(condition, arm, directions, model.n_layers, template)
             for sample in part.samples[::2]:
                 prompt = dataset.at[sample, "tokens"].tolist()
-                tokens, logits = naive.generate(model, prompt, edited, 8)
+                tokens, logits = naive.generate(model, prompt, condition, 8)
                 row = sweep.loc[(condition.id, sample)]
                 found = model.tokenizer.encode(row["completion"], add_special_tokens=False)
                 assert naive.same_tokens(found, tokens, logits), (str(condition), sample)

@@ -35,7 +35,7 @@ def validation_parts(study: Study, dataset: pd.DataFrame, layers: Sequence[int])
         Part(
             f"{name}-validation",
             name,
-            (Condition(name), *_fitted(name, arm, layers, arm.strengths, arm.positions)),
+            (Condition(name), *_fitted(name, arm, layers, arm.strengths, list(arm.rules))),
             _prompts(name, arm, dataset, "val"),
         )
         for name, arm in study.sweep.arms.items()
@@ -63,7 +63,7 @@ def report_parts(
         conditions = [Condition(name)]
         if name in settings:
             rule, strength = settings[name].positions, settings[name].strength
-            others = [other for other in arm.positions if other != rule]
+            others = [other for other in arm.rules if other != rule]
             conditions += _fitted(name, arm, layers, arm.strengths, [rule])
             conditions += _fitted(name, arm, layers, [strength], others)
             conditions += [
@@ -81,25 +81,22 @@ def with_edits(
     arm: Arm,
     directions: Mapping[Key, Tensor],
     n_layers: int,
-    template_length: int,
+    rules: Mapping[str, Positions],
 ) -> Condition:
     """The condition with what it does in a model: its direction at its arm's sites.
 
-    The rule `template` names the `template_length` last tokens of a prompt.
+    `rules` says for each position rule of the arm what it names in the prompts that are run.
     """
     if condition.layer is None:
         return condition
     assert arm.intervention is not None
     direction = directions[Key(condition.source, condition.draw, condition.layer)]
     intervention = target(arm.intervention)(direction, condition.strength)
-    rule: Positions = condition.positions
-    if rule == "template":
-        rule = tuple(range(-template_length, 0))
     layers = range(n_layers) if arm.everywhere else [condition.layer]
     return replace(
         condition,
         edits=tuple(
-            Edit(Site(layer, component), intervention, rule)
+            Edit(Site(layer, component), intervention, rules[condition.positions])
             for layer in layers
             for component in arm.components
         ),

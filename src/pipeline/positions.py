@@ -1,56 +1,59 @@
-"""Position rules of a study: which tokens of every prompt are collected."""
+"""Position rules of a study: which tokens of every prompt are collected or edited."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from pipeline.engine.conditions import RULES, Places, Positions
 from pipeline.model import chat
 
-RULES = ("last", "template", "all", "subject", "answer")
+COLLECTED = ("last", "template", "all", "subject", "answer")
 """`last`: the prompt's last token. `template`: the tokens that the chat template puts after the
 instruction. `all`: every token. `subject`: the last token of the prompt's `subject`. `answer`: the
 tokens of its `answer`, which then follows the prompt.
 
 A list of integers names positions outright: from the start, or from the prompt's end if negative.
 """
+EDITED = (*RULES, "template", "subject", "answer")
+"""In a sweep, `answer` names the tokens of a completion that stand where the answer's would."""
 Tokens = list[int]
-Places = tuple[int, ...]
+Place = tuple[int, ...]
 
 
-def check_rule(rule: Any) -> None:
-    """Fail if there is no such rule for collecting.
+def check_rule(rule: Any, valid: Sequence[str]) -> None:
+    """Fail if a rule is neither a list of positions nor one of the valid ones.
 
     Raises:
         ValueError: names it and the valid ones.
     """
-    listed = isinstance(rule, list) and rule and all(isinstance(place, int) for place in rule)
-    if not listed and rule not in RULES:
+    listed = isinstance(rule, list) and rule and all(type(place) is int for place in rule)
+    if not listed and rule not in valid:
         raise ValueError(
-            f"position rule {rule!r} is unknown; valid: {', '.join(RULES)}, or a list of positions"
+            f"position rule {rule!r} is unknown; valid: {', '.join(valid)}, or a list of positions"
         )
 
 
 def place(
     dataset: pd.DataFrame, tokenizer: Any, rule: Any, *, variables: Mapping[str, Any] | None = None
-) -> tuple[dict[int, Tokens], dict[int, Places]]:
+) -> tuple[dict[int, Tokens], dict[int, Place]]:
     """Tokens of every sample, and the absolute positions that the rule names among them.
 
     Args:
         dataset: prompts with `sample`, `prompt`, `tokens`, `subject`, `answer` and
             `raw`.
         tokenizer: what made the tokens.
-        rule: one of `RULES`, or a list of positions.
+        rule: one of `COLLECTED`, or a list of positions.
         variables: of the chat template.
 
     Raises:
         ValueError: an unknown rule, a position outside of a prompt, a subject that is not in its
             prompt, or no answer; names the sample.
     """
-    check_rule(rule)
+    check_rule(rule, COLLECTED)
     find = _finder(tokenizer, rule, variables)
     tokens: dict[int, Tokens] = {}
-    places: dict[int, Places] = {}
+    places: dict[int, Place] = {}
     for row in dataset.to_dict("records"):
         sample = row["sample"]
         try:
@@ -60,9 +63,24 @@ def place(
     return tokens, places
 
 
+def resolve(
+    dataset: pd.DataFrame, tokenizer: Any, rule: Any, *, variables: Mapping[str, Any] | None = None
+) -> Positions:
+    """What a rule of a sweep, one of `EDITED` or a list, is to the engine in a run of the dataset.
+
+    Raises:
+        ValueError: as `place`.
+    """
+    check_rule(rule, EDITED)
+    if rule in RULES:
+        return rule
+    _, places = place(dataset, tokenizer, rule, variables=variables)
+    return Places(str(rule), list(places.values()))
+
+
 def _finder(
     tokenizer: Any, rule: Any, variables: Mapping[str, Any] | None
-) -> Callable[[dict[str, Any]], tuple[Tokens, Places]]:
+) -> Callable[[dict[str, Any]], tuple[Tokens, Place]]:
     if rule == "answer":
         return lambda row: chat.with_answer(tokenizer, row["prompt"], row["answer"], raw=row["raw"])
     if rule == "subject":
@@ -79,13 +97,13 @@ def _finder(
     return lambda row: (list(row["tokens"]), _inside(listed, len(row["tokens"])))
 
 
-def _region(row: dict[str, Any], length: int) -> Places:
+def _region(row: dict[str, Any], length: int) -> Place:
     if row["raw"]:
         raise ValueError("a raw text has no template around it")
     return _inside(list(range(-length, 0)), len(row["tokens"]))
 
 
-def _inside(listed: list[int], length: int) -> Places:
+def _inside(listed: list[int], length: int) -> Place:
     for position in listed:
         if not -length <= position < length:
             raise ValueError(f"there is no position {position} among {length} tokens")

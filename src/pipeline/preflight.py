@@ -10,7 +10,7 @@ import transformers
 
 from pipeline import datasets, positions
 from pipeline.engine.chunks import plan
-from pipeline.engine.conditions import Condition, check_rule
+from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate_chunk
 from pipeline.grid import Part, report_parts, validation_parts
@@ -51,22 +51,15 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
         for component in study.collect.components:
             check_component(component)
     with _named("collect.positions"):
-        positions.check_rule(study.collect.positions)
+        positions.check_rule(study.collect.positions, positions.COLLECTED)
     for name, arm in study.sweep.arms.items():
         with _named(f"sweep.arms.{name}.components"):
             for component in arm.components:
                 check_component(component)
         with _named(f"sweep.arms.{name}.positions"):
             for rule in arm.positions:
-                if rule != "template":
-                    check_rule(rule)
+                positions.check_rule(rule, positions.EDITED)
     dataset = build_dataset(study)
-    for name, arm in study.sweep.arms.items():
-        if (
-            "template" in arm.positions
-            and dataset.loc[dataset["label"] == arm.prompts, "raw"].any()
-        ):
-            raise ValueError(f"sweep.arms.{name}.positions: a raw text has no template around it")
     for role in ("positive", "negative"):
         label = getattr(study.vectors, role)
         if not _has(dataset, label, "train"):
@@ -78,6 +71,7 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
         if study.vectors.selection and not _has(dataset, label, "val"):
             raise ValueError(f"vectors.selection: no prompt of the val split has label {label!r}")
     _check_position(study, dataset)
+    _check_edited(study, dataset)
     _sweep(study, dataset, layers)
     _check_lengths(study, dataset, build_texts(study))
     return dataset, layers
@@ -198,12 +192,6 @@ def _sweep(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> list[P
     ]
 
 
-def template_length(study: Study) -> int:
-    """How many tokens the chat template puts after an instruction."""
-    tokenizer = load_tokenizer(study.model.path, study.model.revision)
-    return chat.template_length(tokenizer, variables=study.model.template)
-
-
 def load_model(study: Study) -> LanguageModel:
     """The study's model."""
     return LanguageModel.load(
@@ -233,6 +221,16 @@ def _check_lengths(study: Study, dataset: pd.DataFrame, texts: pd.DataFrame) -> 
     for sample, tokens in zip(texts["sample"], texts["tokens"], strict=True):
         if not 2 <= len(tokens) <= context:
             raise ValueError(f"text: row {sample} has {len(tokens)} tokens; valid: 2 to {context}")
+
+
+def _check_edited(study: Study, dataset: pd.DataFrame) -> None:
+    """Fail if a rule of an arm names nothing in one of its prompts."""
+    tokenizer = load_tokenizer(study.model.path, study.model.revision)
+    for name, arm in study.sweep.arms.items():
+        here = dataset[(dataset["label"] == arm.prompts) & (dataset["split"] != "train")]
+        with _named(f"sweep.arms.{name}"):
+            for rule in arm.positions:
+                positions.resolve(here, tokenizer, rule, variables=study.model.template)
 
 
 def _check_position(study: Study, dataset: pd.DataFrame) -> None:

@@ -94,9 +94,14 @@ class Arm:
     components: list[str] = field(default_factory=list)
     everywhere: bool = False
     strengths: list[float] = field(default_factory=list)
-    positions: list[str] = field(default_factory=lambda: ["all"])
+    positions: list[Any] = field(default_factory=lambda: ["all"])
     metric: str = MISSING
     goal: str = "raise"
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """Position rules by the names that tables have for them: a list goes by its text."""
+        return {str(rule): rule for rule in self.positions}
 
 
 @dataclass

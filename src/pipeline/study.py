@@ -135,7 +135,7 @@ def _check_values(study: Study) -> None:
                 raise ValueError(f"{key}.{field_name} is empty: the arm would change nothing")
         for field_name in ("components", "positions", "strengths"):
             values = getattr(arm, field_name)
-            if len(set(values)) < len(values):
+            if len(set(map(str, values))) < len(values):
                 raise ValueError(f"{key}.{field_name}: {values} has a value twice")
         if arm.goal not in ("raise", "lower"):
             raise ValueError(f"{key}.goal: {arm.goal!r} is unknown; valid: raise, lower")

@@ -14,7 +14,8 @@ from pipeline.engine.generation import generate_chunk
 from pipeline.grid import Part, with_edits
 from pipeline.methods.directions import Key
 from pipeline.model.loading import LanguageModel
-from pipeline.preflight import chosen_layers, template_length
+from pipeline.positions import resolve
+from pipeline.preflight import chosen_layers
 from pipeline.scratch import whole_file
 from pipeline.sections import Study
 
@@ -38,20 +39,28 @@ def swept_layers(study: Study, n_layers: int, directions: Mapping[Key, Tensor]) 
 
 
 def with_directions(
-    study: Study, parts: Sequence[Part], directions: Mapping[Key, Tensor], n_layers: int
+    study: Study,
+    model: LanguageModel,
+    dataset: pd.DataFrame,
+    parts: Sequence[Part],
+    directions: Mapping[Key, Tensor],
 ) -> list[Part]:
-    """The parts with what their conditions do in a model."""
-    template = template_length(study)
-    return [
-        replace(
-            part,
-            conditions=tuple(
-                with_edits(condition, study.sweep.arms[part.arm], directions, n_layers, template)
-                for condition in part.conditions
-            ),
-        )
-        for part in parts
-    ]
+    """The parts with what their conditions do in a model, and where in each of their prompts."""
+    found = []
+    by_sample = dataset.set_index("sample", drop=False)
+    for part in parts:
+        arm = study.sweep.arms[part.arm]
+        prompts = by_sample.loc[list(part.samples)]
+        rules = {
+            name: resolve(prompts, model.tokenizer, rule, variables=study.model.template)
+            for name, rule in arm.rules.items()
+        }
+        conditions = [
+            with_edits(condition, arm, directions, model.n_layers, rules)
+            for condition in part.conditions
+        ]
+        found.append(replace(part, conditions=tuple(conditions)))
+    return found
 
 
 def complete(

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from pipeline.engine.chunks import blocks
@@ -21,15 +21,14 @@ def collect(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     sites: Sequence[Site],
-    rule: Positions | list[tuple[int, ...]],
+    rule: Positions,
     *,
     batch_tokens: int = 16384,
 ) -> tuple[dict[Site, Tensor], pd.DataFrame]:
     """Activations [rows, width] at each site, and the rows' `prompt`, `position` and `token`.
 
     Rows stand in the order of the prompts and, within one, of positions. Each pass stops at the
-    deepest site and computes no logits; only the positions that the rule names are kept. Instead of
-    a rule there may be a list of the absolute positions of each prompt.
+    deepest site and computes no logits; only the positions that the rule names are kept.
 
     Raises:
         ValueError: a site the model does not have, or a prompt in which the rule names nothing.
@@ -44,10 +43,8 @@ def collect(
         ids, mask = model.pad([prompts[p] for p in block])
         absolute = hooks.positions(mask).masked_fill(mask == 0, -1)
         lengths = torch.tensor([len(prompts[p]) for p in block], device=model.device)
-        if isinstance(rule, list):
-            chosen = _listed([rule[p] for p in block], absolute)
-        else:
-            chosen = position_mask(rule, absolute, lengths)
+        numbers = torch.tensor(block, device=model.device)
+        chosen = position_mask(rule, absolute, lengths, numbers)
         if not bool(chosen.any(1).all()):
             short = block[int((~chosen.any(1)).nonzero()[0, 0])]
             raise ValueError(f"positions {rule!r} name no token of prompt {short}")
@@ -70,12 +67,3 @@ def collect(
 
 def _take(chosen: Bool[Tensor, "rows pos"], hidden: Tensor) -> Tensor:
     return hidden[chosen.to(hidden.device)]
-
-
-def _listed(
-    places: list[tuple[int, ...]], absolute: Int[Tensor, "rows pos"]
-) -> Bool[Tensor, "rows pos"]:
-    chosen = [
-        torch.isin(row, row.new_tensor(own)) for row, own in zip(absolute, places, strict=True)
-    ]
-    return torch.stack(chosen)

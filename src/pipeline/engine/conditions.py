@@ -1,21 +1,42 @@
 """Conditions: what is done to a model, at which sites and positions, and how it is written down."""
 
+import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.model.sites import Site
 
-Positions = str | tuple[int, ...]
 RULES = ("all", "last", "generated")
-"""`all`: every token. `last`: the prompt's last token. `generated`: the tokens after the prompt.
+"""`all`: every token. `last`: the prompt's last token. `generated`: the tokens after the prompt."""
 
-A tuple of integers names positions outright: from the start, or from the prompt's end if negative.
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Absolute positions in each prompt of a run, for a rule that names others in each.
+
+    Those past a prompt's end are in its completion.
+    """
+
+    rule: str
+    of: Sequence[tuple[int, ...]] = field(repr=False)
+
+    @functools.cached_property
+    def table(self) -> Int[Tensor, "prompts places"]:
+        """Positions of each prompt, filled up with -2, which no token has."""
+        return pad_sequence([torch.tensor(own) for own in self.of], True, padding_value=-2)
+
+
+Positions = str | tuple[int, ...] | Places
+"""One of `RULES`; positions outright, from the start or from the prompt's end if negative; or what
+was found for each prompt.
 """
 
 
@@ -98,14 +119,18 @@ def check_rule(rule: Positions) -> None:
 
 
 def position_mask(
-    rule: Positions, absolute: Int[Tensor, "rows pos"], prompt_lengths: Int[Tensor, " rows"]
+    rule: Positions,
+    absolute: Int[Tensor, "rows pos"],
+    prompt_lengths: Int[Tensor, " rows"],
+    prompts: Int[Tensor, " rows"],
 ) -> Bool[Tensor, "rows pos"]:
     """Which tokens a rule names.
 
     Args:
-        rule: one of `RULES`, or positions.
+        rule: one of `RULES`, or positions, or what they are in each prompt.
         absolute: each token's position in its sequence, -1 for pads.
         prompt_lengths: tokens in each row's prompt.
+        prompts: each row's prompt, by its number in the run.
     """
     ends = prompt_lengths[:, None]
     if rule == "all":
@@ -114,6 +139,9 @@ def position_mask(
         return absolute == ends - 1
     if rule == "generated":
         return absolute >= ends
+    if isinstance(rule, Places):
+        named = rule.table.to(absolute.device)[prompts]
+        return (absolute[:, :, None] == named[:, None]).any(-1)
     chosen = torch.zeros_like(absolute, dtype=torch.bool)
     for position in rule:
         assert isinstance(position, int)

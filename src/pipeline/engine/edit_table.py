@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.engine.conditions import Condition, Positions, position_mask, stack
+from pipeline.engine.conditions import Condition, Places, Positions, position_mask, stack
 from pipeline.model.hooks import Visit
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
@@ -41,9 +41,14 @@ class EditTable:
             for edit in condition.edits:
                 model.check(edit.site)
 
-    def set_rows(self, owners: Sequence[int], prompt_lengths: Int[Tensor, " rows"]) -> None:
-        """Say which condition each row belongs to and how long its prompt is."""
-        self._lengths = prompt_lengths
+    def set_rows(
+        self,
+        owners: Sequence[int],
+        prompt_lengths: Int[Tensor, " rows"],
+        prompts: Int[Tensor, " rows"],
+    ) -> None:
+        """Say which condition and prompt each row belongs to, and how long the prompt is."""
+        self._lengths, self._prompts = prompt_lengths, prompts
         gathered: dict[Site, dict[tuple[int, type, Positions], list[tuple[int, int, int]]]] = (
             defaultdict(lambda: defaultdict(list))
         )
@@ -90,7 +95,9 @@ class EditTable:
                 key = (group.rule, id(group.rows))
                 if key not in masks:
                     rows = group.rows.to(absolute.device)
-                    mask = position_mask(group.rule, absolute[rows], self._lengths[rows])
+                    mask = position_mask(
+                        group.rule, absolute[rows], self._lengths[rows], self._prompts[rows]
+                    )
                     masks[key] = mask.to(group.rows.device)
                 mask = masks[key]
                 if bool(mask.any()):
@@ -107,14 +114,15 @@ class EditTable:
         """Fail if an edit never touched a token.
 
         Conditions all of whose rows ended with their first token have no generated token: there
-        an edit of these has nothing to touch.
+        an edit of these, or of places in the completion, has nothing to touch.
 
         Raises:
             ValueError: names the condition, the site and the rule.
         """
         for c, e in sorted(self._pending):
             edit = self._conditions[c].edits[e]
-            if edit.positions == "generated" and c in ended_at_once:
+            late = edit.positions == "generated" or isinstance(edit.positions, Places)
+            if late and c in ended_at_once:
                 continue
             raise ValueError(
                 f"{self._conditions[c]}: the edit at {edit.site} never fired: no token stood at "

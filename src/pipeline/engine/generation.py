@@ -86,6 +86,7 @@ def generate_chunk(
     table = EditTable(model, [conditions[c] for c in used])
     owners = [used.index(row.condition) for row in rows]
     lengths = torch.tensor([len(prompts[row.prompt]) for row in rows], device=model.device)
+    numbers = torch.tensor([row.prompt for row in rows], device=model.device)
     ids, mask = model.pad([prompts[row.prompt] for row in rows])
     keys = row_keys(seed, [samples[r.prompt] for r in rows], [r.repeat for r in rows])
     keys = keys.to(model.device)
@@ -95,7 +96,7 @@ def generate_chunk(
     alive = torch.arange(len(rows))
     cache = DynamicCache()
     with torch.inference_mode(), visiting(model, table.visits):
-        table.set_rows(owners, lengths)
+        table.set_rows(owners, lengths, numbers)
         for step in range(decoding.max_new_tokens):
             logits = _forward(model, table, ids, mask, cache)
             chosen = choose(logits, decoding, keys, step)
@@ -115,7 +116,7 @@ def generate_chunk(
                 keep = stay.to(model.device)
                 chosen, keys, mask = chosen[keep], keys[keep], mask[keep]
                 mask = _leave(cache, stay, mask)
-                table.set_rows([owners[r] for r in alive.tolist()], lengths[alive])
+                table.set_rows([owners[r] for r in alive.tolist()], lengths[alive], numbers[alive])
             ids = chosen[:, None]
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
     went_on = {owner for owner, t in zip(owners, tokens, strict=True) if t}

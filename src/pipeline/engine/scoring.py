@@ -82,11 +82,13 @@ def _run(
         table = EditTable(model, [conditions[c] for c in used])
         ids, mask = model.pad([prompts[row.prompt] for row in chunk.rows])
         absolute = positions(mask)
+        numbers = torch.tensor([row.prompt for row in chunk.rows], device=model.device)
         own = [prompt_length or lengths[row.prompt] for row in chunk.rows]
         with torch.inference_mode(), visiting(model, table.visits):
             table.set_rows(
                 [used.index(row.condition) for row in chunk.rows],
                 torch.tensor(own, device=model.device),
+                numbers,
             )
             table.set_positions(absolute.masked_fill(mask == 0, -1))
             logits = model.hf(
@@ -96,7 +98,6 @@ def _run(
                 use_cache=False,
                 logits_to_keep=logits_to_keep,
             ).logits
-            numbers = torch.tensor([row.prompt for row in chunk.rows], device=model.device)
             scores = reduce(logits, ids, mask, numbers).cpu()
         table.check_fired()
         for row, score in zip(chunk.rows, scores, strict=True):

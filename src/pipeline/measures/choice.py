@@ -48,7 +48,7 @@ def choose_setting(arm: Arm, means: pd.DataFrame, layer: int | None = None) -> S
     within = rows["mean"].between(best["low"], best["high"]) | (rows["mean"] == best["mean"])
     ranked = rows[within].assign(
         size=rows["strength"].abs(),
-        rule=rows["positions"].map(arm.positions.index),
+        rule=rows["positions"].map(list(arm.rules).index),
         towards=-towards,
     )
     first = ranked.sort_values(["size", "rule", "towards", "layer"]).iloc[0]

@@ -23,8 +23,8 @@ def headline(study: Study, scores: pd.DataFrame, settings: Mapping[str, Setting]
 
     Returns:
         arm -> `baseline`; with a setting also that, `steered`, `difference` (paired), `controls`
-        (source -> estimate over its draws) and, where unrelated text was read, `perplexity`
-        before and after.
+        (source -> estimate over its draws) and, where unrelated text was read under its rule,
+        `perplexity` before and after.
     """
     reported = {}
     for name, arm in study.sweep.arms.items():
@@ -58,7 +58,7 @@ def headline(study: Study, scores: pd.DataFrame, settings: Mapping[str, Setting]
                 },
             }
             text = scores[(scores["arm"] == name) & (scores["metric"] == "cross_entropy")]
-            if len(text):
+            if (text["source"] == "fitted").any():
                 numbers["perplexity"] = _perplexity(study, text, setting.layer)
         reported[name] = numbers
     return reported

@@ -31,6 +31,9 @@ POSITIONS = {
     "all": "at all positions",
     "last": "at the last position",
     "generated": "at generated positions",
+    "template": "at the chat template's positions",
+    "subject": "at the subject's last token",
+    "answer": "at the answer's positions",
 }
 
 
