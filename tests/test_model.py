@@ -16,7 +16,7 @@ from pipeline.model.hooks import read, visiting
 from pipeline.model.hub import check_path, is_hub_id
 from pipeline.model.loading import LanguageModel, choose_device
 from pipeline.model.sites import COMPONENTS, Site, check_component
-from pipeline.preflight import count_layers
+from pipeline.preflight import text_config
 from pipeline.sections import Model, Study
 
 PROMPTS = random_prompts(4, seed=3)
@@ -292,9 +292,9 @@ def test_a_family_is_refused_before_its_weights_are_loaded(tmp_path):
     transformers.MixtralConfig(num_hidden_layers=2).save_pretrained(tmp_path)
     study = Study(model=Model(path=str(tmp_path)))
     with pytest.raises(ValueError, match=r"\(mixtral\) cannot be supported: its MLP is a mixture"):
-        count_layers(study)
+        text_config(study)
     transformers.Gemma3Config(text_config={"num_hidden_layers": 5}).save_pretrained(tmp_path)
-    assert count_layers(study) == 5
+    assert text_config(study).num_hidden_layers == 5
 
 
 @pytest.mark.skipif(find_spec("accelerate") is not None, reason="accelerate is installed")

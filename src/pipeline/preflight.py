@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pandas as pd
 import transformers
@@ -46,7 +47,8 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
             that is not there; names it and the valid ones.
     """
     check_path(study.model.path, study.model.revision)
-    layers = chosen_layers(study, count_layers(study))
+    config = text_config(study)
+    layers = chosen_layers(study, config.num_hidden_layers)
     with _named("collect.components"):
         for component in study.collect.components:
             check_component(component)
@@ -73,7 +75,7 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
     _check_position(study, dataset)
     _check_edited(study, dataset)
     _sweep(study, dataset, layers)
-    _check_lengths(study, dataset, build_texts(study))
+    _check_lengths(study, config.max_position_embeddings, dataset, build_texts(study))
     return dataset, layers
 
 
@@ -100,8 +102,8 @@ def build_texts(study: Study) -> pd.DataFrame:
     return texts.assign(tokens=[tokenizer.encode(text) for text in texts["text"]])
 
 
-def count_layers(study: Study) -> int:
-    """Number of blocks, from the model's config alone.
+def text_config(study: Study) -> Any:
+    """The config of the study's language model, without the model.
 
     Raises:
         ValueError: the model's family is not supported.
@@ -110,7 +112,7 @@ def count_layers(study: Study) -> int:
         study.model.path, revision=study.model.revision
     )
     architecture_of(config, study.model.path)
-    return int(config.get_text_config().num_hidden_layers)
+    return config.get_text_config()
 
 
 def chosen_layers(study: Study, n_layers: int) -> list[int]:
@@ -207,11 +209,7 @@ def _has(dataset: pd.DataFrame, label: str, split: str) -> bool:
     return bool(((dataset["label"] == label) & (dataset["split"] == split)).any())
 
 
-def _check_lengths(study: Study, dataset: pd.DataFrame, texts: pd.DataFrame) -> None:
-    config = transformers.AutoConfig.from_pretrained(
-        study.model.path, revision=study.model.revision
-    )
-    context = config.get_text_config().max_position_embeddings
+def _check_lengths(study: Study, context: int, dataset: pd.DataFrame, texts: pd.DataFrame) -> None:
     longest = int(dataset["tokens"].map(len).max())
     if longest + study.sweep.decoding.max_new_tokens > context:
         raise ValueError(
