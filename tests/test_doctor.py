@@ -7,6 +7,7 @@ from families import LAYERS, WIDTH, tiny, write_model
 
 from pipeline import doctor
 from pipeline.cli import main
+from pipeline.sections import Model
 
 
 def test_it_names_versions_devices_and_caches():
@@ -35,13 +36,34 @@ def test_it_counts_the_weights_and_does_not_load_what_does_not_fit(tmp_path, mon
     monkeypatch.setattr(doctor, "choose_device", lambda name: "cpu")
     monkeypatch.setattr(doctor, "_free", lambda device: 1000)
     monkeypatch.setattr(doctor, "_gb", str)
-    found = dict(doctor.examine(str(tmp_path)))
+    found = dict(doctor.examine(Model(path=str(tmp_path))))
     assert found["fits"] == f"no: its weights need {size}, and cpu has 1000 free"
     assert "loads" not in found
 
 
-def test_what_is_no_model_is_one_line(tmp_path, capsys):
+def test_a_model_of_the_project_goes_by_its_name(tmp_path, capsys, monkeypatch):
+    for folder in ("conf/study", "conf/model", "stages"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_model("qwen2", tmp_path / "weights", None)
+    path = tmp_path / "conf" / "model" / "mine.yaml"
+    path.write_text("path: weights\ndtype: bfloat16\ndevice: cpu\n")
+    monkeypatch.chdir(tmp_path)
+    main(["doctor", "mine"])
+    said = capsys.readouterr().out
+    assert "parameters in bfloat16" in said and "one pass in " in said
+    path.write_text("path: weights\ndtpe: bfloat16\n")
+    with pytest.raises(SystemExit):
+        main(["doctor", "mine"])
+    error = capsys.readouterr().err
+    assert error.startswith("error: conf/model/mine.yaml: dtpe: unknown key; did you mean dtype?")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["", "mnie"])
+def test_what_is_no_model_is_one_line(tmp_path, capsys, name):
     with pytest.raises(SystemExit) as caught:
-        main(["doctor", str(tmp_path)])
+        main(["doctor", name or str(tmp_path)])
     assert caught.value.code == 2
-    assert "there is no config.json" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert ("'mnie' is no folder here" if name else "there is no config.json") in error
+    assert "; conf/model here has: embedded, gemma_2_2b_it" in error and error.count("\n") == 1

@@ -284,7 +284,7 @@ def test_unsupported_models_and_folders_are_refused(tmp_path):
             check_path(path)
     for hub in ("gpt2", "google/gemma-2-2b-it"):
         assert is_hub_id(hub)
-    with pytest.raises(ValueError, match="dtype 'float12' is none"):
+    with pytest.raises(ValueError, match="dtype 'float12' is unknown; valid: auto, float32, bfl"):
         LanguageModel.load(str(tmp_path), dtype="float12")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from pipeline.sections import Study
+from pipeline.sections import Model, Study
 
 if TYPE_CHECKING:
     from pipeline.preflight import Cost
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     select.add_argument("--min-steering", type=float, default=0.0)
     select.add_argument("--layer-share", type=float, default=0.8)
     doctor = commands.add_parser("doctor", help="versions, devices, memory; whether a model runs")
-    doctor.add_argument("model", nargs="?", help="a folder with a model, or a hub id")
+    doctor.add_argument("model", nargs="?", help="a name of conf/model, a folder, or a hub id")
     return whole
 
 
@@ -190,17 +190,45 @@ def _select(given: argparse.Namespace) -> None:
 def _doctor(given: argparse.Namespace) -> None:
     from pipeline.doctor import examine
 
-    for subject, finding in examine(given.model):
+    for subject, finding in examine(_model(given.model) if given.model else None):
         print(f"{subject:<14} {finding}", flush=True)
 
 
+def _model(name: str) -> Model:
+    """A model of conf/model by its name, where there is a project, or any by its path."""
+    from pipeline.model.hub import check_path
+    from pipeline.study import load_model_section
+
+    root = _surrounding_project()
+    files = sorted(root.glob("conf/model/*.yaml")) if root else []
+    for file in files:
+        if file.stem == name:
+            return load_model_section(file)
+    try:
+        check_path(name)
+    except ValueError as error:
+        known = ", ".join(file.stem for file in files) or "nothing, as there is no project"
+        raise ValueError(f"{error}; conf/model here has: {known}") from error
+    return Model(path=name)
+
+
 def _project() -> Path:
-    """The project that the command was called in: the nearest folder with conf/ and stages/."""
+    """The project that the command was called in; its stages can be imported from then on."""
+    folder = _surrounding_project()
+    if folder is None:
+        raise ValueError(
+            f"{Path.cwd()} is in no project: no conf/study and stages beside each other"
+        )
+    sys.path.insert(0, str(folder))
+    return folder
+
+
+def _surrounding_project() -> Path | None:
+    """The nearest folder with conf/ and stages/."""
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / "conf" / "study").is_dir() and (folder / "stages").is_dir():
-            sys.path.insert(0, str(folder))
             return folder
-    raise ValueError(f"{Path.cwd()} is in no project: no conf/study and stages beside each other")
+    return None
 
 
 if __name__ == "__main__":

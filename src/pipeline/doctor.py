@@ -17,16 +17,18 @@ from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path
-from pipeline.model.loading import LanguageModel, choose_device
+from pipeline.model.loading import choose_device, choose_dtype
+from pipeline.preflight import load_model
+from pipeline.sections import Model, Study
 
 PACKAGES = ("actsweep", "torch", "transformers", "datasets", "hydra-core", "dvc", "wandb")
 
 
-def examine(path: str | None = None) -> Iterator[tuple[str, str]]:
+def examine(model: Model | None = None) -> Iterator[tuple[str, str]]:
     """What was found, a subject and a finding at a time; the slow ones come last.
 
     Args:
-        path: a folder with a model or a hub id, of which one forward pass is tried if it fits.
+        model: a model, of which one forward pass is tried if it fits.
 
     Raises:
         ValueError: there is no such model, or its family is not supported.
@@ -44,8 +46,8 @@ def examine(path: str | None = None) -> Iterator[tuple[str, str]]:
         yield "mps", f"{_gb(_free('mps'))} may be used"
     yield "device auto", choose_device("auto")
     yield from _caches()
-    if path is not None:
-        yield from _examine_model(path)
+    if model is not None:
+        yield from _examine_model(model)
 
 
 def _caches() -> Iterator[tuple[str, str]]:
@@ -61,13 +63,13 @@ def _caches() -> Iterator[tuple[str, str]]:
         yield f"{name} in", f"{folder}, {_gb(shutil.disk_usage(there).free)} free"
 
 
-def _examine_model(path: str) -> Iterator[tuple[str, str]]:
-    check_path(path)
-    config = transformers.AutoConfig.from_pretrained(path)
-    architecture_of(config, path)
+def _examine_model(section: Model) -> Iterator[tuple[str, str]]:
+    check_path(section.path, section.revision)
+    config = transformers.AutoConfig.from_pretrained(section.path, revision=section.revision)
+    architecture_of(config, section.path)
     with torch.device("meta"):
         empty = transformers.AutoModelForCausalLM.from_config(config)
-    dtype = config.dtype or torch.float32
+    dtype = choose_dtype(section.dtype) or config.dtype or torch.float32
     count = sum(parameter.numel() for parameter in empty.parameters())
     text = config.get_text_config()
     yield (
@@ -75,14 +77,16 @@ def _examine_model(path: str) -> Iterator[tuple[str, str]]:
         f"{config.model_type}, {text.num_hidden_layers} layers of {text.hidden_size}, "
         f"{count / 1e6:,.1f}M parameters in {str(dtype).removeprefix('torch.')}",
     )
-    device = choose_device("auto")
+    device = choose_device(section.device)
+    if section.device_map and device.startswith("cuda"):
+        device = "all GPUs"
     need, free = count * dtype.itemsize, _free(device)
     if need > free:
         yield "fits", f"no: its weights need {_gb(need)}, and {device} has {_gb(free)} free"
         return
     yield "fits", f"yes: its weights need {_gb(need)} of {_gb(free)} free on {device}"
     start = time.perf_counter()
-    model = LanguageModel.load(path)
+    model = load_model(Study(model=section))
     loaded = time.perf_counter()
     (done,) = generate(model, model.prompts(["Hello"]), [Condition()], Decoding(max_new_tokens=1))
     seconds = time.perf_counter() - loaded
@@ -91,8 +95,10 @@ def _examine_model(path: str) -> Iterator[tuple[str, str]]:
 
 
 def _free(device: str) -> int:
+    if device == "all GPUs":
+        return sum(torch.cuda.mem_get_info(n)[0] for n in range(torch.cuda.device_count()))
     if device.startswith("cuda"):
-        return torch.cuda.mem_get_info()[0]
+        return torch.cuda.mem_get_info(device)[0]
     if device == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     return psutil.virtual_memory().available

@@ -19,7 +19,7 @@ from pipeline.measures.choice import Setting
 from pipeline.model import chat
 from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path
-from pipeline.model.loading import LanguageModel, load_tokenizer
+from pipeline.model.loading import LanguageModel, choose_device, choose_dtype, load_tokenizer
 from pipeline.model.sites import Site, check_component
 from pipeline.sections import Study
 from pipeline.study import target
@@ -46,6 +46,9 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
         ValueError: the model's path, a layer, component, position rule, label, split or dataset
             that is not there; names it and the valid ones.
     """
+    with _named("model"):
+        choose_dtype(study.model.dtype)
+        choose_device(study.model.device)
     check_path(study.model.path, study.model.revision)
     config = text_config(study)
     layers = chosen_layers(study, config.num_hidden_layers)

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.engine.decoding import Decoding as EngineDecoding
-from pipeline.sections import MISSING, Study
+from pipeline.sections import MISSING, Model, Study
 
 PACKAGES = ("pipeline",)
 """Packages that a `_target_` may come from; a study adds its own in `packages`."""
@@ -51,6 +51,22 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
 def load_study(path: Path) -> Study:
     """Read a composed study back."""
     return _typed(OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path)))
+
+
+def load_model_section(path: Path) -> Model:
+    """A file of conf/model by itself.
+
+    Raises:
+        ValueError: an unknown key, a wrong type or a missing value.
+    """
+    try:
+        section = OmegaConf.merge(OmegaConf.structured(Model), OmegaConf.load(path))
+        OmegaConf.to_container(section, throw_on_missing=True)
+        model = OmegaConf.to_object(section)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"conf/model/{path.name}: {_explain(error, '')}") from error
+    assert isinstance(model, Model)
+    return model
 
 
 def save_study(study: Study, path: Path) -> None:

@@ -18,6 +18,7 @@ from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path
 from pipeline.model.sites import COMPONENTS, Site
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PLACES = {
     "resid_pre": ("", "input"),
     "pattern": ("pattern", "output"),
@@ -74,9 +75,7 @@ class LanguageModel:
         Raises:
             ValueError: nothing to load there, an unknown dtype or device, or no accelerate.
         """
-        kind = getattr(torch, dtype, None)
-        if dtype != "auto" and not isinstance(kind, torch.dtype):
-            raise ValueError(f"dtype {dtype!r} is none; valid: auto, float32, bfloat16, float16")
+        kind = choose_dtype(dtype)
         if device_map is not None and find_spec("accelerate") is None:
             raise ValueError(
                 f"device_map {device_map!r} needs accelerate: pip install 'actsweep[gpus]'"
@@ -87,7 +86,7 @@ class LanguageModel:
         if not sys.stderr.isatty():
             transformers.utils.logging.disable_progress_bar()
         hf = transformers.AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype="auto" if dtype == "auto" else kind, **placed
+            path, revision=revision, dtype=kind or "auto", **placed
         )
         return cls(
             hf if device_map else hf.to(device),
@@ -178,6 +177,19 @@ class LanguageModel:
         ends = self.hf.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [ends]
         return frozenset(t for t in [*listed, self.tokenizer.eos_token_id] if t is not None)
+
+
+def choose_dtype(name: str) -> torch.dtype | None:
+    """A torch dtype by its name; None for `auto`, which keeps that of the file.
+
+    Raises:
+        ValueError: not a type that models are run in.
+    """
+    if name == "auto":
+        return None
+    if name not in DTYPES:
+        raise ValueError(f"dtype {name!r} is unknown; valid: auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def choose_device(name: str) -> str:
