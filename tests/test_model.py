@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 import transformers
-from families import FAMILIES, LAYERS, WIDTH, random_prompts, tiny
+from families import FAMILIES, LAYERS, WIDTH, random_prompts, tiny, write_model
 
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit
@@ -14,7 +14,7 @@ from pipeline.engine.scoring import score_last
 from pipeline.methods.interventions import Add
 from pipeline.model.hooks import read, visiting
 from pipeline.model.hub import check_path, is_hub_id
-from pipeline.model.loading import LanguageModel, choose_device
+from pipeline.model.loading import LanguageModel, choose_device, load_tokenizer
 from pipeline.model.sites import COMPONENTS, Site, check_component
 from pipeline.preflight import text_config
 from pipeline.sections import Model, Study
@@ -286,6 +286,18 @@ def test_unsupported_models_and_folders_are_refused(tmp_path):
         assert is_hub_id(hub)
     with pytest.raises(ValueError, match="dtype 'float12' is unknown; valid: auto, float32, bfl"):
         LanguageModel.load(str(tmp_path), dtype="float12")
+
+
+def test_damaged_weights_and_missing_tokenizers_are_named(tmp_path):
+    write_model("gpt2", tmp_path, None)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"the weights of model\.path '.*' are damaged: "):
+        LanguageModel.load(str(tmp_path), device="cpu")
+    for file in tmp_path.glob("token*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="has no tokenizer: text gives no tokens"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_a_family_is_refused_before_its_weights_are_loaded(tmp_path):

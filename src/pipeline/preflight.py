@@ -19,7 +19,13 @@ from pipeline.measures.choice import Setting
 from pipeline.model import chat
 from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path
-from pipeline.model.loading import LanguageModel, choose_device, choose_dtype, load_tokenizer
+from pipeline.model.loading import (
+    LanguageModel,
+    check_device_map,
+    choose_device,
+    choose_dtype,
+    load_tokenizer,
+)
 from pipeline.model.sites import Site, check_component
 from pipeline.sections import Study
 from pipeline.study import target
@@ -49,6 +55,7 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
     with _named("model"):
         choose_dtype(study.model.dtype)
         choose_device(study.model.device)
+        check_device_map(study.model.device_map)
     check_path(study.model.path, study.model.revision)
     config = text_config(study)
     layers = chosen_layers(study, config.num_hidden_layers)

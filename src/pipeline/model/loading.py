@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 from jaxtyping import Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.model import chat
@@ -73,21 +74,22 @@ class LanguageModel:
             device_map: how accelerate spreads the model, `auto` over all GPUs; None: one device.
 
         Raises:
-            ValueError: nothing to load there, an unknown dtype or device, or no accelerate.
+            ValueError: nothing to load there, damaged weights, an unknown dtype or device, or no
+                accelerate.
         """
         kind = choose_dtype(dtype)
-        if device_map is not None and find_spec("accelerate") is None:
-            raise ValueError(
-                f"device_map {device_map!r} needs accelerate: pip install 'actsweep[gpus]'"
-            )
+        check_device_map(device_map)
         check_path(path, revision)
         placed = {"device_map": device_map} if device_map else {}
         device = choose_device(device)
         if not sys.stderr.isatty():
             transformers.utils.logging.disable_progress_bar()
-        hf = transformers.AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=kind or "auto", **placed
-        )
+        try:
+            hf = transformers.AutoModelForCausalLM.from_pretrained(
+                path, revision=revision, dtype=kind or "auto", **placed
+            )
+        except SafetensorError as error:
+            raise ValueError(f"the weights of model.path {path!r} are damaged: {error}") from error
         return cls(
             hf if device_map else hf.to(device),
             load_tokenizer(path, revision),
@@ -209,9 +211,28 @@ def choose_device(name: str) -> str:
     return name
 
 
+def check_device_map(device_map: str | None) -> None:
+    """Fail if a model is to be spread over devices and accelerate, which does it, is not there.
+
+    Raises:
+        ValueError: says how to install it.
+    """
+    if device_map is not None and find_spec("accelerate") is None:
+        raise ValueError(
+            f"device_map {device_map!r} needs accelerate: pip install 'actsweep[gpus]'"
+        )
+
+
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
-    """The tokenizer that belongs to a model."""
-    return transformers.AutoTokenizer.from_pretrained(path, revision=revision)
+    """The tokenizer that belongs to a model.
+
+    Raises:
+        ValueError: there is none: transformers makes an empty one of nothing.
+    """
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
+    if not tokenizer.encode("a", add_special_tokens=False):
+        raise ValueError(f"model.path {path!r} has no tokenizer: text gives no tokens")
+    return tokenizer
 
 
 def model_digest(path: str, config: Any) -> str:
