@@ -72,6 +72,17 @@ def test_other_forms_are_refused_in_one_line(tmp_path, loader, content, message)
         loader(paths={"x": "none.json"})
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    for name in ("x.json", "x.jsonl", "x.parquet"):
+        path = tmp_path / name
+        path.write_text('{"instruction": ')
+        with pytest.raises(ValueError, match=rf"x\.\w+' is no {path.suffix[1:]}: "):
+            load_table(path=str(path))
+    for loader in (load_pairs, load_relation):
+        with pytest.raises(ValueError, match=r"x\.json' is no json: Expecting value"):
+            loader(paths={"a": str(tmp_path / "x.json")})
+
+
 def test_a_template_without_its_input_is_refused():
     with pytest.raises(ValueError, match=r"no \{input\}: 'Q:'"):
         load_pairs(paths={}, template="Q:")

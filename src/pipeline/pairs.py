@@ -87,7 +87,10 @@ def load_relation(
 def _read(path: str) -> Any:
     if not Path(path).is_file():
         raise ValueError(f"dataset file {path!r} does not exist")
-    return json.loads(Path(path).read_text())
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"dataset file {path!r} is no json: {error}") from error
 
 
 def _entry(entry: dict[str, str], path: str, *names: str) -> list[str]:

@@ -39,11 +39,14 @@ def _read_file(file: Path, path: str) -> pd.DataFrame:
         raise ValueError(f"dataset file {path!r}: unknown format; valid: {', '.join(_READERS)}")
     if file.stat().st_size == 0:
         raise ValueError(f"dataset file {path!r} is empty")
-    if kind == "csv":
-        return pd.read_csv(file)
-    if kind == "parquet":
-        return pd.read_parquet(file)
-    return pd.read_json(file, lines=kind == "lines")
+    try:
+        if kind == "csv":
+            return pd.read_csv(file)
+        if kind == "parquet":
+            return pd.read_parquet(file)
+        return pd.read_json(file, lines=kind == "lines")
+    except ValueError as error:
+        raise ValueError(f"dataset file {path!r} is no {file.suffix[1:]}: {error}") from error
 
 
 def _read_dataset(path: str, name: str | None, part: str) -> pd.DataFrame:
