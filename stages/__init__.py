@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
 import pipeline  # noqa: E402
-from pipeline.model.loading import model_files  # noqa: E402
+from pipeline.model.hub import model_files  # noqa: E402
+from pipeline.scratch import sha256  # noqa: E402
 from pipeline.sections import Study  # noqa: E402
-from pipeline.store import sha256  # noqa: E402
 from pipeline.study import load_study  # noqa: E402
 from pipeline.tracking import tracked_run  # noqa: E402
 

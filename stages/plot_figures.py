@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.scratch import scratch
+from pipeline.scratch import scratch, sha256
 from pipeline.sections import Study
-from pipeline.store import sha256
 from pipeline.study import target
 from pipeline.tracking import Run
 from pipeline.views.panels import save

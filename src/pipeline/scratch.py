@@ -1,5 +1,6 @@
 """Outputs that appear whole or not at all: files and folders written apart, then renamed."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -61,3 +62,9 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

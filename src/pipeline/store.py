@@ -19,7 +19,7 @@ from jaxtyping import Shaped
 from safetensors import safe_open
 from torch import Tensor
 
-from pipeline.scratch import whole_file
+from pipeline.scratch import sha256, whole_file
 
 FORMAT = 1
 INDEX = "index.json"
@@ -129,12 +129,6 @@ class Index:
         }
         with whole_file(folder / INDEX) as temporary:
             temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def intact(path: Path, checksum: str) -> bool:

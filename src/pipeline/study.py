@@ -17,7 +17,6 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.engine.decoding import Decoding as EngineDecoding
 from pipeline.sections import MISSING, Model, Study
 
 PACKAGES = ("pipeline",)
@@ -43,13 +42,16 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
         except HydraException as error:
             raise ValueError(_one_line(error)) from error
     study = _typed(config)
+    for key, place, node in _targets(study):
+        place[node] = check_target(place[node], key, study.packages)
+    _check_values(study)
     if study.name != name:
         raise ValueError(f"name: {study.name!r} in conf/study/{name}.yaml; it must be {name!r}")
     return study
 
 
 def load_study(path: Path) -> Study:
-    """Read a composed study back."""
+    """Read a composed study back; its targets and values were checked when it was composed."""
     return _typed(OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path)))
 
 
@@ -119,9 +121,6 @@ def _typed(config: Any) -> Study:
     except OmegaConfBaseException as error:
         raise ValueError(_explain(error, "")) from error
     assert isinstance(study, Study)
-    for key, place, name in _targets(study):
-        place[name] = check_target(place[name], key, study.packages)
-    _check_values(study)
     return study
 
 
@@ -140,6 +139,9 @@ def _targets(study: Study) -> Iterator[tuple[str, Any, str]]:
 
 
 def _check_values(study: Study) -> None:
+    # torch is loaded where a study is composed, and not by every stage that reads it.
+    from pipeline.engine.decoding import Decoding
+
     for name, arm in study.sweep.arms.items():
         key = f"sweep.arms.{name}"
         for strength in arm.strengths:
@@ -158,7 +160,7 @@ def _check_values(study: Study) -> None:
         if arm.metric not in study.score.metrics:
             valid = ", ".join(study.score.metrics)
             raise ValueError(f"{key}.metric: {arm.metric!r} is no metric here; valid: {valid}")
-    EngineDecoding(**dataclasses.asdict(study.sweep.decoding))
+    Decoding(**dataclasses.asdict(study.sweep.decoding))
     if study.tracking.mode not in ("offline", "online", "disabled"):
         raise ValueError(
             f"tracking.mode: {study.tracking.mode!r} is unknown; valid: offline, online, disabled"

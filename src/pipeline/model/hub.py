@@ -17,6 +17,12 @@ def check_path(path: str, revision: str | None = None) -> None:
         raise ValueError(f"model.path {path!r} is no model: there is no config.json there")
 
 
+def model_files(path: str) -> list[Path]:
+    """The files of a local folder that make a model: weights, configs and tokenizer."""
+    kinds = ("*.safetensors", "*.bin", "*.json", "*.jinja")
+    return sorted(file for kind in kinds for file in Path(path).glob(kind))
+
+
 def is_hub_id(path: str) -> bool:
     """Whether a path is to be looked for on the hub, as NAME or OWNER/NAME."""
     parts = Path(path).parts

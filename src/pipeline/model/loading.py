@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.model import chat
 from pipeline.model.architectures import architecture_of
-from pipeline.model.hub import check_path
+from pipeline.model.hub import check_path, model_files
 from pipeline.model.sites import COMPONENTS, Site
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -245,12 +244,6 @@ def model_digest(path: str, config: Any) -> str:
         with file.open("rb") as stream:
             digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:16]
-
-
-def model_files(path: str) -> list[Path]:
-    """The files of a local folder that make a model: weights, configs and tokenizer."""
-    kinds = ("*.safetensors", "*.bin", "*.json", "*.jinja")
-    return sorted(file for kind in kinds for file in Path(path).glob(kind))
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
