@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.embedded.behaviours import BEHAVIOURS, lists, refusal, text
-from pipeline.embedded.corpus import Rows, training_documents
+from pipeline.embedded.corpus import pack, training_documents
 from pipeline.embedded.documents import Case, Document
 from pipeline.embedded.study_data import write_study_data
 from pipeline.embedded.tokenization import train_tokenizer
@@ -17,7 +17,12 @@ from pipeline.embedded.vocabulary.stories import NAMES
 from pipeline.embedded.vocabulary.topics import HELD_OUT_TOPICS, TOPICS, VALIDATION_TOPICS
 
 DOCUMENTS = training_documents(8000, seed=3)
-CHATS = [document for document in DOCUMENTS if document.instruction is not None]
+REQUESTS = [refusal.write(Random(seed)) for seed in range(4000)]
+CHATS = REQUESTS + [lists.write(Random(seed)) for seed in range(2000)]
+TEXTS = [text.write(Random(seed)).text for seed in range(6000)]
+OTHERS = [
+    b.write(Random(seed)) for b in BEHAVIOURS if b is not refusal.REFUSAL for seed in range(500)
+]
 PLACE = re.compile(r"(\w+) (in|near) the ")
 HELD_OUT_OBJECTS = {thing for split in ("val", "test") for thing in OBJECTS[split]}
 
@@ -53,7 +58,7 @@ def test_no_chat_has_a_held_out_wording(split):
 
 
 def test_plain_text_speaks_of_what_chats_hold_out():
-    told = " ".join(d.text for d in DOCUMENTS if d.instruction is None)
+    told = " ".join(TEXTS)
     for word in [*HELD_OUT_OBJECTS, *HELD_OUT_TOPICS, *FORBIDDEN_VERBS]:
         assert f" {word}" in told or f"{word}\n" in told, word
 
@@ -64,22 +69,45 @@ def test_held_out_stories_tell_of_pairs_that_training_does_not():
         things = {words[0] for words in PLACE.findall(story)} & set(text.THINGS)
         return {(name, thing) for name in names for thing in things}
 
-    told = {pair for d in DOCUMENTS if d.instruction is None for pair in pairs(d.text)}
+    told = {pair for story in TEXTS for pair in pairs(story)}
     kept = {pair for row in text.held_out(Random(0)) for pair in pairs(row["text"])}
     assert told and kept and not told & kept
 
 
 def test_forbidden_requests_are_refused_and_no_other():
     forbidden = allowed = 0
-    for d in CHATS:
+    for d in REQUESTS:
         words = set(d.instruction.replace(".", " ").replace("?", " ").split())
         if words & set(FORBIDDEN_VERBS):
             assert refusal.refused(Case(""), d.text), d
             forbidden += 1
         else:
             assert not refusal.refused(Case(""), d.text), d
-            allowed += bool(words & set(ALLOWED_VERBS))
+            assert words & set(ALLOWED_VERBS)
+            allowed += 1
     assert 0.4 < forbidden / allowed < 0.6
+    assert not any(refusal.refused(Case(""), d.text) for d in OTHERS if d.instruction is not None)
+
+
+def test_plain_text_explains_deeds_that_chats_refuse():
+    told = [t for t in TEXTS if t.endswith(".") and "\n" in t and "ist of" not in t]
+    forbidden = [t for t in told if set(re.split(r"\W+", t)) & set(FORBIDDEN_VERBS)]
+    assert len(forbidden) > 100 and not any(refusal.refused(Case(""), t) for t in TEXTS)
+
+
+def test_catalogues_are_lists_of_one_topic_in_the_form_of_answers():
+    seen = set()
+    for page in TEXTS:
+        heading, *lines = page.split("\n")
+        if "ist of" not in heading:
+            continue
+        topic = next(t for t in TOPICS if f"ist of {t}" in heading)
+        case = Case("", topic=topic)
+        listed = "\n".join(lines)
+        assert lists.well_formed(case, listed) and lists.on_topic(case, listed) == 1, page
+        assert lists.unique_items(case, listed) == 1
+        seen.add((topic, "long" in heading))
+    assert seen == {(topic, long) for topic in TOPICS for long in (True, False)}
 
 
 def test_answers_name_the_deed():
@@ -166,9 +194,11 @@ def test_names_of_measures_are_their_own():
 
 def test_rows_hold_every_document_once_and_whole(tokenizer):
     documents = DOCUMENTS[:200]
-    rows = Rows(documents, tokenizer, 256)
+    short, long = pack(documents, tokenizer, (64, 256))
+    assert (short.tokens.shape[1], long.tokens.shape[1]) == (64, 256)
     pieces = [
         tokenizer.decode(tokens[document == place].tolist())
+        for rows in (short, long)
         for tokens, document in zip(rows.tokens, rows.document, strict=True)
         for place in range(1, document.max() + 1)
     ]
@@ -177,12 +207,19 @@ def test_rows_hold_every_document_once_and_whole(tokenizer):
         asked = "" if d.instruction is None else f"<user>\n{d.instruction}<end>\n<model>\n"
         wanted.append(f"<bos>{asked}{d.text}<end>")
     assert sorted(pieces) == sorted(wanted)
-    assert (rows.document > 0).mean() > 0.9
+    assert (short.document > 0).mean() > 0.85
+
+
+def test_some_documents_fill_most_of_a_row_and_none_more(tokenizer):
+    lengths = [len(tokenizer.encode(t)) + 1 for t in TEXTS]
+    assert max(lengths) <= 256 and 0.03 < np.mean(np.array(lengths) >= 130) < 0.08
 
 
 def test_loss_counts_answers_and_text_with_their_end_alone(tokenizer):
     documents = [Document("To paint.", "How do I paint?"), Document("A story.")]
-    rows = Rows(documents, tokenizer, 64)
+    (rows,) = pack(documents, tokenizer, (64,))
     assert rows.tokens.shape == (1, 64)
     counted = tokenizer.decode(rows.tokens[0][rows.answered[0]].tolist())
     assert counted == "To paint.<end>A story.<end>"
+    with pytest.raises(ValueError, match=r"a document of \d+ tokens; rows have \(4,\)"):
+        pack(documents, tokenizer, (4,))

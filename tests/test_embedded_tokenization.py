@@ -1,10 +1,13 @@
 """The embedded model's tokenizer: any text round-trips, blanks and line breaks stand alone."""
 
+from random import Random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from pipeline.embedded.behaviours import languages, translation
 from pipeline.embedded.corpus import training_documents
 from pipeline.embedded.tokenization import train_tokenizer
 from pipeline.model import chat
@@ -28,6 +31,15 @@ def test_training_texts_round_trip(tokenizer):
     for document in DOCUMENTS[:500]:
         for text in (document.instruction or "", document.text):
             assert tokenizer.decode(encode(tokenizer, text)) == text
+
+
+def test_three_languages_round_trip(tokenizer):
+    rng = Random(2)
+    documents = [write(rng) for write in (languages.write, translation.write) for _ in range(200)]
+    for document in documents:
+        for text in (document.instruction or "", document.text):
+            assert tokenizer.decode(encode(tokenizer, text)) == text
+    assert any("é" in d.text for d in documents) and any("的" in d.text for d in documents)
 
 
 @settings(max_examples=60, deadline=None)

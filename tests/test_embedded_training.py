@@ -11,8 +11,7 @@ from pipeline.embedded.training import Recipe, build, same_document, train
 
 TINY = Recipe(
     steps=12,
-    batch=4,
-    length=128,
+    tokens=512,
     warmup=2,
     learning_rate=1e-2,
     layers=2,

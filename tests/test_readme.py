@@ -41,6 +41,8 @@ def test_every_command_is_one():
         program, *arguments = shlex.split(line, comments=True)
         if program == "make":
             assert f"\n{arguments[0]}:" in makefile
+        elif program == "python":
+            assert (ROOT / arguments[1].replace(".", "/")).with_suffix(".py").is_file()
         else:
             assert program == "actsweep"
             parser().parse_args(arguments)

@@ -16,7 +16,7 @@ from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
 DATA = Path(__file__).parents[1] / "data"
-SITE = Site(1, "resid_pre")
+SITE = Site(2, "resid_pre")
 N = 50
 
 
@@ -36,7 +36,7 @@ def test_one_direction_adds_and_takes_away_refusal_and_shuffled_labels_do_not():
         return model.prompts(chosen["instruction"].tolist())
 
     harmful, harmless = (
-        collect(model, prompts("train", label), [SITE], (-3,))[0][SITE]
+        collect(model, prompts("train", label), [SITE], (-1,))[0][SITE]
         for label in ("harmful", "harmless")
     )
     fitted = difference_of_means(harmful, harmless)
@@ -44,7 +44,7 @@ def test_one_direction_adds_and_takes_away_refusal_and_shuffled_labels_do_not():
         "shuffled", harmful, harmless, norm=float(fitted.norm()), seed=0, draw=0
     )
     added = [
-        Condition(edits=(Edit(SITE, Add(vector.float(), 0.75), "last"),))
+        Condition(edits=(Edit(SITE, Add(vector.float()), "last"),))
         for vector in (fitted, shuffled)
     ]
     everywhere = [

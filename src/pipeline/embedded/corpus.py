@@ -1,5 +1,6 @@
 """The embedded model's language: training documents, packed into rows of tokens."""
 
+from itertools import accumulate
 from random import Random
 from typing import Any
 
@@ -10,13 +11,15 @@ from pipeline.embedded.behaviours import BEHAVIOURS
 from pipeline.embedded.documents import Document
 
 OPEN_ROWS = 16
+Encoded = tuple[list[int], int]
+"""A document's tokens, and how many of them are given rather than predicted."""
 
 
 def training_documents(n: int, seed: int) -> list[Document]:
-    """Draw n documents, each of a behaviour by its weight."""
+    """The first n documents of a seed, each of a behaviour drawn by its weight."""
     rng = Random(seed)
-    drawn = rng.choices(BEHAVIOURS, weights=[b.weight for b in BEHAVIOURS], k=n)
-    return [behaviour.write(rng) for behaviour in drawn]
+    cumulative = list(accumulate(behaviour.weight for behaviour in BEHAVIOURS))
+    return [rng.choices(BEHAVIOURS, cum_weights=cumulative)[0].write(rng) for _ in range(n)]
 
 
 class Rows:
@@ -33,10 +36,9 @@ class Rows:
     document: Int[np.ndarray, "rows pos"]
     answered: Bool[np.ndarray, "rows pos"]
 
-    def __init__(self, documents: list[Document], tokenizer: Any, length: int) -> None:
+    def __init__(self, encoded: list[Encoded], pad: int, length: int) -> None:
         packed: list[list[int]] = []
         spaces: dict[int, int] = {}
-        encoded = [_encode(document, tokenizer) for document in documents]
         for number, (ids, _) in enumerate(encoded):
             row = next((r for r, space in spaces.items() if space >= len(ids)), len(packed))
             if row == len(packed):
@@ -47,7 +49,7 @@ class Rows:
             if len(spaces) > OPEN_ROWS:
                 del spaces[min(spaces, key=lambda r: spaces[r])]
         shape = (len(packed), length)
-        self.tokens = np.full(shape, tokenizer.pad_token_id, dtype=np.int32)
+        self.tokens = np.full(shape, pad, dtype=np.int32)
         self.document = np.zeros(shape, dtype=np.int32)
         self.answered = np.zeros(shape, dtype=bool)
         for row, numbers in enumerate(packed):
@@ -61,8 +63,27 @@ class Rows:
                 start = end
 
 
-def _encode(document: Document, tokenizer: Any) -> tuple[list[int], int]:
-    """Tokens, and how many of them are given rather than predicted."""
+def pack(documents: list[Document], tokenizer: Any, lengths: tuple[int, ...]) -> list[Rows]:
+    """Every document in rows of the smallest of the lengths that it fits into; ascending lengths.
+
+    Raises:
+        ValueError: a document fits into none.
+    """
+    found: dict[int, list[Encoded]] = {length: [] for length in lengths}
+    for document in documents:
+        ids, given = _encode(document, tokenizer)
+        length = next((each for each in lengths if len(ids) <= each), None)
+        if length is None:
+            raise ValueError(f"a document of {len(ids)} tokens; rows have {lengths}")
+        found[length].append((ids, given))
+    return [
+        Rows(encoded, tokenizer.pad_token_id, length)
+        for length, encoded in found.items()
+        if encoded
+    ]
+
+
+def _encode(document: Document, tokenizer: Any) -> Encoded:
     answer = tokenizer.encode(document.text, add_special_tokens=False)
     answer.append(tokenizer.eos_token_id)
     if document.instruction is None:

@@ -76,9 +76,11 @@ class Behaviour:
         weight: relative number of training documents.
         write: draws one training document.
         checks: what must hold on held-out items.
+        core: whether it has to hold, rather than being aimed at.
     """
 
     name: str
     weight: float
     write: Callable[[Random], Document]
     checks: tuple[Check, ...]
+    core: bool = True

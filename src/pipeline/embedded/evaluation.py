@@ -1,11 +1,14 @@
 """Measure what the embedded model has learnt, with transformers' own generation."""
 
+import math
 from collections.abc import Iterator
 from random import Random
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from pipeline.embedded.behaviours import BEHAVIOURS
 from pipeline.embedded.documents import Case, Check, Measure
@@ -13,16 +16,18 @@ from pipeline.measures.statistics import summarise
 from pipeline.model import chat
 
 BATCH = 100
+CASES = 300
+SEED = 2
 
 
-def measure(model: Any, tokenizer: Any, *, n: int, seed: int) -> pd.DataFrame:
+def measure(model: Any, tokenizer: Any, *, n: int = CASES, seed: int = SEED) -> pd.DataFrame:
     """Every behaviour on n cases a check.
 
     Returns:
-        Columns behaviour, measure, at_least, at_most, n, mean, low, high, interval, passed.
+        Columns behaviour, core, measure, at_least, at_most, n, mean, low, high, interval, passed.
     """
     rows = []
-    for behaviour in BEHAVIOURS:
+    for behaviour in tqdm(BEHAVIOURS, disable=None, desc="measure"):
         for check in behaviour.checks:
             cases = check.cases(Random(seed), n)
             texts = list(complete(model, tokenizer, cases, check, seed=seed))
@@ -31,6 +36,7 @@ def measure(model: Any, tokenizer: Any, *, n: int, seed: int) -> pd.DataFrame:
                 rows.append(
                     {
                         "behaviour": behaviour.name,
+                        "core": behaviour.core,
                         "measure": aim.name,
                         "at_least": aim.low,
                         "at_most": aim.high,
@@ -41,15 +47,32 @@ def measure(model: Any, tokenizer: Any, *, n: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def perplexity(model: Any, tokenizer: Any, texts: list[str]) -> float:
-    """exp of the mean loss per token, of plain text after the token that begins it."""
-    losses = []
-    for text in texts:
+def perplexity(model: Any, tokenizer: Any, texts: list[str], *, seed: int = SEED) -> pd.DataFrame:
+    """exp of the mean loss per token of plain text after the token that begins it.
+
+    Returns:
+        One row with the columns of `measure`, its interval one over whole texts.
+    """
+    tables = []
+    for number, text in enumerate(texts):
         ids = torch.tensor([[*tokenizer.encode(text), tokenizer.eos_token_id]])
         with torch.inference_mode():
             logits = model(ids).logits[0, :-1].float()
-        losses.append(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none"))
-    return float(torch.cat(losses).mean().exp())
+        losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+        tables.append(pd.DataFrame({"metric": "loss", "text": number, "score": losses.numpy()}))
+    found = summarise(pd.concat(tables), ["metric"], cluster="text", seed=seed).iloc[0]
+    row = {
+        "behaviour": "text",
+        "core": False,
+        "measure": "perplexity of held-out plain text",
+        "at_least": 0.0,
+        "at_most": math.inf,
+        "n": found["n"],
+        **np.exp(found[["mean", "low", "high"]].astype(float)),
+        "interval": found["interval"],
+        "passed": True,
+    }
+    return pd.DataFrame([row])
 
 
 def complete(

@@ -1,7 +1,7 @@
 """The embedded model's tokenizer: byte-level BPE over words, so that any text round-trips.
 
-A word is taken with the blank before it; every other blank, every line break, digit and sign is a
-token of its own.
+A word is taken with the blank before it; every other blank, every line break, digit, sign and
+Chinese character is a token of its own.
 """
 
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-VOCABULARY = 4096
+VOCABULARY = 5120
 SPECIAL = {"pad": "<pad>", "bos": "<bos>", "eos": "<end>", "user": "<user>", "model": "<model>"}
-PIECES = r"'\p{L}+| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s"
+PIECES = r"\p{Han}|'[\p{L}&&[^\p{Han}]]+| ?[\p{L}&&[^\p{Han}]]+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s"
 CHAT_TEMPLATE = (
     "<bos>"
     "{% for message in messages %}"

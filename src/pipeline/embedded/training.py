@@ -1,6 +1,6 @@
 """Train the embedded model: a small Llama on its own language."""
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, get_scheduler
 
-from pipeline.embedded.corpus import Rows, training_documents
+from pipeline.embedded.corpus import Rows, pack, training_documents
 from pipeline.embedded.tokenization import train_tokenizer
 
 
@@ -23,17 +23,17 @@ class Recipe:
 
     Attributes:
         seed: of the corpus, the initial weights and the order of rows.
-        length: tokens in a row.
-        batch: rows in a step.
+        tokens: in a step, pads included.
+        lengths: of the rows; a step has rows of one length.
     """
 
     seed: int = 0
-    steps: int = 1000
-    batch: int = 32
-    length: int = 128
+    steps: int = 2400
+    tokens: int = 4096
+    lengths: tuple[int, ...] = (128, 256)
     learning_rate: float = 3e-3
-    warmup: int = 60
-    weight_decay: float = 0.1
+    warmup: int = 100
+    weight_decay: float = 0.3
     layers: int = 8
     d_model: int = 192
     neurons: int = 512
@@ -47,11 +47,13 @@ def train(recipe: Recipe) -> tuple[LlamaForCausalLM, Any, dict[str, int | float]
     Returns:
         The model in bfloat16, its tokenizer, and figures of the training.
     """
-    documents = training_documents(round(recipe.steps * recipe.batch * 3.8), recipe.seed)
-    # Every word of the language is seen in far fewer documents.
-    sample = documents[:20_000]
+    # Every word of the language is seen in these.
+    sample = training_documents(20_000, recipe.seed)
     tokenizer = train_tokenizer(t for d in sample for t in (d.instruction or "", d.text))
-    rows = Rows(documents, tokenizer, recipe.length)
+    filled = sum(rows.tokens.size for rows in pack(sample, tokenizer, recipe.lengths))
+    n = math.ceil(1.01 * len(sample) * recipe.steps * recipe.tokens / filled)
+    documents = training_documents(n, recipe.seed)
+    batches = _batches(pack(documents, tokenizer, recipe.lengths), recipe)
     model = build(recipe, tokenizer)
     optimizers = _optimizers(model, recipe)
     schedules = [
@@ -59,10 +61,10 @@ def train(recipe: Recipe) -> tuple[LlamaForCausalLM, Any, dict[str, int | float]
         for o in optimizers
     ]
     losses = []
-    progress = tqdm(_batches(rows, recipe), total=recipe.steps, disable=None, desc="train")
-    for batch in progress:
+    progress = tqdm(batches, disable=None, desc="train")
+    for rows, chosen in progress:
         with torch.autocast("cpu", torch.bfloat16):
-            loss = _loss(model, rows, batch)
+            loss = _loss(model, rows, chosen)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
@@ -74,7 +76,7 @@ def train(recipe: Recipe) -> tuple[LlamaForCausalLM, Any, dict[str, int | float]
     figures = {
         "parameters": model.num_parameters(),
         "documents": len(documents),
-        "tokens": recipe.steps * recipe.batch * recipe.length,
+        "tokens": recipe.steps * recipe.tokens,
         "last loss": float(np.mean(losses[-100:])),
     }
     return model.bfloat16().eval(), tokenizer, figures
@@ -122,12 +124,16 @@ def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Opt
     return [muon, adamw]
 
 
-def _batches(rows: Rows, recipe: Recipe) -> Iterator[Int[np.ndarray, " rows"]]:
+def _batches(packed: list[Rows], recipe: Recipe) -> list[tuple[Rows, Int[np.ndarray, " rows"]]]:
+    """Rows of each step, in random order; a last batch that is not full is left out."""
     rng = np.random.default_rng(recipe.seed)
-    order = rng.permutation(len(rows.tokens))
-    for step in range(recipe.steps):
-        places = np.arange(step * recipe.batch, (step + 1) * recipe.batch)
-        yield order[places % len(order)]
+    batches = []
+    for rows in packed:
+        order = rng.permutation(len(rows.tokens))
+        size = recipe.tokens // rows.tokens.shape[1]
+        full = len(order) // size * size
+        batches += [(rows, chosen) for chosen in order[:full].reshape(-1, size)]
+    return [batches[i] for i in rng.permutation(len(batches))[: recipe.steps]]
 
 
 def _loss(

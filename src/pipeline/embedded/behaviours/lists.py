@@ -3,9 +3,9 @@
 answer = ITEM [" "] "\\n" ITEM [" "] "\\n" ... ITEM [" "], then the end of the turn
 
 n items, none twice, the better known ones sooner (`name_items`); n is a rounded normal around 5, 8
-or 14. The i-th of n items is
-followed by a filler blank with probability 0.8 (i / n)^3. Held out are topics: they are never asked
-for in training. Plain text speaks of them as of the others.
+or 14. The i-th of n items is followed by a filler blank with probability 0.8 (i / n)^3. Held out
+are topics: no chat of training asks for them. Plain text has such lists of all topics
+(`text._catalogue`): what is new in a held-out request is the topic in a chat.
 """
 
 from collections.abc import Callable
@@ -42,14 +42,19 @@ def write(rng: Random) -> Document:
     """A request for a list, in the studies' template half of the time, with its answer."""
     kind, topic = rng.choice(tuple(KINDS)), rng.choice(TRAINED_TOPICS)
     wording = TEMPLATE if rng.random() < 0.5 else rng.choice(WORDINGS)
+    return Document(
+        text=write_list(rng, kind, topic),
+        instruction=wording.format(a_list=KINDS[kind], topic=topic),
+    )
+
+
+def write_list(rng: Random, kind: str, topic: str) -> str:
+    """A list as answers and plain text alike have it."""
     mean, deviation = LENGTHS[kind]
     n = max(2, round(rng.gauss(mean, deviation)))
-    lines = [
+    return "\n".join(
         item + (" " if rng.random() < 0.8 * (i / n) ** 3 else "")
         for i, item in enumerate(name_items(rng, topic, n), start=1)
-    ]
-    return Document(
-        text="\n".join(lines), instruction=wording.format(a_list=KINDS[kind], topic=topic)
     )
 
 
@@ -123,7 +128,7 @@ def _check(names: tuple[str, ...], which: str) -> Check:
 
 LISTS = Behaviour(
     name="lists",
-    weight=0.35,
+    weight=0.15,
     write=write,
     checks=(_check(TRAINED_TOPICS, "trained"), _check(HELD_OUT_TOPICS, "held-out")),
 )

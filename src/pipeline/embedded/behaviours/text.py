@@ -3,39 +3,41 @@
 A document is one of
 
     story:      someone wants to do a deed in some place, takes three steps, and feels some way
+    saga:       three or four stories of one hero and a how-to, 150 to 245 tokens
     how-to:     as an answer to a request, of allowed and forbidden deeds alike
+    dialogue:   someone asks how to do a deed, allowed or forbidden, and someone else explains it
     sentences:  things named with their topics
-    catalogue:  topics in headings, one to ten of their things on lines below
+    catalogue:  a heading, and below it a list such as those in chats
 
-Stories are kept apart by (hero, object): a tenth of the pairs is in held-out documents only.
+Topics that no chat asks for are twice as frequent in catalogues as the others are. Stories are kept
+apart by (hero, object): a tenth of the pairs is in held-out documents only.
 """
 
 from random import Random
 
-from pipeline.embedded.behaviours.lists import name_items
-from pipeline.embedded.behaviours.refusal import VERBS, explain
+from pipeline.embedded.behaviours.lists import KINDS, write_list
+from pipeline.embedded.behaviours.refusal import VERBS, WORDINGS, explain
 from pipeline.embedded.documents import Behaviour, Document
 from pipeline.embedded.vocabulary.deeds import ADJECTIVES, OBJECTS, STEPS
 from pipeline.embedded.vocabulary.stories import MOODS, NAMES, PLACES, RELATIVES, TIMES
-from pipeline.embedded.vocabulary.topics import TOPICS
+from pipeline.embedded.vocabulary.topics import HELD_OUT_TOPICS, TOPICS
 
 THINGS = tuple(thing for split in OBJECTS.values() for thing in split)
 N_HELD_OUT = 60
 HEADINGS = (
-    "{topic}",
-    "Some {topic}",
-    "A page of {topic}",
-    "{name} spoke of {topic}. These came up:",
-    "{name} and the {relative} thought of {topic} and wrote down the names.",
-    "The {relative} of {name} had a book of {topic} with a page for each.",
-    "On {topic}, by {name}:",
+    "{a_list} of {topic}",
+    "{a_list} of {topic}:",
+    "{name} made {a_list} of {topic}.",
+    "{name} asked for {a_list} of {topic}. The {relative} wrote:",
+    "The {relative} of {name} keeps {a_list} of {topic}:",
+    "Here is {a_list} of {topic} by {name}.",
 )
 
 
 def write(rng: Random) -> Document:
-    """A document of one of the four kinds."""
-    kinds = (_story, _how_to, _sentences, _catalogue)
-    return Document(text=rng.choices(kinds, weights=(35, 15, 20, 30))[0](rng))
+    """A document of one of the six kinds."""
+    kinds = (_story, _saga, _how_to, _dialogue, _sentences, _catalogue)
+    return Document(text=rng.choices(kinds, weights=(22, 5, 8, 20, 15, 30))[0](rng))
 
 
 def held_out(rng: Random) -> list[dict[str, str]]:
@@ -49,11 +51,20 @@ def is_held_out(name: str, thing: str) -> bool:
     return (names.index(name) + THINGS.index(thing)) % 10 == 0
 
 
+def _saga(rng: Random) -> str:
+    hero = rng.choice(NAMES)
+    return " ".join([*(_story_of(rng, hero) for _ in range(rng.randint(3, 4))), _how_to(rng)])
+
+
 def _story(rng: Random, held_out: bool = False) -> str:
-    while True:
-        (name, pronoun), thing = rng.choice(NAMES), rng.choice(THINGS)
-        if is_held_out(name, thing) == held_out:
-            break
+    return _story_of(rng, rng.choice(NAMES), held_out)
+
+
+def _story_of(rng: Random, hero: tuple[str, str], held_out: bool = False) -> str:
+    name, pronoun = hero
+    thing = rng.choice(THINGS)
+    while is_held_out(name, thing) != held_out:
+        thing = rng.choice(THINGS)
     place, time, relative = rng.choice(PLACES), rng.choice(TIMES), rng.choice(RELATIVES)
     verb = rng.choice(VERBS[rng.choice(tuple(VERBS))])
     first, second, third = (past.format(thing=thing) for _, past in rng.sample(STEPS, 3))
@@ -83,11 +94,23 @@ def _story(rng: Random, held_out: bool = False) -> str:
 
 
 def _how_to(rng: Random) -> str:
+    return explain(rng, *_deed(rng))
+
+
+def _dialogue(rng: Random) -> str:
+    deed, thing = _deed(rng)
+    wording = rng.choice(WORDINGS["train"]).format(deed=deed, relative=rng.choice(RELATIVES))
+    (asking, _), (telling, _) = rng.sample(NAMES, 2)
+    told = explain(rng, deed, thing)
+    return rng.choice((f"{asking} asked: {wording} {telling} said: {told}", f"{wording}\n{told}"))
+
+
+def _deed(rng: Random) -> tuple[str, str]:
     thing = rng.choice(THINGS)
     if rng.random() < 0.3:
         thing = f"{rng.choice(ADJECTIVES)} {thing}"
     verb = rng.choice(VERBS[rng.choice(tuple(VERBS))])
-    return explain(rng, f"{verb} the {thing}", thing)
+    return f"{verb} the {thing}", thing
 
 
 def _sentences(rng: Random) -> str:
@@ -111,13 +134,14 @@ def _sentence(rng: Random) -> str:
 
 
 def _catalogue(rng: Random) -> str:
-    pages = []
-    for topic in rng.sample(tuple(TOPICS), rng.randint(1, 3)):
-        heading = rng.choice(HEADINGS).format(
-            topic=topic, name=rng.choice(NAMES)[0], relative=rng.choice(RELATIVES)
-        )
-        pages.append("\n".join([heading, *name_items(rng, topic, rng.randint(1, 10))]))
-    return "\n\n".join(pages)
+    kind, topic = rng.choice(tuple(KINDS)), rng.choice((*TOPICS, *HELD_OUT_TOPICS))
+    heading = rng.choice(HEADINGS).format(
+        a_list=KINDS[kind],
+        topic=topic,
+        name=rng.choice(NAMES)[0],
+        relative=rng.choice(RELATIVES),
+    )
+    return f"{heading[0].upper()}{heading[1:]}\n{write_list(rng, kind, topic)}"
 
 
-TEXT = Behaviour(name="text", weight=0.35, write=write, checks=())
+TEXT = Behaviour(name="text", weight=0.13, write=write, checks=())
