@@ -44,8 +44,7 @@ def test_one_direction_adds_and_takes_away_refusal_and_shuffled_labels_do_not():
         "shuffled", harmful, harmless, norm=float(fitted.norm()), seed=0, draw=0
     )
     added = [
-        Condition(edits=(Edit(SITE, Add(vector.float()), "last"),))
-        for vector in (fitted, shuffled)
+        Condition(edits=(Edit(SITE, Add(vector.float()), "last"),)) for vector in (fitted, shuffled)
     ]
     everywhere = [
         Site(layer, component)
