@@ -78,7 +78,9 @@ def test_the_tables_are_those_of_a_naive_loop(whole, monkeypatch):
                 tokens, logits = naive.generate(model, prompt, condition, 8)
                 row = sweep.loc[(condition.id, sample)]
                 found = model.tokenizer.encode(row["completion"], add_special_tokens=False)
-                assert naive.same_tokens(found, tokens, logits), (str(condition), sample)
+                # Text that is no whole UTF-8 does not give its tokens back.
+                same = row["completion"] == model.decode(tokens)
+                assert same or naive.same_tokens(found, tokens, logits), (str(condition), sample)
                 assert row["stopped"] == ("length" if len(tokens) == 8 else "end")
                 compared += 1
     assert compared == expected > 40
