@@ -33,6 +33,17 @@ def generate(
     return tokens[len(prompt) :], torch.stack(logits)
 
 
+def logits(model: LanguageModel, tokens: list[int], condition: Condition, prompt_length: int):
+    """Logits [pos, vocab] after each token."""
+    handles = [_hook(model, edit, prompt_length, 0) for edit in condition.edits]
+    try:
+        with torch.no_grad():
+            return model.hf(torch.tensor([tokens]), use_cache=False).logits[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _hook(model, edit, prompt_length, number):
     block = model.blocks[edit.site.layer]
 

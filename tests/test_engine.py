@@ -19,6 +19,7 @@ from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
 STEPS = 6
+FIRST = torch.tensor([0])
 PROMPTS = random_prompts(7)
 
 
@@ -245,22 +246,22 @@ def test_gumbel_noise_samples_the_softmax():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -3.0])
     n = 40_000
     keys = row_keys(0, list(range(n)), [0] * n)
-    tokens = choose(logits.expand(n, -1), Decoding(temperature=1.0), keys, 0)
+    tokens = choose(logits.expand(n, -1), Decoding(temperature=1.0), keys, FIRST)
     expected = logits.softmax(-1) * n
     counts = torch.bincount(tokens, minlength=5)
     chi2 = float(((counts - expected) ** 2 / expected).sum())
     assert chi2 < 18.5  # 4 degrees of freedom: 0.1 %
-    noise = gumbel(keys[:2000], 3, 50)
+    noise = gumbel(keys[:2000], torch.tensor([3]), 50)
     assert float(noise.mean()) == pytest.approx(0.5772, abs=0.02)
     assert float(noise.var()) == pytest.approx(math.pi**2 / 6, abs=0.05)
-    steps = torch.stack([gumbel(keys, step, 1)[:, 0] for step in (0, 1)])
+    steps = torch.stack([gumbel(keys, torch.tensor([step]), 1)[:, 0] for step in (0, 1)])
     assert abs(float(torch.corrcoef(steps)[0, 1])) < 0.02
 
 
 def test_top_k_and_top_p_keep_what_they_say():
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05])).expand(5000, -1)
     keys = row_keys(1, list(range(5000)), [0] * 5000)
-    seen = lambda **k: set(choose(logits, Decoding(temperature=1.0, **k), keys, 0).tolist())  # noqa: E731
+    seen = lambda **k: set(choose(logits, Decoding(temperature=1.0, **k), keys, FIRST).tolist())  # noqa: E731
     assert seen() == {0, 1, 2, 3}
     assert seen(top_k=2) == {0, 1}
     assert seen(top_p=0.8) == {0, 1}
@@ -269,9 +270,9 @@ def test_top_k_and_top_p_keep_what_they_say():
 
 
 def test_noise_differs_by_seed_sample_repeat_and_token():
-    base = gumbel(row_keys(0, [1], [0]), 0, VOCAB)
+    base = gumbel(row_keys(0, [1], [0]), FIRST, VOCAB)
     for other in (row_keys(1, [1], [0]), row_keys(0, [2], [0]), row_keys(0, [1], [1])):
-        assert not torch.equal(base, gumbel(other, 0, VOCAB))
+        assert not torch.equal(base, gumbel(other, FIRST, VOCAB))
     assert len(base.unique()) > VOCAB * 0.99
 
 

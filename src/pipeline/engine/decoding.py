@@ -46,9 +46,12 @@ class Decoding:
 
 
 def choose(
-    logits: Float[Tensor, "rows vocab"], decoding: Decoding, keys: Int[Tensor, " rows"], step: int
+    logits: Float[Tensor, "rows vocab"],
+    decoding: Decoding,
+    keys: Int[Tensor, " rows"],
+    steps: Int[Tensor, "#rows"],
 ) -> Int[Tensor, " rows"]:
-    """The next token of each row.
+    """The next token of each row, of which each may be at another step.
 
     Sampling takes argmax(logits / temperature + Gumbel noise) over the tokens that top-k and then
     top-p leave. The noise depends on (row's key, step, token) alone, so that the same sample meets
@@ -66,7 +69,7 @@ def choose(
         # A token stays while those likelier than it have not reached top_p: the first always does.
         late = probability.cumsum(-1) - probability >= decoding.top_p
         scaled = scaled.masked_fill(late.gather(-1, index.argsort(-1)), -torch.inf)
-    return (scaled + gumbel(keys, step, scaled.shape[-1])).argmax(-1)
+    return (scaled + gumbel(keys, steps, scaled.shape[-1])).argmax(-1)
 
 
 def row_keys(seed: int, samples: list[int], repeats: list[int]) -> Int[Tensor, " rows"]:
@@ -76,9 +79,11 @@ def row_keys(seed: int, samples: list[int], repeats: list[int]) -> Int[Tensor, "
     return _mix(key + _ODD * (torch.tensor(repeats, dtype=torch.long) + 1))
 
 
-def gumbel(keys: Int[Tensor, " rows"], step: int, vocab: int) -> Float[Tensor, "rows vocab"]:
+def gumbel(
+    keys: Int[Tensor, " rows"], steps: Int[Tensor, "#rows"], vocab: int
+) -> Float[Tensor, "rows vocab"]:
     """Standard Gumbel noise -log(-log u), u counter-based from (key, step, token id)."""
-    stepped = _mix(keys + _ODD * torch.tensor(step + 1, device=keys.device))
+    stepped = _mix(keys + _ODD * (steps + 1))
     tokens = torch.arange(1, vocab + 1, device=keys.device)
     # 23 bits: (n + 1/2) / 2^23 is exact in float32 and never 0 or 1.
     bits = _shift(_mix(stepped[:, None] + _ODD * tokens), 41)

@@ -99,7 +99,7 @@ def generate_chunk(
         table.set_rows(owners, lengths, numbers)
         for step in range(decoding.max_new_tokens):
             logits = _forward(model, table, ids, mask, cache)
-            chosen = choose(logits, decoding, keys, step)
+            chosen = choose(logits, decoding, keys, torch.tensor([step]))
             ended = torch.isin(chosen, ends).cpu()
             for row, token, end in zip(
                 alive.tolist(), chosen.tolist(), ended.tolist(), strict=True

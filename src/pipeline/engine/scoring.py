@@ -1,20 +1,28 @@
 """Scores of prompts under conditions from one forward pass each; logits are never kept."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.engine.chunks import plan
+from pipeline.engine.chunks import blocks
 from pipeline.engine.conditions import Condition
 from pipeline.engine.edit_table import EditTable
 from pipeline.engine.generation import check_context
-from pipeline.model.hooks import positions, visiting
+from pipeline.engine.restart import Prefix, Start
+from pipeline.model.hooks import starting_at, visiting
 from pipeline.model.loading import LanguageModel
+from pipeline.model.sites import Site
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """From logits [rows, vocab] after each row's last token, and its prompt's number, to scores."""
+
+_Score = Callable[[Prefix, Start, EditTable, list[int], list[int]], Tensor]
+
+_UNEMBEDDED = 256
+"""Positions whose logits exist at a time: 0.3 GB in float32 at a vocabulary of 256 thousand."""
 
 
 def score_last(
@@ -27,10 +35,13 @@ def score_last(
 ) -> Float[Tensor, "conditions prompts ..."]:
     """Reduce the logits after each prompt's last token to scores, under every condition."""
 
-    def reduce(logits: Tensor, ids: Tensor, mask: Tensor, numbers: Tensor) -> Tensor:
-        return measure(logits[:, -1], numbers)
+    def score(
+        prefix: Prefix, start: Start, table: EditTable, owners: list[int], rows: list[int]
+    ) -> Tensor:
+        logits, _ = prefix.restart(start, table, owners, rows)
+        return measure(logits, prefix.numbers[rows])
 
-    return _run(model, prompts, conditions, reduce, logits_to_keep=1, batch_tokens=batch_tokens)
+    return _run(model, prompts, conditions, score, batch_tokens=batch_tokens)
 
 
 def cross_entropy(
@@ -44,62 +55,67 @@ def cross_entropy(
 
     To position rules the first token is the prompt and the rest is generated.
     """
-
-    def reduce(logits: Tensor, ids: Tensor, mask: Tensor, numbers: Tensor) -> Tensor:
-        logs = logits[:, :-1].float().log_softmax(-1)
-        losses = -logs.gather(-1, ids[:, 1:, None])[..., 0]
-        inside = (mask[:, 1:] * mask[:, :-1]).float()
-        return (losses * inside).sum(1) / inside.sum(1)
-
     if min(map(len, texts)) < 2:
         raise ValueError("a text of fewer than 2 tokens has no cross-entropy")
-    return _run(
-        model,
-        texts,
-        conditions,
-        reduce,
-        prompt_length=1,
-        logits_to_keep=0,
-        batch_tokens=batch_tokens,
-    )
+
+    def score(
+        prefix: Prefix, start: Start, table: EditTable, owners: list[int], rows: list[int]
+    ) -> Tensor:
+        stream: list[Tensor] = []
+        with visiting(model, {Site(model.n_layers - 1, "resid_post"): stream.append}):
+            prefix.restart(start, table, owners, rows)
+        ids, mask = prefix.ids[rows], prefix.mask[rows].bool()
+        inside = mask[:, 1:] & mask[:, :-1]
+        losses = torch.zeros(inside.shape, device=ids.device)
+        losses[inside] = _losses(model, stream[0][:, :-1][inside], ids[:, 1:][inside])
+        return losses.sum(1) / inside.sum(1)
+
+    return _run(model, texts, conditions, score, batch_tokens=batch_tokens, text=True)
+
+
+def _losses(
+    model: LanguageModel, stream: Float[Tensor, "n d_model"], targets: Int[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Negative log-probability of each target after the residual stream before the final norm."""
+    found = []
+    for hidden, own in zip(stream.split(_UNEMBEDDED), targets.split(_UNEMBEDDED), strict=True):
+        nothing = torch.zeros_like(own[None])
+        with starting_at(model, model.n_layers, hidden[None]):
+            logits = model.hf(nothing, position_ids=nothing, use_cache=False).logits[0]
+        found.append(torch.nn.functional.cross_entropy(logits.float(), own, reduction="none"))
+    return torch.cat(found)
 
 
 def _run(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     conditions: Sequence[Condition],
-    reduce: Callable[[Tensor, Tensor, Tensor, Int[Tensor, " rows"]], Tensor],
+    score: _Score,
     *,
-    logits_to_keep: int,
     batch_tokens: int,
-    prompt_length: int | None = None,
+    text: bool = False,
 ) -> Tensor:
     check_context(model, prompts)
-    lengths = [len(prompt) for prompt in prompts]
     results: list[list[Tensor | None]] = [[None] * len(prompts) for _ in conditions]
-    for chunk in plan(len(conditions), lengths, batch_tokens=batch_tokens):
-        used = sorted({row.condition for row in chunk.rows})
-        table = EditTable(model, [conditions[c] for c in used])
-        ids, mask = model.pad([prompts[row.prompt] for row in chunk.rows])
-        absolute = positions(mask)
-        numbers = torch.tensor([row.prompt for row in chunk.rows], device=model.device)
-        own = [prompt_length or lengths[row.prompt] for row in chunk.rows]
+    for block in blocks([len(prompt) for prompt in prompts], batch_tokens):
+        table = EditTable(model, conditions)
+        ends = [1] * len(block) if text else None
+        prefix = Prefix(model, prompts, block, conditions, ends=ends, every_position=text)
+        alike: dict[Start, list[int]] = defaultdict(list)
+        for number, start in enumerate(prefix.starts):
+            alike[start].append(number)
+        at_once = max(1, batch_tokens // (len(block) * prefix.width))
         with torch.inference_mode(), visiting(model, table.visits):
-            table.set_rows(
-                [used.index(row.condition) for row in chunk.rows],
-                torch.tensor(own, device=model.device),
-                numbers,
-            )
-            table.set_positions(absolute.masked_fill(mask == 0, -1))
-            logits = model.hf(
-                ids,
-                attention_mask=mask,
-                position_ids=absolute,
-                use_cache=False,
-                logits_to_keep=logits_to_keep,
-            ).logits
-            scores = reduce(logits, ids, mask, numbers).cpu()
+            for start, members in sorted(alike.items()):
+                for first in range(0, len(members), at_once):
+                    pairs = [
+                        (condition, row)
+                        for condition in members[first : first + at_once]
+                        for row in range(len(block))
+                    ]
+                    owners, rows = (list(part) for part in zip(*pairs, strict=True))
+                    scores = score(prefix, start, table, owners, rows).cpu()
+                    for (condition, row), value in zip(pairs, scores, strict=True):
+                        results[condition][block[row]] = value
         table.check_fired()
-        for row, score in zip(chunk.rows, scores, strict=True):
-            results[row.condition][row.prompt] = score
     return torch.stack([torch.stack([s for s in row if s is not None]) for row in results])

@@ -83,6 +83,36 @@ def read(
     return found
 
 
+@contextmanager
+def starting_at(
+    model: LanguageModel, layer: int, hidden: Float[Tensor, "batch pos d_model"]
+) -> Iterator[None]:
+    """Run only the blocks from `layer` on, the first of them on `hidden` as its input.
+
+    There must be a block below; at `n_layers` only the final norm and the head run.
+    """
+    below = list(model.blocks[:layer])
+    given = _Given(hidden)
+    try:
+        for index in range(layer):
+            model.blocks[index] = given
+        yield
+    finally:
+        for index, block in enumerate(below):
+            model.blocks[index] = block
+
+
+class _Given(nn.Module):
+    """Stands in a block's place and returns a residual stream that is known already."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.hidden
+
+
 def positions(mask: Tensor) -> Tensor:
     """Absolute positions of left-padded rows: 0 at the first real token (and at pads)."""
     return (mask.cumsum(-1) - 1).clamp(min=0)

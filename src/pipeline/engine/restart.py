@@ -1,0 +1,157 @@
+"""Start a condition where it first differs from the clean run of its prompts."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from pipeline.engine.conditions import Condition, position_mask
+from pipeline.engine.edit_table import EditTable
+from pipeline.model.hooks import Visit, positions, starting_at, visiting
+from pipeline.model.loading import LanguageModel
+from pipeline.model.sites import Site
+
+
+class Start(NamedTuple):
+    """The first layer and the first column of the left-padded prompts that a condition touches."""
+
+    layer: int
+    column: int
+
+
+class Prefix:
+    """Prompts run once without edits, and the conditions that start from there.
+
+    Below a condition's first layer l, and before its first column p, nothing differs from the clean
+    run: what is computed is the blocks from l on for the columns from p on, with the clean residual
+    stream at (l, p...) as input and the clean keys and values before p. A condition that touches
+    no token of its prompts starts behind them all, at (n_layers, width), and computes nothing. This
+    asks for keys and values that are each layer's own, as in every family of `ARCHITECTURES`.
+
+    Args:
+        model: the model.
+        prompts: tokens of all prompts.
+        block: numbers of the prompts to run.
+        conditions: what will start here.
+        ends: where to position rules each prompt of the block ends; its length if left out.
+        every_position: what is wanted are the outputs at all positions, not at the last alone.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        block: Sequence[int],
+        conditions: Sequence[Condition],
+        *,
+        ends: Sequence[int] | None = None,
+        every_position: bool = False,
+    ) -> None:
+        self._model = model
+        self.ids, self.mask = model.pad([prompts[p] for p in block])
+        self.width = self.ids.shape[1]
+        self.numbers = torch.tensor(block, device=model.device)
+        own = [len(prompts[p]) for p in block] if ends is None else list(ends)
+        self.ends = torch.tensor(own, device=model.device)
+        self._positions = positions(self.mask)
+        self._absolute = self._positions.masked_fill(self.mask == 0, -1)
+        self.starts = [self._start(condition, every_position) for condition in conditions]
+        self._streams: dict[int, Tensor] = {}
+        self._cache = DynamicCache()
+        if any(start != (0, 0) for start in self.starts):
+            self._run()
+
+    def _start(self, condition: Condition, every_position: bool) -> Start:
+        touched = []
+        for edit in condition.edits:
+            mask = position_mask(edit.positions, self._absolute, self.ends, self.numbers)
+            columns = mask.any(0).nonzero()
+            if len(columns):
+                touched.append((edit.site.layer, int(columns[0, 0])))
+        if not touched:
+            return Start(0, 0) if every_position else Start(self._model.n_layers, self.width)
+        layer, column = (min(firsts) for firsts in zip(*touched, strict=True))
+        return Start(layer, 0 if every_position else column)
+
+    def _run(self) -> None:
+        first: dict[int, int] = {}
+        for layer, column in self.starts:
+            first[layer] = min(column, first.get(layer, self.width))
+
+        def keep(layer: int, column: int) -> Visit:
+            def visit(hidden: Tensor) -> None:
+                self._streams[layer] = hidden[:, column:].clone()
+
+            return visit
+
+        visits = {
+            Site(layer, "resid_pre"): keep(layer, column)
+            for layer, column in first.items()
+            if 0 < layer < self._model.n_layers
+        }
+        with torch.inference_mode(), visiting(self._model, visits):
+            self._logits = self._forward(self.ids, self.mask, self._positions, self._cache)
+
+    def _forward(
+        self, ids: Tensor, mask: Tensor, absolute: Tensor, cache: DynamicCache
+    ) -> Float[Tensor, "rows vocab"]:
+        return self._model.hf(
+            ids,
+            attention_mask=mask,
+            position_ids=absolute,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+
+    def restart(
+        self, start: Start, table: EditTable, owners: Sequence[int], rows: Sequence[int]
+    ) -> tuple[Float[Tensor, "rows vocab"], DynamicCache]:
+        """Logits after the last token of rows of the block, each under its owner among conditions.
+
+        In the cache returned, the layers below the start are still to be completed.
+        """
+        layer, column = start
+        taken = torch.tensor(rows)
+        states = []
+        for index, clean in enumerate(self._cache.layers):
+            keys, values = clean.keys[:, :, :column], clean.values[:, :, :column]
+            # Of the layers below, only the length is read.
+            states.append((keys, values) if index < layer else (keys[taken], values[taken]))
+        cache = cache_of(states)
+        if column == self.width:
+            return self._logits[taken], cache
+        table.set_rows(owners, self.ends[taken], self.numbers[taken])
+        table.set_positions(self._absolute[taken, column:])
+        ids, mask, absolute = self.ids[taken], self.mask[taken], self._positions[taken]
+        with self._from(layer, taken, column):
+            logits = self._forward(ids[:, column:], mask, absolute[:, column:], cache)
+        return logits, cache
+
+    def _from(self, layer: int, rows: Tensor, column: int) -> AbstractContextManager[None]:
+        if layer == 0:
+            return nullcontext()
+        return starting_at(self._model, layer, self._streams[layer][rows, column - self.width :])
+
+    def complete(self, cache: DynamicCache, start: Start, rows: Sequence[int]) -> DynamicCache:
+        """Put the clean keys and values into the layers below a start, for decoding to go on."""
+        taken = torch.tensor(rows)
+        for own, clean in zip(cache.layers[: start.layer], self._cache.layers, strict=False):
+            own.keys, own.values = clean.keys[taken], clean.values[taken]
+        return cache
+
+
+def cache_of(states: Iterable[tuple[Tensor, Tensor]]) -> DynamicCache:
+    """A cache that holds these keys and values [rows, head, pos, width], layer by layer."""
+    cache = DynamicCache()
+    for keys, values in states:
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache
