@@ -12,7 +12,7 @@ from pipeline.engine import chunks
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit, Places
 from pipeline.engine.decoding import Decoding, choose, gumbel, row_keys
-from pipeline.engine.generation import generate
+from pipeline.engine.generation import generate, generate_chunk
 from pipeline.engine.scoring import cross_entropy, score_last
 from pipeline.methods.interventions import Add, ProjectOut, Replace, Subtract
 from pipeline.model.loading import LanguageModel
@@ -239,7 +239,33 @@ def test_plan_covers_every_row_once_within_the_budget():
     assert len(rows) == len(set(rows)) == 4 * 5 * 2
     for chunk in packed:
         longest = max(lengths[row.prompt] for row in chunk.rows) + 3
-        assert longest * len(chunk.rows) <= 64 or len({r.prompt for r in chunk.rows}) == 1
+        assert longest * chunk.slots <= 64 or chunk.slots == 1
+        assert len(chunk.rows) <= 4 * chunk.slots or len({r.condition for r in chunk.rows}) == 1
+
+
+def test_rows_enter_as_others_end_and_none_runs_for_nothing():
+    """Of every row each token but the last is fed once; never do more rows run than there may."""
+    model = tiny("llama")
+    early = LanguageModel(model.hf, model.tokenizer, name="a third of the tokens ends")
+    early.__class__ = type("Early", (LanguageModel,), {"end_tokens": frozenset(range(3, 70))})
+    conditions = [Condition(), *(condition(Add(vector(n)), "generated") for n in range(8))]
+    steps, sizes = 12, []
+    (chunk,) = chunks.plan(9, [len(p) for p in PROMPTS], batch_tokens=10**4, new_tokens=steps)
+    chunk = dataclasses.replace(chunk, slots=10)
+    decoding = Decoding(steps, temperature=1.0)
+    handle = model.blocks[0].register_forward_hook(
+        lambda module, args, output: sizes.append(tuple(args[0].shape[:2]))
+    )
+    done = generate_chunk(early, PROMPTS, conditions, chunk, decoding, seed=0, samples=range(7))
+    handle.remove()
+    assert sizes[0] == (len(PROMPTS), max(map(len, PROMPTS)))  # the one clean run
+    assert {width for _, width in sizes[1:]} == {1}
+    fed = [rows for rows, _ in sizes[1:]]
+    assert max(fed) <= 10
+    assert sum(fed) == sum(len(c.tokens) - (c.stopped == "length") for c in done)
+    assert {c.stopped for c in done} == {"end", "length"}
+    # 63 rows, ten at a time: seven batches one after the other would take up to 12 steps each.
+    assert len(fed) < 0.6 * 7 * steps
 
 
 def test_gumbel_noise_samples_the_softmax():

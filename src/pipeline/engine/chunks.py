@@ -18,10 +18,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that run as one batch."""
+    """Rows in the order they run, at most `slots` at a time: as some end, others enter."""
 
     number: int
     rows: tuple[Row, ...]
+    slots: int
+
+
+_WAVES = 4
+"""Rows of a chunk for each that runs at a time: enough to enter, and little to lose."""
+
+_SHARE = 4
+"""A block has this part of the tokens at a time, so that many conditions share its clean run."""
 
 
 def plan(
@@ -32,18 +40,19 @@ def plan(
     new_tokens: int = 0,
     repeats: int = 1,
 ) -> list[Chunk]:
-    """Pack conditions x prompts x repeats into chunks of at most `batch_tokens` tokens.
+    """Pack conditions x prompts x repeats into chunks that hold `batch_tokens` tokens at a time.
 
-    Prompts are taken in order of length; a chunk's tokens are its rows times its longest sequence,
-    `new_tokens` included. A single row over the budget is a chunk of its own.
+    Prompts are taken in order of length. A row counts as the longest sequence of its block,
+    `new_tokens` included; a single row over the budget runs alone.
 
     Raises:
         ValueError: `batch_tokens` below 1.
     """
     chunks: list[Chunk] = []
-    for block in blocks(lengths, batch_tokens, new_tokens=new_tokens, repeats=repeats):
-        cost = len(block) * repeats * (max(lengths[p] for p in block) + new_tokens)
-        group = max(1, batch_tokens // cost)
+    share = batch_tokens // min(_SHARE, n_conditions) or batch_tokens
+    for block in blocks(lengths, share, new_tokens=new_tokens, repeats=repeats):
+        slots = max(1, batch_tokens // (max(lengths[p] for p in block) + new_tokens))
+        group = max(1, _WAVES * slots // (len(block) * repeats))
         for start in range(0, n_conditions, group):
             rows = tuple(
                 Row(condition, prompt, repeat)
@@ -51,7 +60,7 @@ def plan(
                 for prompt in block
                 for repeat in range(repeats)
             )
-            chunks.append(Chunk(len(chunks), rows))
+            chunks.append(Chunk(len(chunks), rows, slots))
     return chunks
 
 
@@ -59,8 +68,7 @@ def blocks(
     lengths: Sequence[int], batch_tokens: int, *, new_tokens: int = 0, repeats: int = 1
 ) -> Iterator[list[int]]:
     """Prompts by length, cut where the padded block would pass the budget."""
-    if batch_tokens < 1:
-        raise ValueError(f"batch_tokens {batch_tokens} must be at least 1")
+    _check(batch_tokens)
     block: list[int] = []
     for prompt in sorted(range(len(lengths)), key=lambda p: (lengths[p], p)):
         # In order of length, the newcomer is the longest.
@@ -71,3 +79,8 @@ def blocks(
         block.append(prompt)
     if block:
         yield block
+
+
+def _check(batch_tokens: int) -> None:
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens {batch_tokens} must be at least 1")

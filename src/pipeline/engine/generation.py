@@ -1,18 +1,24 @@
 """Completions of every prompt under every condition."""
 
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
-from transformers import DynamicCache
 
+from pipeline.engine.batches import Batch, join
 from pipeline.engine.chunks import Chunk, plan
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding, choose, row_keys
 from pipeline.engine.edit_table import EditTable
-from pipeline.model.hooks import positions, visiting
+from pipeline.engine.restart import Prefix, Start
+from pipeline.model.hooks import visiting
 from pipeline.model.loading import LanguageModel
+
+_FREE = 0.25
+"""Rows enter when this part of the slots is free: a prefill for each single one would cost more."""
 
 
 @dataclass(frozen=True)
@@ -81,50 +87,96 @@ def generate_chunk(
         samples: each prompt's number in the noise, so that a subset meets the noise of the whole.
     """
     check_context(model, prompts, decoding.max_new_tokens)
-    rows = chunk.rows
-    used = sorted({row.condition for row in rows})
-    table = EditTable(model, [conditions[c] for c in used])
-    owners = [used.index(row.condition) for row in rows]
-    lengths = torch.tensor([len(prompts[row.prompt]) for row in rows], device=model.device)
-    numbers = torch.tensor([row.prompt for row in rows], device=model.device)
-    ids, mask = model.pad([prompts[row.prompt] for row in rows])
-    keys = row_keys(seed, [samples[r.prompt] for r in rows], [r.repeat for r in rows])
-    keys = keys.to(model.device)
-    ends = torch.tensor(sorted(model.end_tokens), device=model.device)
-    tokens: list[list[int]] = [[] for _ in rows]
-    stopped = ["length"] * len(rows)
-    alive = torch.arange(len(rows))
-    cache = DynamicCache()
-    with torch.inference_mode(), visiting(model, table.visits):
-        table.set_rows(owners, lengths, numbers)
-        for step in range(decoding.max_new_tokens):
-            logits = _forward(model, table, ids, mask, cache)
-            chosen = choose(logits, decoding, keys, torch.tensor([step]))
-            ended = torch.isin(chosen, ends).cpu()
-            for row, token, end in zip(
-                alive.tolist(), chosen.tolist(), ended.tolist(), strict=True
-            ):
-                if end:
-                    stopped[row] = "end"
-                else:
-                    tokens[row].append(token)
-            if ended.all() or step + 1 == decoding.max_new_tokens:
-                break
-            if ended.any():
-                stay = (~ended).nonzero()[:, 0]
-                alive = alive[stay]
-                keep = stay.to(model.device)
-                chosen, keys, mask = chosen[keep], keys[keep], mask[keep]
-                mask = _leave(cache, stay, mask)
-                table.set_rows([owners[r] for r in alive.tolist()], lengths[alive], numbers[alive])
-            ids = chosen[:, None]
-            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-    went_on = {owner for owner, t in zip(owners, tokens, strict=True) if t}
-    table.check_fired(ended_at_once=set(owners) - went_on)
+    run = _Run(model, prompts, conditions, chunk, decoding, seed, samples)
+    waiting = deque(range(len(chunk.rows)))
+    batch: Batch | None = None
+    with torch.inference_mode(), visiting(model, run.table.visits):
+        while waiting or batch:
+            free = chunk.slots - (len(batch.rows) if batch else 0)
+            if waiting and free >= chunk.slots * _FREE:
+                entering = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+                batch = join([*([batch] if batch else []), *run.enter(entering)])
+            elif batch:
+                batch = run.step(batch)
+    went_on = {owner for owner, t in zip(run.owners, run.tokens, strict=True) if t}
+    run.table.check_fired(ended_at_once=set(run.owners) - went_on)
     return [
         Completion(r.condition, r.prompt, r.repeat, tuple(t), model.decode(t), end)
-        for r, t, end in zip(rows, tokens, stopped, strict=True)
+        for r, t, end in zip(chunk.rows, run.tokens, run.stopped, strict=True)
     ]
+
+
+class _Run:
+    """A chunk's rows and what has become of them so far."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        conditions: Sequence[Condition],
+        chunk: Chunk,
+        decoding: Decoding,
+        seed: int,
+        samples: Sequence[int],
+    ) -> None:
+        rows = chunk.rows
+        used = sorted({row.condition for row in rows})
+        block = sorted({row.prompt for row in rows})
+        self.owners = [used.index(row.condition) for row in rows]
+        self.tokens: list[list[int]] = [[] for _ in rows]
+        self.stopped = ["length"] * len(rows)
+        self.table = EditTable(model, [conditions[c] for c in used])
+        self._model = model
+        self._decoding = decoding
+        self._prefix = Prefix(model, prompts, block, [conditions[c] for c in used])
+        self._places = [block.index(row.prompt) for row in rows]
+        keys = row_keys(seed, [samples[r.prompt] for r in rows], [r.repeat for r in rows])
+        self._keys = keys.to(model.device)
+        self._in_table: list[int] = []
+
+    def enter(self, rows: Sequence[int]) -> list[Batch]:
+        """Run the prompts of rows, those together that start at the same place."""
+        alike: dict[Start, list[int]] = defaultdict(list)
+        for row in rows:
+            alike[self._prefix.starts[self.owners[row]]].append(row)
+        entered = []
+        for start, members in sorted(alike.items()):
+            owners = [self.owners[row] for row in members]
+            places = [self._places[row] for row in members]
+            logits, cache = self._prefix.restart(start, self.table, owners, places)
+            self._prefix.complete(cache, start, places)
+            latest, stay = self._choose(members, logits)
+            batch = Batch(members, latest, self._prefix.mask[places], cache)
+            entered.append(batch.keep(stay))
+        self._in_table = []
+        return [batch for batch in entered if batch]
+
+    def step(self, batch: Batch) -> Batch | None:
+        """One more token for each row; those that are done leave."""
+        if self._in_table != batch.rows:
+            places = [self._places[row] for row in batch.rows]
+            owners = [self.owners[row] for row in batch.rows]
+            self.table.set_rows(owners, self._prefix.ends[places], self._prefix.numbers[places])
+            self._in_table = list(batch.rows)
+        logits = batch.step(self._model, self.table)
+        batch.latest, stay = self._choose(batch.rows, logits)
+        return batch.keep(stay)
+
+    def _choose(
+        self, rows: Sequence[int], logits: Float[Tensor, "rows vocab"]
+    ) -> tuple[Tensor, list[int]]:
+        """The next token of each row, and which of the rows go on after it."""
+        steps = torch.tensor([len(self.tokens[row]) for row in rows], device=logits.device)
+        chosen = choose(logits, self._decoding, self._keys[list(rows)], steps)
+        ends, stay = self._model.end_tokens, []
+        for index, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+            if token in ends:
+                self.stopped[row] = "end"
+                continue
+            self.tokens[row].append(token)
+            if len(self.tokens[row]) < self._decoding.max_new_tokens:
+                stay.append(index)
+        return chosen, stay
 
 
 def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: int = 0) -> None:
@@ -135,28 +187,3 @@ def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: i
         raise ValueError(
             f"{longest} tokens (prompt and completion) pass the context of {model.name}: {limit}"
         )
-
-
-def _forward(
-    model: LanguageModel, table: EditTable, ids: Tensor, mask: Tensor, cache: DynamicCache
-) -> Tensor:
-    fed = ids.shape[1]
-    absolute = positions(mask)
-    table.set_positions(absolute.masked_fill(mask == 0, -1)[:, -fed:])
-    return model.hf(
-        ids,
-        attention_mask=mask,
-        position_ids=absolute[:, -fed:],
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
-
-
-def _leave(cache: DynamicCache, keep: Tensor, mask: Tensor) -> Tensor:
-    """Drop the rows that ended, and the pads that all remaining rows begin with."""
-    cache.batch_select_indices(keep)
-    pads = int(mask.argmax(1).min())
-    for layer in cache.layers:
-        layer.keys, layer.values = layer.keys[:, :, pads:], layer.values[:, :, pads:]
-    return mask[:, pads:]
