@@ -5,7 +5,7 @@ PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 STUDIES := $(shell sed -n 's/^  - //p' params.yaml)
 
-.PHONY: repro test check fast
+.PHONY: repro test check fast bench
 
 repro: $(INSTALLED)
 	dvc repro
@@ -22,6 +22,9 @@ check: $(INSTALLED)         ## all that continuous integration looks at
 	ruff format --check .
 	mypy
 	pytest
+
+bench: $(INSTALLED)         ## what the engine costs, beside the same work done otherwise
+	python -m benchmarks.run
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -246,8 +246,8 @@ def test_plan_covers_every_row_once_within_the_budget():
 def test_rows_enter_as_others_end_and_none_runs_for_nothing():
     """Of every row each token but the last is fed once; never do more rows run than there may."""
     model = tiny("llama")
-    early = LanguageModel(model.hf, model.tokenizer, name="a third of the tokens ends")
-    early.__class__ = type("Early", (LanguageModel,), {"end_tokens": frozenset(range(3, 70))})
+    early = LanguageModel(model.hf, model.tokenizer, name="one token in seven ends")
+    early.__class__ = type("Early", (LanguageModel,), {"end_tokens": frozenset(range(3, 30))})
     conditions = [Condition(), *(condition(Add(vector(n)), "generated") for n in range(8))]
     steps, sizes = 12, []
     (chunk,) = chunks.plan(9, [len(p) for p in PROMPTS], batch_tokens=10**4, new_tokens=steps)
