@@ -56,7 +56,8 @@ def _hook(model, edit, prompt_length, number):
             return range(prompt_length, length)
         if isinstance(edit.positions, Places):
             return [p for p in edit.positions.of[number] if p < length]
-        return [p if p >= 0 else prompt_length + p for p in edit.positions]
+        # Two names of one position are one edit.
+        return {p if p >= 0 else prompt_length + p for p in edit.positions}
 
     def change(hidden):
         hidden = hidden.clone()

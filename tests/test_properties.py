@@ -1,0 +1,130 @@
+"""Whatever the model, the prompts, the conditions and the packing: the naive loop's answers."""
+
+from itertools import product
+
+import naive
+import torch
+from families import LAYERS, VOCAB, WIDTH, tiny
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+
+from pipeline.engine.chunks import plan
+from pipeline.engine.conditions import Condition, Edit
+from pipeline.engine.decoding import Decoding
+from pipeline.engine.generation import generate, generate_chunk
+from pipeline.engine.scoring import score_last
+from pipeline.methods.interventions import Add, ProjectOut, Replace, Subtract
+from pipeline.model.sites import Site
+
+STEPS = 4
+SHORTEST = 3
+bounded = settings(
+    max_examples=15,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow],
+)
+# The naive loop knows the branches of the first four.
+FAMILIES = st.sampled_from(["llama", "gemma2", "gpt2", "qwen3", "neox", "phi3", "olmo2"])
+BRANCHES = ("attn_out", "mlp_out")
+packings = st.integers(1, 600)
+some_prompts = st.lists(
+    st.lists(st.integers(4, VOCAB - 1), min_size=SHORTEST, max_size=11), min_size=1, max_size=3
+)
+rules = st.one_of(
+    st.sampled_from(["all", "last", "generated"]),
+    st.sets(st.integers(-SHORTEST, SHORTEST - 1), min_size=1).map(tuple),
+)
+kinds = st.sampled_from([Add, Subtract, ProjectOut, Replace])
+components = st.sampled_from(["resid_pre", "resid_post", *BRANCHES])
+strengths = st.sampled_from([-1.5, 0.5, 2.0])
+# Plain values: what they mean is made of them in the tests.
+edits = st.tuples(
+    st.integers(0, LAYERS - 1), components, kinds, st.integers(0, 9), strengths, rules
+)
+grids = st.lists(st.lists(edits, max_size=3), min_size=1, max_size=3)
+
+
+def direction(seed: int) -> torch.Tensor:
+    return 3 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def conditions_of(grid, family) -> list[Condition]:
+    def edit(layer, component, kind, seed, strength, rule):
+        if component in BRANCHES and family in ("neox", "phi3", "olmo2"):
+            component = "resid_post"
+        vector = direction(seed)
+        how = Replace(vector) if kind is Replace else kind(vector, strength)
+        return Edit(Site(layer, component), how, rule)
+
+    return [Condition(edits=tuple(edit(*drawn) for drawn in own)) for own in grid]
+
+
+@bounded
+@given(FAMILIES, grids, some_prompts, packings)
+def test_completions_and_scores_are_those_of_the_naive_loop(family, grid, prompts, batch_tokens):
+    model, conditions = tiny(family), conditions_of(grid, family)
+    expected = {
+        (c, p): naive.generate(model, prompt, condition, STEPS)
+        for (c, condition), (p, prompt) in product(enumerate(conditions), enumerate(prompts))
+    }
+    done = generate(model, prompts, conditions, Decoding(STEPS), batch_tokens=batch_tokens)
+    assert [(c.condition, c.prompt) for c in done] == list(expected)
+    for completion in done:
+        tokens, logits = expected[completion.condition, completion.prompt]
+        assert naive.same_tokens(completion.tokens, tokens, logits)
+    forward = {
+        c: condition
+        for c, condition in enumerate(conditions)
+        if all(edit.positions != "generated" for edit in condition.edits)
+    }
+    if forward:
+        scores = score_last(
+            model, prompts, list(forward.values()), lambda x, _: x, batch_tokens=batch_tokens
+        )
+        for (row, c), p in product(enumerate(forward), range(len(prompts))):
+            logits = expected[c, p][1][0]
+            tolerance = 1e-5 * max(1.0, float(logits.abs().max()))
+            assert (scores[row, p] - logits).abs().max() <= tolerance
+
+
+@bounded
+@given(FAMILIES, grids, some_prompts, packings, packings, st.randoms(use_true_random=False))
+def test_sampled_tokens_are_the_same_in_every_order_and_packing(
+    family, grid, prompts, one, other, random
+):
+    model, conditions = tiny(family), conditions_of(grid, family)
+    decoding = Decoding(STEPS, temperature=0.9, top_p=0.95, repeats=2)
+
+    def sampled(order, samples, batch_tokens):
+        asked = [prompts[s] for s in samples]
+        lengths = [len(prompt) for prompt in asked]
+        own = [conditions[c] for c in order]
+        settings = {"batch_tokens": batch_tokens, "new_tokens": STEPS, "repeats": 2}
+        return {
+            (order[c.condition], samples[c.prompt], c.repeat): (c.tokens, c.stopped)
+            for chunk in plan(len(own), lengths, **settings)
+            for c in generate_chunk(model, asked, own, chunk, decoding, seed=1, samples=samples)
+        }
+
+    order, samples = list(range(len(conditions))), list(range(len(prompts)))
+    plain = sampled(order, samples, one)
+    random.shuffle(order)
+    random.shuffle(samples)
+    assert sampled(order, samples, other) == plain
+    assert len(plain) == len(conditions) * len(prompts) * 2
+
+
+@bounded
+@given(FAMILIES, some_prompts, packings, edits)
+def test_strength_zero_is_the_baseline(family, prompts, batch_tokens, edit):
+    layer, _, kind, seed, _, rule = edit
+    assume(kind is not Replace)
+    nothing = Edit(Site(layer, "resid_pre"), kind(direction(seed), 0.0), rule)
+    conditions = [Condition(), Condition(edits=(nothing,))]
+    for decoding in (Decoding(STEPS), Decoding(STEPS, temperature=1.0, repeats=2)):
+        done = generate(tiny(family), prompts, conditions, decoding, batch_tokens=batch_tokens)
+        half = len(done) // 2
+        assert [c.tokens for c in done[:half]] == [c.tokens for c in done[half:]]
