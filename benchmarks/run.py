@@ -19,7 +19,8 @@ import psutil
 import torch
 import transformers
 
-from benchmarks.works import SIZES, WORKS, Work
+from benchmarks.shapes import SIZES
+from benchmarks.works import WORKS, Work
 
 RESULTS = Path(__file__).parent / "results.json"
 
