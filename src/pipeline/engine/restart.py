@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from pipeline.engine.conditions import Condition, position_mask
+from pipeline.engine.conditions import Condition, Positions, position_mask
 from pipeline.engine.edit_table import EditTable
 from pipeline.model.hooks import Visit, positions, starting_at, visiting
 from pipeline.model.loading import LanguageModel
@@ -60,6 +60,7 @@ class Prefix:
         self.ends = torch.tensor(own, device=model.device)
         self._positions = positions(self.mask)
         self._absolute = self._positions.masked_fill(self.mask == 0, -1)
+        self._firsts: dict[Positions, int] = {}
         self.starts = [self._start(condition, every_position) for condition in conditions]
         self._streams: dict[int, Tensor] = {}
         self._cache = DynamicCache()
@@ -67,16 +68,18 @@ class Prefix:
             self._run()
 
     def _start(self, condition: Condition, every_position: bool) -> Start:
-        touched = []
-        for edit in condition.edits:
-            mask = position_mask(edit.positions, self._absolute, self.ends, self.numbers)
-            columns = mask.any(0).nonzero()
-            if len(columns):
-                touched.append((edit.site.layer, int(columns[0, 0])))
+        firsts = ((edit.site.layer, self._first(edit.positions)) for edit in condition.edits)
+        touched = [(layer, column) for layer, column in firsts if column < self.width]
         if not touched:
             return Start(0, 0) if every_position else Start(self._model.n_layers, self.width)
-        layer, column = (min(firsts) for firsts in zip(*touched, strict=True))
+        layer, column = (min(values) for values in zip(*touched, strict=True))
         return Start(layer, 0 if every_position else column)
+
+    def _first(self, rule: Positions) -> int:
+        if rule not in self._firsts:
+            named = position_mask(rule, self._absolute, self.ends, self.numbers).any(0)
+            self._firsts[rule] = int(named.int().argmax()) if bool(named.any()) else self.width
+        return self._firsts[rule]
 
     def _run(self) -> None:
         first: dict[int, int] = {}
@@ -138,12 +141,11 @@ class Prefix:
             return nullcontext()
         return starting_at(self._model, layer, self._streams[layer][rows, column - self.width :])
 
-    def complete(self, cache: DynamicCache, start: Start, rows: Sequence[int]) -> DynamicCache:
+    def complete(self, cache: DynamicCache, start: Start, rows: Sequence[int]) -> None:
         """Put the clean keys and values into the layers below a start, for decoding to go on."""
         taken = torch.tensor(rows)
         for own, clean in zip(cache.layers[: start.layer], self._cache.layers, strict=False):
             own.keys, own.values = clean.keys[taken], clean.values[taken]
-        return cache
 
 
 def cache_of(states: Iterable[tuple[Tensor, Tensor]]) -> DynamicCache:
