@@ -3,6 +3,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
+PEERS := .venv-peers
 STUDIES := $(shell sed -n 's/^  - //p' params.yaml)
 
 .PHONY: repro test check fast bench
@@ -23,10 +24,17 @@ check: $(INSTALLED)         ## all that continuous integration looks at
 	mypy
 	pytest
 
-bench: $(INSTALLED)         ## what the engine costs, beside the same work done otherwise
-	python -m benchmarks.run
+bench: $(PEERS)/.installed  ## what the engine costs, beside the same work done otherwise
+	$(PEERS)/bin/python -m benchmarks.run
+	$(PEERS)/bin/python -m benchmarks.report
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(PEERS)/.installed: pyproject.toml constraints.txt $(wildcard benchmarks/requirements-*.txt)
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet -c constraints.txt -e . -r benchmarks/requirements-peers.txt
+	$(PEERS)/bin/pip install --quiet --no-deps -r benchmarks/requirements-steering-vectors.txt
 	touch $@

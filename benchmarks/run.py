@@ -7,45 +7,56 @@ seconds by ours, within each round: its median and its range over the rounds are
 
 import argparse
 import json
-import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-import transformers
-
+from benchmarks import memory
+from benchmarks.arithmetic import rates
+from benchmarks.machine import machine
 from benchmarks.shapes import SIZES
-from benchmarks.works import WORKS, Work
+from benchmarks.work import NotMeasurable, Work
+from benchmarks.works import WORKS
 
 RESULTS = Path(__file__).parent / "results.json"
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure the works that are named, or all, and keep the other results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("works", nargs="*", help=f"of: {', '.join(WORKS)}; all if none is named")
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    for name in arguments.works:
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--no-memory", action="store_true", help="no further process for each side")
+    asked = parser.parse_args(arguments)
+    for name in asked.works:
         if name not in WORKS:
             parser.error(f"no work {name!r}; valid: {', '.join(WORKS)}")
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name in arguments.works or WORKS:
-        work = WORKS[name](SIZES[arguments.size])
-        found = {"size": arguments.size, "machine": machine(), **measure(work, arguments.rounds)}
-        results[name] = found
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"{name}: {work.what}")
-        for side, seconds in found["seconds"].items():
-            print(f"  {side:32} {seconds['median']:9.3f} s{_ratio(found['ratios'].get(side))}")
-        for missing in work.missing:
-            print(f"  {missing}", file=sys.stderr)
+    results = json.loads(asked.results.read_text()) if asked.results.exists() else {}
+    for name in asked.works or WORKS:
+        found = measured(name, asked.size, asked.rounds, with_memory=not asked.no_memory)
+        results[name] = {"size": asked.size, "rounds": asked.rounds, "machine": machine(), **found}
+        asked.results.write_text(json.dumps(results, indent=1) + "\n")
+        _show(name, found)
+
+
+def measured(name: str, size: str, rounds: int, *, with_memory: bool) -> dict[str, Any]:
+    """A work's results, or why this machine has none."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            work = WORKS[name](SIZES[size], Path(folder))
+        except NotMeasurable as reason:
+            return {"what": name, "not_measured": [str(reason)]}
+        found = measure(work, rounds)
+    if with_memory:
+        # After the folder is gone: each of these processes writes what it reads.
+        found["resident_bytes"] = {side: memory.peak(name, side, size) for side in work.sides}
+    return found
 
 
 def measure(work: Work, rounds: int) -> dict[str, Any]:
@@ -59,41 +70,28 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
     for side in others:
         work.same(side, output, work.sides[side]())
     times: dict[str, list[float]] = {side: [] for side in work.sides}
-    memory: dict[str, int] = {}
     for _ in range(rounds):
         for side, run in work.sides.items():
             work.prepare()
             times[side].append(_timed(run))
-            memory[side] = max(memory.get(side, 0), psutil.Process().memory_info().rss)
     ratios = {
         side: [theirs / own for theirs, own in zip(times[side], times[ours], strict=True)]
         for side in others
     }
     return {
         "what": work.what,
-        "tokens_needed": work.tokens,
+        "tokens": work.tokens,
+        "ceiling": _ceiling(work, output, statistics.median(times[ours])),
         "seconds": {side: _spread(seconds) for side, seconds in times.items()},
         "ratios": {side: _spread(values) for side, values in ratios.items()},
-        "resident_bytes_after": memory,
         "not_measured": work.missing,
     }
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = {line.partition(": ")[2] for line in lines if line.startswith("model name")}
-    return {
-        "processor": ", ".join(sorted(names)) or platform.processor(),
-        "cores": psutil.cpu_count(logical=False),
-        "threads": torch.get_num_threads(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "load_before": psutil.getloadavg()[0],
-        "system": platform.platform(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+def _ceiling(work: Work, output: Any, seconds: float) -> dict[str, float]:
+    need, most = work.need(output), rates(work.device, work.dtype)
+    least = need.seconds(most)
+    return {**vars(need), **vars(most), "seconds": least, "share_reached": least / seconds}
 
 
 def _timed(run: Callable[[], Any]) -> float:
@@ -104,6 +102,16 @@ def _timed(run: Callable[[], Any]) -> float:
 
 def _spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _show(name: str, found: dict[str, Any]) -> None:
+    print(f"{name}: {found['what']}")
+    for side, seconds in found.get("seconds", {}).items():
+        print(f"  {side:46} {seconds['median']:9.3f} s{_ratio(found['ratios'].get(side))}")
+    if "ceiling" in found:
+        print(f"  of the ceiling by arithmetic: {found['ceiling']['share_reached']:.0%}")
+    for missing in found["not_measured"]:
+        print(f"  {missing}", file=sys.stderr)
 
 
 def _ratio(spread: dict[str, float] | None) -> str:

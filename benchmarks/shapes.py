@@ -7,52 +7,138 @@ import tokenizers
 import torch
 import transformers
 
-from pipeline.model.loading import LanguageModel
+from pipeline.model.loading import DTYPES, LanguageModel
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's family and sizes, and where it runs."""
+
+    vocab: int
+    width: int
+    inner: int
+    layers: int
+    heads: int = 8
+    kv_heads: int = 4
+    head_width: int = 64
+    family: str = "llama"
+    dtype: str = "float32"
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Size:
-    """A Llama shape and how much of each work there is."""
+    """How much of each work there is.
 
-    vocab: int
-    width: int
-    layers: int
+    Attributes:
+        model: what most works run.
+        wide: a large vocabulary, for collection.
+        gpu: what a GPU is measured with.
+        collected: prompts to collect from; `collected_wide` with the large vocabulary.
+        collected_wide: the same, where a pass costs more.
+        scored: prompts of a forward sweep.
+        completed: prompts of a generation sweep; `few` of the smaller one.
+        few: see `completed`.
+        new_tokens: of each completion; `longest` where lengths are mixed, and on a GPU.
+        longest: see `new_tokens`.
+        rows: of 512 bfloat16 numbers, to read back.
+    """
+
+    model: Shape
+    wide: Shape
+    gpu: Shape
     collected: int
+    collected_wide: int
     scored: int
     completed: int
+    few: int
     new_tokens: int
+    longest: int
     rows: int
 
 
 SIZES = {
-    "tiny": Size(200, 64, 4, 40, 8, 4, 6, 2**12),
-    # 45 million parameters with 8 thousand words; 4 GB of bfloat16 rows to read back.
-    "full": Size(8000, 512, 12, 500, 64, 16, 24, 2**22),
+    "tiny": Size(
+        model=Shape(200, 64, 176, 4, head_width=8),
+        wide=Shape(1000, 64, 176, 2, head_width=8),
+        gpu=Shape(200, 64, 176, 2, head_width=16, family="gemma2", dtype="bfloat16"),
+        collected=40,
+        collected_wide=8,
+        scored=8,
+        completed=4,
+        few=2,
+        new_tokens=6,
+        longest=12,
+        rows=2**12,
+    ),
+    "full": Size(
+        # 45 million parameters.
+        model=Shape(8_000, 512, 1408, 12),
+        # 0.6 billion; 0.36 without the embedding and the head.
+        wide=Shape(151_936, 896, 4864, 24, heads=14, kv_heads=2),
+        # Gemma-2-2b.
+        gpu=Shape(
+            256_000,
+            2304,
+            9216,
+            26,
+            head_width=256,
+            family="gemma2",
+            dtype="bfloat16",
+            device="cuda",
+        ),
+        collected=500,
+        collected_wide=100,
+        scored=64,
+        completed=16,
+        few=4,
+        new_tokens=24,
+        longest=64,
+        # 4 GB.
+        rows=2**22,
+    ),
 }
 
 
-@functools.cache
-def random_model(size: Size) -> LanguageModel:
-    """Llama's shape with random weights; its end token is never the likeliest."""
+# One at a time: the wide one and its peers' copies take most of a small machine.
+@functools.lru_cache(maxsize=1)
+def random_model(shape: Shape) -> LanguageModel:
+    """A model with random weights; its end token is never the likeliest."""
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=size.vocab,
-        hidden_size=size.width,
-        intermediate_size=size.width * 11 // 4,
-        num_hidden_layers=size.layers,
-        num_attention_heads=8,
-        num_key_value_heads=4,
+    config = transformers.AutoConfig.for_model(
+        shape.family,
+        vocab_size=shape.vocab,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_width,
         max_position_embeddings=512,
         eos_token_id=2,
     )
-    hf = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.device(shape.device):
+        hf = transformers.AutoModelForCausalLM.from_config(config, dtype=DTYPES[shape.dtype])
     # As trained models have it, logits are spread; at 0 the end token's is far below the largest.
     hf.lm_head.weight.data.mul_(6)[2] = 0
     words = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({f"w{n}": n for n in range(size.vocab)}, unk_token="w1")
+        tokenizers.models.WordLevel({f"w{n}": n for n in range(shape.vocab)}, unk_token="w1")
     )
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w2")
     return LanguageModel(hf, tokenizer, name="random")
+
+
+class Ending(LanguageModel):
+    """The same model, whose completions end where they are told to."""
+
+    def __init__(self, model: LanguageModel, ends: frozenset[int]) -> None:
+        super().__init__(model.hf, model.tokenizer, name=model.name)
+        self._ends = ends
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end a completion."""
+        return self._ends
 
 
 def random_prompts(count: int, vocab: int) -> list[list[int]]:

@@ -1,0 +1,85 @@
+"""The figure of the benchmark: how many times our seconds the others take."""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from pipeline.views.marks import GREY
+from pipeline.views.panels import COLOURS, caption, panels
+
+ROW = 0.3
+"""Inches."""
+
+
+def figure(results: dict[str, Any]) -> Figure:
+    """A row for each other side of each work, its ratio to ours as median and range, on log scale.
+
+    Raises:
+        ValueError: nothing was measured.
+    """
+    measured = {name: found for name, found in results.items() if found.get("ratios")}
+    if not measured:
+        raise ValueError(f"no work was measured: {', '.join(results) or 'no results'}")
+    rows = sum(1 + len(found["ratios"]) for found in measured.values())
+    with panels(1, width=9.5, height=rows * ROW) as (drawing, (axes,)):
+        place, ticks, labels = 0, [], []
+        for name, found in measured.items():
+            style = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 10.5}
+            axes.text(0.0, place, f" {name}: {found['what']}", weight="bold", **style)
+            for side, ratio in found["ratios"].items():
+                place += 1
+                _row(axes, place, ratio)
+                ticks.append(place)
+                labels.append(side)
+            place += 1
+        axes.set_yticks(ticks, labels)
+        axes.set_ylim(place - 0.3, -0.7)
+        _ratio_axis(axes)
+        caption(drawing, _sentences(measured))
+    return drawing
+
+
+def _row(axes: Axes, place: int, ratio: dict[str, float]) -> None:
+    colour = COLOURS[0] if ratio["median"] >= 1 else COLOURS[1]
+    axes.hlines(place, ratio["min"], ratio["max"], color=colour, lw=2, alpha=0.5)
+    axes.plot(ratio["median"], place, "o", color=colour, ms=6)
+    axes.annotate(
+        f"{ratio['median']:.3g}",
+        (ratio["max"], place),
+        xytext=(7, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=10,
+    )
+
+
+def _ratio_axis(axes: Axes) -> None:
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.8), max(high, 1.25) * 1.3)
+    axes.axvline(1, color=GREY, lw=1.5, ls=(0, (5, 3)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("seconds of the other side by ours")
+
+
+def _sentences(measured: dict[str, Any]) -> list[str]:
+    machines = {_machine(found["machine"]) for found in measured.values()}
+    rounds = sorted({found["rounds"] for found in measured.values()})
+    small = [name for name, found in measured.items() if found["size"] != "full"]
+    return [
+        "Dots: medians; bars: range over the rounds"
+        f" ({' or '.join(map(str, rounds))}, in which sides take turns).",
+        "Right of the dashed line actsweep is the faster.",
+        f"Measured on {'; '.join(sorted(machines))}.",
+        *([f"Not at full size: {', '.join(small)}."] if small else []),
+    ]
+
+
+def _machine(found: dict[str, Any]) -> str:
+    return f"{found['gpu'] or found['processor']}, {found['threads']} threads"

@@ -1,0 +1,44 @@
+"""Collecting and adding interventions by pyvene."""
+
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.peers.plain import Steered, inputs
+from pipeline.model.loading import LanguageModel
+
+
+def residuals(model: LanguageModel, ids: Tensor, mask: Tensor) -> list[Tensor]:
+    """Each block's output at the last token [batch, d_model]."""
+    import pyvene
+
+    at = [
+        {
+            "layer": layer,
+            "component": "block_output",
+            "intervention_type": pyvene.CollectIntervention,
+        }
+        for layer in range(model.n_layers)
+    ]
+    collecting = pyvene.IntervenableModel(at, model.hf)
+    (_, found), _ = collecting(inputs(ids, mask), unit_locations={"base": ids.shape[1] - 1})
+    return [value.squeeze(1) for value in found]
+
+
+def logits(model: LanguageModel, ids: Tensor, mask: Tensor, steered: Steered, rule: str) -> Tensor:
+    """Logits after the last token [batch, vocab]."""
+    import pyvene
+
+    layer, vector = steered
+    adding = pyvene.IntervenableModel(
+        {
+            "layer": layer,
+            "component": "block_output",
+            "intervention_type": pyvene.AdditionIntervention,
+            "source_representation": vector,
+        },
+        model.hf,
+    )
+    at: dict[str, Any] = {"all": None, "last": {"base": ids.shape[1] - 1}}
+    _, out = adding({**inputs(ids, mask), "logits_to_keep": 1}, unit_locations=at[rule])
+    return out.logits[:, -1]

@@ -1,0 +1,86 @@
+"""Draw the benchmark's figure and write its table into benchmarks/README.md, from the results."""
+
+import argparse
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figure import figure
+from benchmarks.run import RESULTS
+from pipeline.scratch import sha256
+from pipeline.views.panels import save
+
+ROOT = Path(__file__).parents[1]
+FIGURE = ROOT / "docs" / "figures" / "benchmark.png"
+README = ROOT / "benchmarks" / "README.md"
+BEGIN, END = "<!-- results: written by benchmarks.report -->\n", "<!-- end of results -->\n"
+HEAD = (
+    "| work | side | seconds | times ours | anonymous GB | file GB | share of the ceiling |\n"
+    "|---|---|---|---|---|---|---|\n"
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write both, from the results that there are."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--figure", type=Path, default=FIGURE)
+    parser.add_argument("--readme", type=Path, default=README)
+    asked = parser.parse_args(arguments)
+    results = json.loads(asked.results.read_text())
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    provenance = {"commit": commit.stdout.strip(), "results": sha256(asked.results)}
+    save(figure(results), asked.figure, provenance)
+    asked.readme.write_text(with_table(asked.readme.read_text(), table(results)))
+
+
+def with_table(text: str, rows: str) -> str:
+    """The text with these rows between its two marks.
+
+    Raises:
+        ValueError: a mark is missing.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"marks of the table are missing: {BEGIN!r}, {END!r}")
+    return before + begin + rows + end + after
+
+
+def table(results: dict[str, Any]) -> str:
+    """A row of Markdown for each side, and a list of what was not measured, and why."""
+    rows = [row for name, found in results.items() for row in _rows(name, found)]
+    missing = [
+        f"- {name}: {reason}\n"
+        for name, found in results.items()
+        for reason in found["not_measured"]
+    ]
+    unmeasured = "\nNot measured:\n\n" + "".join(missing) if missing else ""
+    return HEAD + "".join(rows) + unmeasured
+
+
+def _rows(name: str, found: dict[str, Any]) -> Iterator[str]:
+    for side, seconds in found.get("seconds", {}).items():
+        ratio = found["ratios"].get(side)
+        memory = found.get("resident_bytes", {}).get(side)
+        cells = [
+            name,
+            side,
+            f"{seconds['median']:.3g}",
+            f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})" if ratio else "",
+            *(_gigabytes(memory, kind) for kind in ("anonymous", "file")),
+            "" if ratio else f"{found['ceiling']['share_reached']:.0%}",
+        ]
+        yield f"| {' | '.join(cells)} |\n"
+
+
+def _gigabytes(memory: dict[str, dict[str, int]] | None, kind: str) -> str:
+    return "" if memory is None else f"{memory[kind]['peak'] / 2**30:.2f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The whole benchmark at its smallest: every side gives our output; no time is looked at."""
+
+import json
+
+import pytest
+
+from benchmarks import memory, report, run
+from benchmarks.arithmetic import Need, Rates, decoding_need
+from benchmarks.shapes import SIZES, random_model
+from benchmarks.work import alike, near
+from benchmarks.works import WORKS
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    path = tmp_path_factory.mktemp("benchmark") / "results.json"
+    run.main(["--size", "tiny", "--rounds", "1", "--no-memory", "--results", str(path)])
+    return path
+
+
+def test_every_work_is_measured_with_its_ceiling(results):
+    found = json.loads(results.read_text())
+    assert list(found) == list(WORKS)
+    for work in found.values():
+        assert next(iter(work["seconds"])) == "actsweep"
+        assert work["ratios"].keys() == work["seconds"].keys() - {"actsweep"}
+        assert work["ceiling"]["share_reached"] > 0
+
+
+def test_a_library_is_measured_or_said_to_be_missing(results):
+    found = json.loads(results.read_text())["forward_all"]
+    told = [*found["ratios"], *(text.partition(":")[0] for text in found["not_measured"])]
+    libraries = {"steering-vectors", "TransformerLens", "nnsight", "pyvene"}
+    assert libraries <= set(told)
+
+
+def test_the_figure_and_the_table_show_what_was_measured(results, tmp_path):
+    readme, figure = tmp_path / "README.md", tmp_path / "benchmark.png"
+    readme.write_text(f"above\n{report.BEGIN}old\n{report.END}below\n")
+    report.main(["--results", str(results), "--figure", str(figure), "--readme", str(readme)])
+    assert figure.stat().st_size > 10_000
+    text = readme.read_text()
+    assert "old" not in text
+    assert text.startswith("above\n")
+    assert text.endswith("below\n")
+    for name in WORKS:
+        assert f"| {name} | actsweep |" in text
+
+
+def test_the_readme_has_a_row_for_every_work_and_place_for_the_table():
+    text = report.README.read_text()
+    assert report.with_table(text, "") != ""
+    for name in WORKS:
+        assert f"`{name}`" in text
+
+
+def test_a_work_that_the_machine_cannot_do_says_what_it_needs(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    found = run.measured("generation_gpu", "full", 1, with_memory=False)
+    assert found["not_measured"] == ["needs a CUDA GPU with 40 GB of free memory: none here"]
+
+
+def test_other_outputs_are_told():
+    logits = random_model(SIZES["tiny"].model).hf.lm_head.weight
+    with pytest.raises(ValueError, match="mine: an output differs by"):
+        near("mine", logits, logits + 0.01)
+    with pytest.raises(ValueError, match="mine: 2 of 2 completions differ"):
+        alike("mine", [[1], [2]], [[2], [1]])
+
+
+def test_the_least_time_is_that_of_operations_or_of_bytes():
+    assert Need(flop=6, bytes=1).seconds(Rates(2, 1)) == 3
+    assert Need(flop=6, bytes=4).seconds(Rates(2, 1)) == 4
+
+
+def test_decoding_reads_the_weights_at_each_step_and_what_is_cached():
+    model = random_model(SIZES["tiny"].model)
+    blocks = sum(weight.numel() for weight in model.blocks.parameters())
+    head = model.hf.lm_head.weight.numel()
+    need = decoding_need(model, prefilled=10, rows=2, prompt=5, new=3)
+    assert need.flop == 2 * (blocks * (10 + 2 * 2) + head * 6)
+    cached = 2 * 4 * 8 * model.n_layers * 4
+    assert need.bytes == (blocks + head) * 3 * 4 + 2 * (5 + 6) * cached + 2 * cached * 0
+
+
+def test_memory_is_sampled_while_a_side_runs():
+    def hold():
+        held = bytearray(2**26)
+        held[::4096] = b"1" * len(held[::4096])
+
+    anonymous = memory.watched(hold)["anonymous"]
+    assert anonymous["peak"] - anonymous["before"] > 2**25
