@@ -65,7 +65,7 @@ def decoding_need(
     steps = max(new - 1, 0)
     need = forward_need(model, prefilled + rows * steps, int(rows * new), passes=int(new))
     each = 2 * model.config.num_key_value_heads * model.config.head_dim * model.n_layers
-    read = rows * steps * (prompt + steps / 2) * each * model.dtype.itemsize
+    read = rows * steps * (prompt + max(steps - 1, 0) / 2) * each * model.dtype.itemsize
     return Need(need.flop, need.bytes + read)
 
 

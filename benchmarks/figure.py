@@ -12,6 +12,9 @@ from pipeline.views.panels import COLOURS, caption, panels
 ROW = 0.3
 """Inches."""
 
+LABELS = 0.6
+"""Width of the labels, as a share of that of the axes."""
+
 
 def figure(results: dict[str, Any]) -> Figure:
     """A row for each other side of each work, its ratio to ours as median and range, on log scale.
@@ -25,9 +28,11 @@ def figure(results: dict[str, Any]) -> Figure:
     rows = sum(1 + len(found["ratios"]) for found in measured.values())
     with panels(1, width=9.5, height=rows * ROW) as (drawing, (axes,)):
         place, ticks, labels = 0, [], []
-        for name, found in measured.items():
-            style = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 10.5}
-            axes.text(0.0, place, f" {name}: {found['what']}", weight="bold", **style)
+        for found in measured.values():
+            heading = axes.text(-LABELS, place, found["what"], weight="bold", va="center")
+            heading.set(transform=axes.get_yaxis_transform(), fontsize=10)
+            # Over labels and axes: the layout is not to make room for it on the right.
+            heading.set_in_layout(False)
             for side, ratio in found["ratios"].items():
                 place += 1
                 _row(axes, place, ratio)
@@ -52,6 +57,7 @@ def _row(axes: Axes, place: int, ratio: dict[str, float]) -> None:
         textcoords="offset points",
         va="center",
         fontsize=10,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
     )
 
 
@@ -73,8 +79,7 @@ def _sentences(measured: dict[str, Any]) -> list[str]:
     rounds = sorted({found["rounds"] for found in measured.values()})
     small = [name for name, found in measured.items() if found["size"] != "full"]
     return [
-        "Dots: medians; bars: range over the rounds"
-        f" ({' or '.join(map(str, rounds))}, in which sides take turns).",
+        f"Dots: medians; bars: ranges. Sides take turns; rounds: {' or '.join(map(str, rounds))}.",
         "Right of the dashed line actsweep is the faster.",
         f"Measured on {'; '.join(sorted(machines))}.",
         *([f"Not at full size: {', '.join(small)}."] if small else []),
@@ -82,4 +87,4 @@ def _sentences(measured: dict[str, Any]) -> list[str]:
 
 
 def _machine(found: dict[str, Any]) -> str:
-    return f"{found['gpu'] or found['processor']}, {found['threads']} threads"
+    return f"{found['gpu'] or found['processor']}, threads: {found['threads']}"
