@@ -20,7 +20,8 @@ def residuals(model: LanguageModel, ids: Tensor, mask: Tensor) -> list[Tensor]:
     """Each block's output at the last token [batch, d_model]."""
     traced = _traced(model)
     with traced.trace(inputs(ids, mask)):
-        found = [block.output[:, -1] for block in traced.model.layers].save()
+        kept: Any = [block.output[:, -1] for block in traced.model.layers]
+        found = kept.save()
     return found
 
 
@@ -28,7 +29,8 @@ def residuals_alone(model: LanguageModel, ids: Tensor, mask: Tensor) -> list[Ten
     """The same, and the pass ends before the logits."""
     traced = _traced(model)
     with traced.trace(inputs(ids, mask)) as tracer:
-        found = [block.output[:, -1] for block in traced.model.layers].save()
+        kept: Any = [block.output[:, -1] for block in traced.model.layers]
+        found = kept.save()
         tracer.stop()
     return found
 
