@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and do what it says; an error is one line and exit code 2."""
-    given = parser().parse_args(arguments)
+    given = parse(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         {
@@ -31,6 +31,17 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The arguments, with overrides on either side of an option: argparse takes those before it."""
+    whole = parser()
+    given, rest = whole.parse_known_args(arguments)
+    if rest and (given.command != "run" or any(text.startswith("-") for text in rest)):
+        whole.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        given.overrides += rest
+    return given
 
 
 def parser() -> argparse.ArgumentParser:
