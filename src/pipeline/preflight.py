@@ -59,15 +59,16 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
     check_path(study.model.path, study.model.revision)
     config = text_config(study)
     layers = chosen_layers(study, config.num_hidden_layers)
+    parallel = architecture_of(config, study.model.path).side_by_side(config)
     with _named("collect.components"):
         for component in study.collect.components:
-            check_component(component)
+            check_component(component, study.model.path, parallel=parallel)
     with _named("collect.positions"):
         positions.check_rule(study.collect.positions, positions.COLLECTED)
     for name, arm in study.sweep.arms.items():
         with _named(f"sweep.arms.{name}.components"):
             for component in arm.components:
-                check_component(component)
+                check_component(component, study.model.path, parallel=parallel)
         with _named(f"sweep.arms.{name}.positions"):
             for rule in arm.positions:
                 positions.check_rule(rule, positions.EDITED)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.model import chat
 from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path, model_files
-from pipeline.model.sites import COMPONENTS, Site
+from pipeline.model.sites import Site, check_middle
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PLACES = {
@@ -50,8 +50,7 @@ class LanguageModel:
         self.n_layers = len(self.blocks)
         self.d_model: int = self.config.hidden_size
         self.n_heads: int = self.config.num_attention_heads
-        parallel = self.architecture.parallel
-        self.parallel: bool = parallel is not None and getattr(self.config, parallel)
+        self.parallel = self.architecture.side_by_side(self.config)
 
     @classmethod
     def load(
@@ -120,12 +119,7 @@ class LanguageModel:
             raise ValueError(
                 f"{site}: {self.name} has no layer {site.layer}; valid: 0 to {self.n_layers - 1}"
             )
-        if site.component == "resid_mid" and self.parallel:
-            valid = [c for c in COMPONENTS if c != "resid_mid"]
-            raise ValueError(
-                f"{site}: attention and MLP of {self.name} run side by side, so there is no "
-                f"resid_mid; valid: {', '.join(valid)}"
-            )
+        check_middle(site.component, self.name, self.parallel)
         if site.unit is not None:
             count = self.n_heads if site.component == "z" else self.width(Site(0, "mlp_act"))
             if site.unit >= count:
