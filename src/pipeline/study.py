@@ -11,9 +11,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,9 +18,6 @@ from pipeline.sections import MISSING, Model, Study
 
 PACKAGES = ("pipeline",)
 """Packages that a `_target_` may come from; a study adds its own in `packages`."""
-
-# Hydra knows the keys that a study leaves at their defaults only through the schema.
-ConfigStore.instance().store(name="schema", node=Study)
 
 
 def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> Study:
@@ -33,9 +27,16 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
         ValueError: no such study, an unknown key, a wrong type or a missing value; one line with
             the full key and the valid ones.
     """
+    # Hydra is loaded where a study is composed, and not by every stage that reads it.
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+
     known = sorted(file.stem for file in (root / "conf" / "study").glob("*.yaml"))
     if name not in known:
         raise ValueError(f"study {name!r} is unknown; valid: {', '.join(known)}")
+    # Hydra knows the keys that a study leaves at their defaults only through the schema.
+    ConfigStore.instance().store(name="schema", node=Study)
     with initialize_config_dir(str((root / "conf").resolve()), version_base="1.3"):
         try:
             config = compose("config", overrides=[f"study={name}", *map(_forced, overrides)])
