@@ -12,7 +12,7 @@ from pipeline.measures.scores import CONDITION, score_table
 from pipeline.measures.statistics import summarise
 from pipeline.methods.directions import load_directions
 from pipeline.model import chat
-from pipeline.preflight import load_model
+from pipeline.model.loading import load_model
 from pipeline.scratch import scratch, whole_file
 from pipeline.sections import Study
 from pipeline.study import target
@@ -29,7 +29,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Complete the val prompts under the whole grid, and choose for each arm by its metric."""
     dataset = pd.read_parquet(folder / "dataset.parquet")
     selected = json.loads((folder / "vectors" / "choice.json").read_text())["layer"]
-    model = load_model(study)
+    model = load_model(study.model)
     directions, _ = load_directions(
         folder / "vectors" / "directions.safetensors",
         model=model.weights,

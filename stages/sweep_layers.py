@@ -11,8 +11,7 @@ from pipeline.grid import Part, compared, report_parts
 from pipeline.measures.choice import Setting
 from pipeline.methods.directions import load_directions
 from pipeline.model import chat
-from pipeline.model.loading import LanguageModel
-from pipeline.preflight import load_model
+from pipeline.model.loading import LanguageModel, load_model
 from pipeline.scratch import scratch, whole_file
 from pipeline.sections import Study
 from pipeline.sweeping import complete, swept_layers, with_directions
@@ -29,7 +28,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     dataset = pd.read_parquet(folder / "dataset.parquet")
     chosen = json.loads((folder / "settings.json").read_text())
     settings = {arm: Setting(**setting) for arm, setting in chosen.items()}
-    model = load_model(study)
+    model = load_model(study.model)
     directions, _ = load_directions(
         folder / "vectors" / "directions.safetensors",
         model=model.weights,

@@ -19,7 +19,6 @@ from pipeline.grid import report_parts
 from pipeline.measures.choice import Setting
 from pipeline.methods.directions import load_directions
 from pipeline.methods.selection import select_direction
-from pipeline.preflight import load_model
 from pipeline.store import ActivationStore
 from pipeline.study import load_study
 from pipeline.sweeping import with_directions
@@ -62,7 +61,7 @@ def test_the_tables_are_those_of_a_naive_loop(whole, monkeypatch):
     """Every completion of every condition, one row at a time and without a cache."""
     monkeypatch.chdir(whole.parents[1])
     study = load_study(whole / "config.yaml")
-    model = load_model(study)
+    model = load_model(study.model)
     dataset = pd.read_parquet(whole / "dataset.parquet")
     sweep = pd.read_parquet(whole / "sweep.parquet").set_index(["condition", "sample"])
     directions, _ = load_directions(whole / "vectors" / "directions.safetensors")
@@ -154,27 +153,10 @@ def test_another_run_writes_the_same_bytes_and_keeps_what_is_finished(whole):
     [
         ("model.path=no/model/here", "model.path 'no/model/here' is no model"),
         ("sweep.layers=[99]", "no layer 99; valid: 0 to"),
-        ("sweep.arms.add.components=[resid_ost]", "'resid_ost'; valid: resid_pre"),
-        ("collect.components=[resid_ost]", "collect.components: unknown component 'resid_ost'"),
-        ("dataset.path=data/empty.jsonl", "is empty"),
-        ("dataset.path=data/list_topics.jsonl", "no column 'instruction'"),
-        ("sweep.arms.add.strengths=[nan]", "strengths: nan is not a finite number"),
-        ("sweep.arms.add.prompts=nice", "no prompt has label 'nice'; valid: harmful, harmless"),
-        ("vectors.positive=nice", "has label 'nice'"),
-        ("sweep.arms.add.positions=[first]", "position rule 'first' is unknown; valid: all"),
-        ("sweep.decoding.max_new_tokens=5000", "max_new_tokens: 5000 after the longest prompt's"),
-        ("collect.positions=-1", "position rule -1 is unknown; valid: last, template"),
-        ("sweep.arms.add.components=[]", "components is empty: the arm would change nothing"),
-        ("vectors.position=-99", "vectors.position: -99 is not collected; valid: [-"),
-        ("collect.positions=subject", "positions 'subject' of sample 0: subject '' is not in the"),
-        ("collect.positions=generated", "'generated' is unknown; valid: last, template, all"),
-        ("collect.components=[pattern]", "collect.components: 'pattern' is no activation of a"),
-        ("text=data/none.jsonl", "text: dataset file 'data/none.jsonl' does not exist"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_outputs_untouched(whole, override, message):
     project = whole.parents[1]
-    (project / "data" / "empty.jsonl").touch()
     before = contents(project / "outputs")
     done = run(project, "run", *SMALL, override)
     assert done.returncode == 2

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.sections import Model, Study
 
 if TYPE_CHECKING:
-    from pipeline.preflight import Cost
+    from pipeline.cost import Cost
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,15 +71,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> None:
-    from pipeline import preflight
+    from pipeline.preflight import check
     from pipeline.study import compose_study, save_study
 
     root = _project()
     study = compose_study(given.study.removeprefix("study="), given.overrides, root=root)
-    dataset, layers = preflight.check(study)
+    dataset, layers = check(study)
     folder = root / "outputs" / study.id
     if given.dry_run:
-        _say_cost(study, preflight.cost(study, dataset, layers), folder)
+        from pipeline.cost import cost
+
+        _say_cost(study, cost(study, dataset, layers), folder)
         return
     save_study(study, folder / "config.yaml")
     stages = importlib.import_module("stages")

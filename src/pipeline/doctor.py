@@ -18,7 +18,6 @@ from pipeline.engine.generation import generate
 from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path
 from pipeline.model.loading import choose_device, choose_dtype
-from pipeline.preflight import load_model
 from pipeline.sections import Model, Study
 
 PACKAGES = ("actsweep", "torch", "transformers", "datasets", "hydra-core", "dvc", "wandb")

@@ -7,6 +7,9 @@ import pandas as pd
 
 from pipeline.engine.conditions import RULES, Places, Positions
 from pipeline.model import chat
+from pipeline.model.loading import load_tokenizer
+from pipeline.sections import Study
+from pipeline.study import at_key
 
 COLLECTED = ("last", "template", "all", "subject", "answer")
 """`last`: the prompt's last token. `template`: the tokens that the chat template puts after the
@@ -76,6 +79,19 @@ def resolve(
         return rule
     _, places = place(dataset, tokenizer, rule, variables=variables)
     return Places(str(rule), list(places.values()))
+
+
+def collected(
+    study: Study, dataset: pd.DataFrame
+) -> tuple[dict[int, list[int]], dict[int, tuple[int, ...]]]:
+    """Tokens of the samples that are collected, and the positions to keep: `positions.place`."""
+    with at_key("collect.positions"):
+        return place(
+            dataset[dataset["split"] == "train"],
+            load_tokenizer(study.model.path, study.model.revision),
+            study.collect.positions,
+            variables=study.model.template,
+        )
 
 
 def _finder(

@@ -17,6 +17,7 @@ from pipeline.model import chat
 from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path, model_files
 from pipeline.model.sites import Site, check_middle
+from pipeline.sections import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PLACES = {
@@ -172,6 +173,17 @@ class LanguageModel:
         ends = self.hf.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [ends]
         return frozenset(t for t in [*listed, self.tokenizer.eos_token_id] if t is not None)
+
+
+def load_model(section: Model) -> LanguageModel:
+    """The model of a study."""
+    return LanguageModel.load(
+        section.path,
+        revision=section.revision,
+        dtype=section.dtype,
+        device=section.device,
+        device_map=section.device_map,
+    )
 
 
 def choose_dtype(name: str) -> torch.dtype | None:

@@ -23,6 +23,9 @@ probabilities [batch, head, pos, pos], can only be read.
 projection (neurons).
 """
 
+STREAM = tuple(name for name in COMPONENTS if name not in ("z", "mlp_act"))
+"""Those that are as wide as the residual stream in every model."""
+
 _VISITED = ("embed", "resid_pre", "z", "pattern", *COMPONENTS[2:])
 _SITE = re.compile(r"blocks\.(\d+)\.([a-z_]+)(?:\[(\d+)\])?")
 
