@@ -6,6 +6,7 @@ import pandas as pd
 import transformers
 
 from pipeline import positions
+from pipeline.engine.conditions import check_rule
 from pipeline.grid import any_parts, chosen_layers
 from pipeline.methods.selection import single_tokens
 from pipeline.model.architectures import architecture_of
@@ -45,14 +46,14 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
             check_component(component, study.model.path, parallel=parallel)
     _check_fit(study)
     with at_key("collect.positions"):
-        positions.check_rule(study.collect.positions, positions.COLLECTED)
+        check_rule(study.collect.positions, positions.COLLECTED)
     for name, arm in study.sweep.arms.items():
         with at_key(f"sweep.arms.{name}.components"):
             for component in arm.components:
                 check_component(component, study.model.path, parallel=parallel)
         with at_key(f"sweep.arms.{name}.positions"):
             for rule in arm.positions:
-                positions.check_rule(rule, positions.EDITED)
+                check_rule(rule, positions.EDITED)
     dataset = build_dataset(study)
     for role in ("positive", "negative"):
         label = getattr(study.vectors, role)

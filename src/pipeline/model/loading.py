@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.model import chat
 from pipeline.model.architectures import architecture_of
-from pipeline.model.hub import check_path, model_files
+from pipeline.model.hub import check_path, folder_digest
 from pipeline.model.sites import Site, check_middle
 from pipeline.sections import Model
 
@@ -93,7 +93,7 @@ class LanguageModel:
             hf if device_map else hf.to(device),
             load_tokenizer(path, revision),
             name=path,
-            weights=model_digest(path, hf.config),
+            weights=folder_digest(path) or str(hf.config._commit_hash),
         )
 
     @property
@@ -238,18 +238,6 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     if not tokenizer.encode("a", add_special_tokens=False):
         raise ValueError(f"model.path {path!r} has no tokenizer: text gives no tokens")
     return tokenizer
-
-
-def model_digest(path: str, config: Any) -> str:
-    """Hash of a local folder's weights and configs, or the commit of a model from the hub."""
-    files = model_files(path)
-    if not files:
-        return str(config._commit_hash)
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
