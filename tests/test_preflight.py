@@ -37,7 +37,6 @@ def test_the_studies_pass():
         ("sweep.arms.add.positions=[first]", "position rule 'first' is unknown; valid: all"),
         ("sweep.decoding.max_new_tokens=5000", "max_new_tokens: 5000 after the longest prompt's"),
         ("collect.positions=-1", "position rule -1 is unknown; valid: last, template"),
-        ("vectors.position=-99", "vectors.position: -99 is not collected; valid: [-"),
         ("collect.positions=subject", "positions 'subject' of sample 0: subject '' is not in the"),
         ("collect.positions=generated", "'generated' is unknown; valid: last, template, all"),
         ("collect.components=[pattern]", "collect.components: 'pattern' is no activation of a"),
@@ -56,6 +55,11 @@ def test_the_studies_pass():
 )
 def test_what_the_model_or_data_do_not_have_is_named(override, message):
     assert message in error_of(override)
+
+
+def test_without_a_selection_the_position_must_be_collected():
+    found = error_of("vectors.selection=null", "vectors.position=-99")
+    assert "vectors.position: -99 is not collected; valid: [-4, -3, -2, -1]" in found
 
 
 def test_an_empty_dataset_is_named(tmp_path):

@@ -44,7 +44,6 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
     with at_key("collect.components"):
         for component in study.collect.components:
             check_component(component, study.model.path, parallel=parallel)
-    _check_fit(study)
     with at_key("collect.positions"):
         check_rule(study.collect.positions, positions.COLLECTED)
     for name, arm in study.sweep.arms.items():
@@ -54,6 +53,7 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
         with at_key(f"sweep.arms.{name}.positions"):
             for rule in arm.positions:
                 check_rule(rule, positions.EDITED)
+    _check_fit(study)
     dataset = build_dataset(study)
     for role in ("positive", "negative"):
         label = getattr(study.vectors, role)

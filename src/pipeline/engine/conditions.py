@@ -31,7 +31,9 @@ class Places:
     @functools.cached_property
     def table(self) -> Int[Tensor, "prompts places"]:
         """Positions of each prompt, filled up with -2, which no token has."""
-        return pad_sequence([torch.tensor(own) for own in self.of], True, padding_value=-2)
+        return pad_sequence(
+            [torch.tensor(own, dtype=torch.long) for own in self.of], True, padding_value=-2
+        )
 
 
 Positions = str | tuple[int, ...] | Places
