@@ -19,6 +19,7 @@ from pipeline.grid import report_parts
 from pipeline.measures.choice import Setting
 from pipeline.methods.directions import load_directions
 from pipeline.methods.selection import select_direction
+from pipeline.model.loading import load_model
 from pipeline.store import ActivationStore
 from pipeline.study import load_study
 from pipeline.sweeping import with_directions
@@ -90,7 +91,7 @@ def test_the_tables_are_those_of_a_naive_loop(whole, monkeypatch):
 @pytest.mark.slow
 def test_collected_activations_are_transformers_hidden_states(whole, monkeypatch):
     monkeypatch.chdir(whole.parents[1])
-    model = load_model(load_study(whole / "config.yaml"))
+    model = load_model(load_study(whole / "config.yaml").model)
     dataset = pd.read_parquet(whole / "dataset.parquet")
     store = ActivationStore(whole / "activations")
     assert len(store.index.shards) > 2
