@@ -7,11 +7,12 @@ import naive
 import pytest
 import torch
 from families import FAMILIES, LAYERS, VOCAB, WIDTH, random_prompts, tiny
+from transformers import TopPLogitsWarper
 
 from pipeline.engine import chunks
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit, Places
-from pipeline.engine.decoding import Decoding, choose, gumbel, row_keys
+from pipeline.engine.decoding import Decoding, choose, gumbel, least_kept, row_keys
 from pipeline.engine.generation import generate, generate_chunk
 from pipeline.engine.scoring import cross_entropy, score_last
 from pipeline.methods.interventions import Add, ProjectOut, Replace, Subtract
@@ -312,6 +313,18 @@ def test_top_k_and_top_p_keep_what_they_say():
     assert seen(top_p=0.8) == {0, 1}
     assert seen(top_p=0.81) == {0, 1, 2}
     assert seen(top_p=0.01) == {0}
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
+def test_top_p_keeps_what_transformers_does(top_p):
+    """Rows from peaked to flat: of the flat ones nearly all tokens are kept."""
+    spread = torch.tensor([8.0, 4.0, 2.0, 0.5, 0.01])[:, None]
+    logits = spread * torch.randn(5, 1000, generator=torch.Generator().manual_seed(3))
+    theirs = TopPLogitsWarper(top_p)(None, logits).isfinite()
+    probability = logits.softmax(-1)
+    assert torch.equal(probability >= least_kept(probability, top_p), theirs)
+    assert theirs[0].sum() < 256
+    assert top_p < 0.5 or theirs[-1].sum() > 256
 
 
 def test_noise_differs_by_seed_sample_repeat_and_token():
