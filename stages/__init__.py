@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
 import pipeline  # noqa: E402
-from pipeline.model.hub import model_files  # noqa: E402
+from pipeline.model.hub import folder_digest  # noqa: E402
 from pipeline.scratch import sha256  # noqa: E402
 from pipeline.sections import Study  # noqa: E402
 from pipeline.study import load_study  # noqa: E402
@@ -43,10 +44,15 @@ def stage_key(module: ModuleType, study: Study, folder: Path) -> str:
     digest = hashlib.sha256()
     sections = {name: study.config[name] for name in module.SECTIONS}
     digest.update(json.dumps(sections, sort_keys=True).encode())
-    code = [*Path(pipeline.__file__).parent.rglob("*.py"), *ROOT.glob("stages/*.py")]
+    code = list(ROOT.glob("stages/*.py"))
+    for package in (pipeline.__name__, *study.packages):
+        spec = find_spec(package)
+        assert spec is not None and spec.origin is not None, package
+        file = Path(spec.origin)
+        code += file.parent.rglob("*.py") if file.name == "__init__.py" else [file]
     read = [folder / name for name in module.INPUTS]
     if "model" in module.SECTIONS:
-        read += model_files(study.model.path)
+        digest.update(str(folder_digest(study.model.path)).encode())
     for path in [*sorted(code), *read]:
         digest.update(path.name.encode() + bytes.fromhex(sha256(path)))
     for package in ("torch", "transformers"):

@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.grid import validation_parts
-from pipeline.measures.choice import choose_setting
+from pipeline.measures.choice import Setting, choose_setting
 from pipeline.measures.scores import CONDITION, score_table
 from pipeline.measures.statistics import summarise
 from pipeline.methods.directions import load_directions
 from pipeline.model import chat
-from pipeline.preflight import load_model
+from pipeline.model.loading import load_model
 from pipeline.scratch import scratch, whole_file
 from pipeline.sections import Study
 from pipeline.study import target
@@ -29,7 +29,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Complete the val prompts under the whole grid, and choose for each arm by its metric."""
     dataset = pd.read_parquet(folder / "dataset.parquet")
     selected = json.loads((folder / "vectors" / "choice.json").read_text())["layer"]
-    model = load_model(study)
+    model = load_model(study.model)
     directions, _ = load_directions(
         folder / "vectors" / "directions.safetensors",
         model=model.weights,
@@ -37,25 +37,30 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     )
     grid = validation_parts(study, dataset, swept_layers(study, model.n_layers, directions))
     grid = with_directions(study, model, dataset, grid, directions)
-    settings = {}
     with scratch(folder / "validation.parquet", key, root=ROOT) as work:
         completions = complete(study, model, dataset, grid, work)
+        settings = {
+            name: asdict(_choose(study, name, completions, selected))
+            for name, arm in study.sweep.arms.items()
+            if arm.strengths
+        }
         completions.to_parquet(work / "validation.parquet")
-    for name, arm in study.sweep.arms.items():
-        if arm.strengths:
-            metric = {arm.metric: target(study.score.metrics[arm.metric])}
-            scores = score_table(completions[completions["arm"] == name], metric)
-            means = summarise(
-                scores,
-                [*CONDITION, "metric"],
-                cluster=study.score.cluster,
-                seed=study.score.seed,
-            )
-            fitted = means[means["source"] == "fitted"]
-            settings[name] = asdict(choose_setting(arm, fitted, selected))
     with whole_file(folder / "settings.json") as path:
         path.write_text(json.dumps(settings, indent=1) + "\n")
     tracked.summary({f"{a}/{k}": v for a, setting in settings.items() for k, v in setting.items()})
+
+
+def _choose(study: Study, name: str, completions: pd.DataFrame, layer: int | None) -> Setting:
+    arm = study.sweep.arms[name]
+    metric = {arm.metric: target(study.score.metrics[arm.metric])}
+    scores = score_table(completions[completions["arm"] == name], metric)
+    means = summarise(
+        scores,
+        [*CONDITION, "metric"],
+        cluster=study.score.cluster,
+        seed=study.score.seed,
+    )
+    return choose_setting(arm, means[means["source"] == "fitted"], layer)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from pipeline.datasets import dataset_digest
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Places
 from pipeline.model import chat
-from pipeline.model.loading import tokenizer_digest
+from pipeline.model.loading import load_model, tokenizer_digest
 from pipeline.model.sites import Site
-from pipeline.preflight import collected, load_model
+from pipeline.positions import collected
 from pipeline.scratch import scratch
 from pipeline.sections import Study
 from pipeline.store import Fingerprint
@@ -28,7 +28,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Keep the activations of the train split at the chosen positions of every layer."""
     dataset = pd.read_parquet(folder / "dataset.parquet")
     tokens, places = collected(study, dataset)
-    model = load_model(study)
+    model = load_model(study.model)
     sites = [
         Site(layer, component)
         for layer in range(model.n_layers)

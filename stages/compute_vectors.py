@@ -21,8 +21,7 @@ from pipeline.methods.selection import (
     select_direction,
     single_tokens,
 )
-from pipeline.model.loading import LanguageModel
-from pipeline.preflight import load_model
+from pipeline.model.loading import LanguageModel, load_model
 from pipeline.scratch import scratch
 from pipeline.sections import Study
 from pipeline.store import ActivationStore
@@ -33,14 +32,14 @@ from stages import ROOT, main
 log = logging.getLogger(__name__)
 INPUTS = ("dataset.parquet", "activations/index.json")
 OUTPUTS = ("vectors",)
-SECTIONS = ("collect", "model", "vectors")
+SECTIONS = ("model", "vectors")
 
 
 def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Fit at every position and layer, choose one, and draw controls at the chosen position."""
     vectors = study.vectors
     dataset = pd.read_parquet(folder / "dataset.parquet")
-    model = load_model(study) if vectors.selection else None
+    model = load_model(study.model) if vectors.selection else None
     if model is not None:
         dataset = _clear(study, model, dataset)
     store = ActivationStore(folder / "activations")
@@ -49,7 +48,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         dataset,
         positive=vectors.positive,
         negative=vectors.negative,
-        component=study.collect.components[0],
+        component=vectors.component,
     )
     fit = target(vectors.method)
     positions = classes.positions if model else [vectors.position]
@@ -79,7 +78,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
             model=store.fingerprint.model,
             template=store.fingerprint.template,
             dataset=store.fingerprint.dataset,
-            component=study.collect.components[0],
+            component=study.vectors.component,
             position=position,
         )
         save_directions(made / "directions.safetensors", directions, provenance)
@@ -90,6 +89,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
 
 def _clear(study: Study, model: LanguageModel, dataset: pd.DataFrame) -> pd.DataFrame:
     """Train and validation prompts that the model itself refuses or answers as labelled."""
+    assert study.vectors.selection is not None
     used = dataset[dataset["split"].isin(["train", "val"])]
     tokens = _refusals(study, model)
     scores = score_last(
@@ -99,7 +99,15 @@ def _clear(study: Study, model: LanguageModel, dataset: pd.DataFrame) -> pd.Data
         lambda logits, _: refusal_score(logits, tokens),
         batch_tokens=study.model.batch_tokens,
     )[0]
-    return keep_clear(used, scores, harmful=study.vectors.positive)
+    clear = keep_clear(used, scores, harmful=study.vectors.positive)
+    for label in (study.vectors.positive, study.vectors.negative):
+        for split in ("train", "val"):
+            if not ((clear["label"] == label) & (clear["split"] == split)).any():
+                raise ValueError(
+                    f"vectors.selection: the model answers no {label} prompt of {split} as its "
+                    f"label says, by whether {study.vectors.selection.refusal_tokens} begin it"
+                )
+    return clear
 
 
 def _scores(
@@ -113,6 +121,7 @@ def _scores(
     return evaluate_candidates(
         model,
         candidates,
+        component=study.vectors.component,
         harmful=val.loc[val["label"] == study.vectors.positive, "tokens"].tolist(),
         harmless=val.loc[val["label"] == study.vectors.negative, "tokens"].tolist(),
         refusal_tokens=_refusals(study, model),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.preflight import build_dataset, build_texts
+from pipeline.prompts import build_dataset, build_texts
 from pipeline.scratch import whole_file
 from pipeline.sections import Study
 from pipeline.tracking import Run

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.engine.conditions import RULES
 from pipeline.engine.scoring import cross_entropy
 from pipeline.grid import Part, compared, report_parts
 from pipeline.measures.choice import Setting
 from pipeline.methods.directions import load_directions
 from pipeline.model import chat
-from pipeline.model.loading import LanguageModel
-from pipeline.preflight import load_model
+from pipeline.model.loading import LanguageModel, load_model
 from pipeline.scratch import scratch, whole_file
 from pipeline.sections import Study
 from pipeline.sweeping import complete, swept_layers, with_directions
@@ -29,7 +27,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     dataset = pd.read_parquet(folder / "dataset.parquet")
     chosen = json.loads((folder / "settings.json").read_text())
     settings = {arm: Setting(**setting) for arm, setting in chosen.items()}
-    model = load_model(study)
+    model = load_model(study.model)
     directions, _ = load_directions(
         folder / "vectors" / "directions.safetensors",
         model=model.weights,
@@ -40,10 +38,10 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     sweep = with_directions(study, model, dataset, sweep, directions)
     with scratch(folder / "sweep.parquet", key, root=ROOT) as work:
         table = complete(study, model, dataset, sweep, work)
+        texts = pd.read_parquet(folder / "texts.parquet")
+        with whole_file(folder / "text_losses.parquet") as path:
+            _read_texts(study, model, texts, sweep, settings).to_parquet(path)
         table.to_parquet(work / "sweep.parquet")
-    texts = pd.read_parquet(folder / "texts.parquet")
-    with whole_file(folder / "text_losses.parquet") as path:
-        _read_texts(study, model, texts, sweep, settings).to_parquet(path)
     tracked.summary(
         {
             "conditions": sum(len(part.conditions) for part in sweep),
@@ -62,7 +60,7 @@ def _read_texts(
 ) -> pd.DataFrame:
     """Cross-entropy of unrelated text under the conditions that are compared over layers.
 
-    Rules that name tokens of a prompt, such as its subject, name none in another text.
+    Rules that name tokens of a prompt, such as its last or its subject, name none in another text.
     """
     if texts.empty:
         return pd.DataFrame({"condition": []})
@@ -70,7 +68,7 @@ def _read_texts(
         condition
         for part in sweep
         for condition in part.conditions
-        if compared(condition, settings) and condition.positions in ("none", *RULES)
+        if compared(condition, settings) and condition.positions in ("none", "all", "generated")
     ]
     losses = cross_entropy(
         model, texts["tokens"].tolist(), conditions, batch_tokens=study.model.batch_tokens

@@ -1,5 +1,6 @@
 """What DVC runs again, and what it leaves alone, in a project of two small studies."""
 
+import ast
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from project import ROOT, copy_project, environment
 
 pytestmark = pytest.mark.slow
@@ -26,6 +28,7 @@ question: Does it work?
 dataset: {{path: data/few.jsonl}}
 collect: {{components: [resid_pre], positions: last}}
 vectors:
+  component: resid_pre
   positive: harmful
   negative: harmless
   controls: {{shuffled: 1, covariance: 0, isotropic: 0}}
@@ -42,6 +45,42 @@ sweep:
 figures:
   strength_by_layer: {{arm: add, metric: refusal, split: test}}
 """
+
+
+UNTRACKED = ("runs", "scratch", "sections", "study", "tracking")
+"""Modules that stages import and that write no result: records, and the config, itself tracked."""
+
+
+def imported(path: Path) -> set[Path]:
+    """The project's modules that a file imports, and those that they import."""
+    found: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        nodes = ast.walk(ast.parse(waiting.pop().read_text()))
+        froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+        names = {name for node in froms for name in (node.module, *_within(node))}
+        files = {ROOT / "src" / f"{name.replace('.', '/')}.py" for name in names}
+        new = {f for f in files if f.is_file() and f.stem not in UNTRACKED} - found
+        found |= new
+        waiting += new
+    return found
+
+
+def _within(node: ast.ImportFrom) -> list[str]:
+    return [f"{node.module}.{alias.name}" for alias in node.names]
+
+
+def test_stages_depend_on_the_code_that_they_run():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for name, stage in stages.items():
+        if stage.get("frozen"):
+            continue
+        listed = [ROOT / path for path in stage["do"]["deps"] if not path.startswith("outputs")]
+        (script,) = (path for path in listed if path.parent.name == "stages")
+        needed = imported(script)
+        assert needed, name
+        missing = [f for f in needed if not any(f.is_relative_to(path) for path in listed)]
+        assert not missing, name
 
 
 def dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -129,11 +129,12 @@ def test_scores_by_hand():
     assert not opinions.superstitious(work, "Nothing happens, it is no omen.")
 
 
-@pytest.mark.parametrize("make", [opinions.sycophancy, opinions.truthfulness])
-def test_rows_of_the_studies(make):
-    rows = make(Random(0))
-    assert len({row["instruction"] for row in rows}) == len(rows) == 2 * (128 + 32 + 100)
-    assert len({row["label"] for row in rows}) == 2
-    held = KINDS if make is opinions.sycophancy else DEEDS
-    for row in rows:
-        assert row["topic"] in held[row["split"]] and row["topic"] in row["instruction"]
+@pytest.mark.parametrize("label", ["own", "other", "true", "believed"])
+def test_cases_are_distinct_and_of_their_split(label):
+    draw, held = (opinions.works, KINDS) if label in CLAIMS else (opinions.consequences, DEEDS)
+    for split in ("train", "val", "test"):
+        cases = draw(Random(0), 100, label, split)
+        assert len({case.prompt for case in cases}) == 100
+        for case in cases:
+            assert case.topic in held[split] and case.topic in case.prompt
+            assert case.label == label

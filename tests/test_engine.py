@@ -7,11 +7,12 @@ import naive
 import pytest
 import torch
 from families import FAMILIES, LAYERS, VOCAB, WIDTH, random_prompts, tiny
+from transformers import TopPLogitsWarper
 
 from pipeline.engine import chunks
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit, Places
-from pipeline.engine.decoding import Decoding, choose, gumbel, row_keys
+from pipeline.engine.decoding import Decoding, choose, gumbel, least_kept, row_keys
 from pipeline.engine.generation import generate, generate_chunk
 from pipeline.engine.scoring import cross_entropy, score_last
 from pipeline.methods.interventions import Add, ProjectOut, Replace, Subtract
@@ -57,23 +58,22 @@ GRID = [condition(i, rule) for i in INTERVENTIONS for rule in RULES]
 def assert_as_naive(model, conditions, **settings):
     done = generate(model, PROMPTS, conditions, Decoding(STEPS), **settings)
     assert len(done) == len(conditions) * len(PROMPTS)
-    for completion in done:
-        tokens, logits = naive.generate(
-            model,
-            PROMPTS[completion.prompt],
-            conditions[completion.condition],
-            STEPS,
-            completion.prompt,
-        )
-        assert naive.same_tokens(completion.tokens, tokens, logits), (
-            conditions[completion.condition],
-            completion.prompt,
-        )
+    naive.assert_same(
+        [
+            (
+                (conditions[c.condition], c.prompt),
+                c.tokens,
+                *naive.generate(model, PROMPTS[c.prompt], conditions[c.condition], STEPS, c.prompt),
+            )
+            for c in done
+        ]
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_edits_it_is_transformers_generate(family):
     model = tiny(family)
+    rows = []
     for completion in generate(model, PROMPTS, [Condition()], Decoding(STEPS)):
         prompt = torch.tensor([PROMPTS[completion.prompt]])
         out = model.hf.generate(
@@ -85,7 +85,8 @@ def test_without_edits_it_is_transformers_generate(family):
         )[0, prompt.shape[1] :]
         expected = [t for t in out.tolist() if t != 3]
         _, logits = naive.generate(model, PROMPTS[completion.prompt], Condition(), STEPS)
-        assert naive.same_tokens(completion.tokens, expected, logits)
+        rows.append((completion.prompt, completion.tokens, expected, logits))
+    naive.assert_same(rows)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
@@ -151,6 +152,25 @@ def test_the_model_is_bit_equal_afterwards(family):
     after = model.hf.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert torch.equal(model.hf(ids, attention_mask=mask).logits, logits)
+
+
+@pytest.mark.parametrize("rule", [(12,), (-11,), Places("answer", [(), (12,), (9,)])])
+def test_listed_positions_are_looked_for_in_the_whole_run(rule):
+    """Packing decides which rows run together, and never whether a run is refused."""
+    model, prompts = tiny("llama"), [[5, 6, 7], list(range(5, 16)), [8, 9]]
+    edited = condition(Add(vector(1)), rule)
+    packed, alone = (
+        generate(model, prompts, [edited], Decoding(3), batch_tokens=size) for size in (10**6, 14)
+    )
+    assert packed == alone
+    naive.assert_same(
+        [
+            (c.prompt, c.tokens, *naive.generate(model, prompts[c.prompt], edited, 3, c.prompt))
+            for c in packed
+        ]
+    )
+    with pytest.raises(ValueError, match="never fires: no sequence has positions"):
+        generate(model, [prompts[0], prompts[2]], [condition(Add(vector(1)), (5,))], Decoding(3))
 
 
 def test_projection_is_zero_after_ablation():
@@ -293,6 +313,18 @@ def test_top_k_and_top_p_keep_what_they_say():
     assert seen(top_p=0.8) == {0, 1}
     assert seen(top_p=0.81) == {0, 1, 2}
     assert seen(top_p=0.01) == {0}
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
+def test_top_p_keeps_what_transformers_does(top_p):
+    """Rows from peaked to flat: of the flat ones nearly all tokens are kept."""
+    spread = torch.tensor([8.0, 4.0, 2.0, 0.5, 0.01])[:, None]
+    logits = spread * torch.randn(5, 1000, generator=torch.Generator().manual_seed(3))
+    theirs = TopPLogitsWarper(top_p)(None, logits).isfinite()
+    probability = logits.softmax(-1)
+    assert torch.equal(probability >= least_kept(probability, top_p), theirs)
+    assert theirs[0].sum() < 256
+    assert top_p < 0.5 or theirs[-1].sum() > 256
 
 
 def test_noise_differs_by_seed_sample_repeat_and_token():

@@ -125,8 +125,11 @@ def scores(study) -> pd.DataFrame:
             for number, sample in enumerate(part.samples):
                 score = float(condition.source == "fitted" and condition.layer > number)
                 row = {**condition.columns, "sample": sample, "repeat": 0, "split": "test"}
-                rows.append({**row, "topic": "", "metric": "refusal", "score": score})
-                if compared(condition, SETTINGS):
+                chosen = compared(condition, SETTINGS)
+                rows.append(
+                    {**row, "topic": "", "metric": "refusal", "score": score, "chosen": chosen}
+                )
+                if chosen:
                     loss = 0.5 + 0.1 * number
                     text = {"split": "text", "metric": "cross_entropy", "score": loss}
                     rows.append({**rows[-1], **text})

@@ -152,7 +152,7 @@ def test_patterns_cannot_be_written_collected_or_edited():
     with pytest.raises(ValueError, match="can be read but not edited"):
         Edit(site, Add(torch.ones(WIDTH)))
     with pytest.raises(ValueError, match="'pattern' is no activation of a layer; valid: resid_pre"):
-        check_component("pattern")
+        check_component("pattern", "a model", parallel=False)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -59,8 +59,10 @@ def test_a_relation_fills_the_template_that_is_asked_for(tmp_path):
         (load_pairs, {"input": 1}, "is no list of pairs"),
         (load_pairs, [], "is no list of pairs"),
         (load_pairs, [{"input": "a", "target": "b"}], "has no 'output'"),
-        (load_relation, [], "is no relation with samples"),
-        (load_relation, {**RELATION, "samples": []}, "is no relation with samples"),
+        (load_pairs, [1, 2], "1 has no 'input'"),
+        (load_relation, [], "is no relation with name, prompt_templates, samples"),
+        (load_relation, {**RELATION, "samples": []}, "is no relation with name"),
+        (load_relation, {**RELATION, "prompt_templates": []}, "is no relation with name"),
         (load_relation, {**RELATION, "samples": [{"subject": "a"}]}, "has no 'object'"),
     ],
 )

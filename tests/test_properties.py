@@ -72,9 +72,9 @@ def test_completions_and_scores_are_those_of_the_naive_loop(family, grid, prompt
     }
     done = generate(model, prompts, conditions, Decoding(STEPS), batch_tokens=batch_tokens)
     assert [(c.condition, c.prompt) for c in done] == list(expected)
-    for completion in done:
-        tokens, logits = expected[completion.condition, completion.prompt]
-        assert naive.same_tokens(completion.tokens, tokens, logits)
+    naive.assert_same(
+        [((c.condition, c.prompt), c.tokens, *expected[c.condition, c.prompt]) for c in done]
+    )
     forward = {
         c: condition
         for c, condition in enumerate(conditions)

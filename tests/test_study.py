@@ -59,7 +59,7 @@ def test_every_file_holds_to_its_groups_contract(path):
         ("sweep.arms.add.stregths=[1]", "sweep.arms.add.stregths: unknown key"),
         ("sweep.arms.add.strengths=[1.0,nan]", "sweep.arms.add.strengths: nan is not a finite"),
         ("sweep.arms.add.goal=up", "sweep.arms.add.goal: 'up' is unknown; valid: raise, lower"),
-        ("sweep.arms.add.metric=x", "sweep.arms.add.metric: 'x' is no metric here; valid: refusal"),
+        ("sweep.arms.add.metric=x", "sweep.arms.add.metric: 'x' is unknown; valid: refusal"),
         ("sweep.decoding.top_p=0", "top_p 0.0 must be above 0"),
         ("score.metrics.refusal.substrngs=[a]", "score.metrics.refusal.substrngs: unknown key"),
         ("dataset._target_=os.getcwd", "dataset._target_ 'os.getcwd' is outside of: pipeline"),
@@ -67,6 +67,16 @@ def test_every_file_holds_to_its_groups_contract(path):
         ("model=gpt9", "Could not find 'model/gpt9' Available options in 'model': embedded"),
         ("tracking.mode=on", "tracking.mode: 'on' is unknown; valid: offline, online, disabled"),
         ("nonsense", "missing EQUAL"),
+        ("sweep.arms.add.components=[]", "components is empty: the arm would change nothing"),
+        ("collect.components=[]", "collect.components is empty: there would be nothing to fit"),
+        ("score.cluster=topics", "score.cluster: 'topics' is unknown; valid: sample, repeat, spl"),
+        ("figures.effect_by_layer.arms=[ad]", "figures.effect_by_layer.arms: 'ad' is unknown; va"),
+        ("figures.strength_by_layer.metric=refusl", "figures.strength_by_layer.metric: 'refusl' i"),
+        ("vectors.negative=harmful", "vectors.negative: 'harmful' is vectors.positive too"),
+        ("vectors.controls.shuffled=-1", "vectors.controls.shuffled: -1 is less than 0"),
+        ("model.batch_tokens=0", "model.batch_tokens: 0 is less than 1"),
+        ("collect.rows_per_shard=0", "collect.rows_per_shard: 0 is less than 1"),
+        ("vectors.selection.layer_share=0", "vectors.selection.layer_share: 0.0 is not above 0"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(override, message):
@@ -74,6 +84,12 @@ def test_what_is_wrong_is_said_in_one_line(override, message):
         compose_study("refusal", [override], root=ROOT)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_study_without_strengths_is_refused():
+    arms = ("add", "subtract", "project_out")
+    with pytest.raises(ValueError, match=r"^sweep\.arms: no arm has strengths"):
+        compose_study("refusal", [f"sweep.arms.{arm}.strengths=[]" for arm in arms], root=ROOT)
 
 
 def test_a_typo_in_a_study_file_is_named_with_the_valid_keys(tmp_path):

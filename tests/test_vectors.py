@@ -143,7 +143,8 @@ def test_kl_divergence_is_scipys():
     assert float(found[0]) == pytest.approx(entropy(p, q), abs=1e-5)
 
 
-def test_candidates_are_scored_as_by_hand():
+@pytest.mark.parametrize("component", ["resid_pre", "resid_post"])
+def test_candidates_are_scored_as_by_hand(component):
     """One candidate against hooks written out for a Llama, one prompt at a time."""
     model = tiny("llama")
     prompts = random_prompts(5, seed=9)
@@ -152,6 +153,7 @@ def test_candidates_are_scored_as_by_hand():
     table = evaluate_candidates(
         model,
         {(-1, 2): direction},
+        component=component,
         harmful=prompts[:2],
         harmless=prompts[2:],
         refusal_tokens=tokens,
@@ -171,7 +173,8 @@ def test_candidates_are_scored_as_by_hand():
                     block.self_attn.register_forward_hook(lambda m, a, o: (project(o[0]), *o[1:])),
                     block.mlp.register_forward_hook(lambda m, a, o: project(o)),
                 ]
-            if add and n == 2:
+            # The output of block 2 is the input of block 3.
+            if add and n == {"resid_pre": 2, "resid_post": 3}[component]:
                 handles.append(
                     block.register_forward_pre_hook(lambda m, a: (a[0] + direction.float(), *a[1:]))
                 )

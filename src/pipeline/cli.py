@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from pipeline.sections import Model, Study
 
 if TYPE_CHECKING:
-    from pipeline.preflight import Cost
+    from pipeline.cost import Cost
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and do what it says; an error is one line and exit code 2."""
-    given = parser().parse_args(arguments)
+    given = parse(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         {
@@ -31,6 +31,17 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The arguments, with overrides on either side of an option: argparse takes those before it."""
+    whole = parser()
+    given, rest = whole.parse_known_args(arguments)
+    if rest and (given.command != "run" or any(text.startswith("-") for text in rest)):
+        whole.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        given.overrides += rest
+    return given
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,15 +71,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> None:
-    from pipeline import preflight
+    from pipeline.preflight import check
     from pipeline.study import compose_study, save_study
 
     root = _project()
     study = compose_study(given.study.removeprefix("study="), given.overrides, root=root)
-    dataset, layers = preflight.check(study)
+    dataset, layers = check(study)
     folder = root / "outputs" / study.id
     if given.dry_run:
-        _say_cost(study, preflight.cost(study, dataset, layers), folder)
+        from pipeline.cost import cost
+
+        _say_cost(study, cost(study, dataset, layers), folder)
         return
     save_study(study, folder / "config.yaml")
     stages = importlib.import_module("stages")

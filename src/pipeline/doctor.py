@@ -17,9 +17,8 @@ from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path
-from pipeline.model.loading import choose_device, choose_dtype
-from pipeline.preflight import load_model
-from pipeline.sections import Model, Study
+from pipeline.model.loading import choose_device, choose_dtype, load_model
+from pipeline.sections import Model
 
 PACKAGES = ("actsweep", "torch", "transformers", "datasets", "hydra-core", "dvc", "wandb")
 
@@ -86,7 +85,7 @@ def _examine_model(section: Model) -> Iterator[tuple[str, str]]:
         return
     yield "fits", f"yes: its weights need {_gb(need)} of {_gb(free)} free on {device}"
     start = time.perf_counter()
-    model = load_model(Study(model=section))
+    model = load_model(section)
     loaded = time.perf_counter()
     (done,) = generate(model, model.prompts(["Hello"]), [Condition()], Decoding(max_new_tokens=1))
     seconds = time.perf_counter() - loaded

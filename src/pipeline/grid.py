@@ -76,6 +76,41 @@ def report_parts(
     return found
 
 
+def chosen_layers(study: Study, n_layers: int) -> list[int]:
+    """The layers that the sweep runs over.
+
+    Raises:
+        ValueError: `sweep.layers` is neither `all` nor a list of layers that are there.
+    """
+    layers = study.sweep.layers
+    if layers == "all":
+        return list(range(n_layers))
+    if not isinstance(layers, list) or not layers:
+        raise ValueError(f"sweep.layers: {layers!r} is neither `all` nor a list of layers")
+    if len(set(map(str, layers))) < len(layers):
+        raise ValueError(f"sweep.layers: {layers} has a layer twice")
+    for layer in layers:
+        if not isinstance(layer, int) or not 0 <= layer < n_layers:
+            raise ValueError(
+                f"sweep.layers: {study.model.path} has no layer {layer!r}; "
+                f"valid: 0 to {n_layers - 1}"
+            )
+    return layers
+
+
+def any_parts(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> list[Part]:
+    """What will run; whichever setting is chosen, the report has as many conditions."""
+    any_setting = {
+        name: Setting(layers[0], arm.strengths[0], arm.positions[0], "validation")
+        for name, arm in study.sweep.arms.items()
+        if arm.strengths
+    }
+    return [
+        *validation_parts(study, dataset, layers),
+        *report_parts(study, dataset, layers, any_setting),
+    ]
+
+
 def with_edits(
     condition: Condition,
     arm: Arm,

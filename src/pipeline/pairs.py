@@ -69,8 +69,9 @@ def load_relation(
     rows = []
     for label, path in paths.items():
         relation = _read(path)
-        if not isinstance(relation, dict) or not relation.get("samples"):
-            raise ValueError(f"dataset file {path!r} is no relation with samples")
+        parts = ("name", "prompt_templates", "samples")
+        if not isinstance(relation, dict) or not all(relation.get(part) for part in parts):
+            raise ValueError(f"dataset file {path!r} is no relation with {', '.join(parts)}")
         templates = relation["prompt_templates"]
         if not 0 <= template < len(templates):
             raise ValueError(
@@ -93,9 +94,9 @@ def _read(path: str) -> Any:
         raise ValueError(f"dataset file {path!r} is no json: {error}") from error
 
 
-def _entry(entry: dict[str, str], path: str, *names: str) -> list[str]:
+def _entry(entry: Any, path: str, *names: str) -> list[str]:
     for name in names:
-        if name not in entry:
+        if not isinstance(entry, dict) or name not in entry:
             raise ValueError(f"dataset file {path!r}: {entry} has no {name!r}")
     return [str(entry[name]).strip() for name in names]
 

@@ -1,12 +1,15 @@
 """Position rules of a study: which tokens of every prompt are collected or edited."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from pipeline.engine.conditions import RULES, Places, Positions
+from pipeline.engine.conditions import RULES, Places, Positions, check_rule
 from pipeline.model import chat
+from pipeline.model.loading import load_tokenizer
+from pipeline.sections import Study
+from pipeline.study import at_key
 
 COLLECTED = ("last", "template", "all", "subject", "answer")
 """`last`: the prompt's last token. `template`: the tokens that the chat template puts after the
@@ -19,19 +22,6 @@ EDITED = (*RULES, "template", "subject", "answer")
 """In a sweep, `answer` names the tokens of a completion that stand where the answer's would."""
 Tokens = list[int]
 Place = tuple[int, ...]
-
-
-def check_rule(rule: Any, valid: Sequence[str]) -> None:
-    """Fail if a rule is neither a list of positions nor one of the valid ones.
-
-    Raises:
-        ValueError: names it and the valid ones.
-    """
-    listed = isinstance(rule, list) and rule and all(type(place) is int for place in rule)
-    if not listed and rule not in valid:
-        raise ValueError(
-            f"position rule {rule!r} is unknown; valid: {', '.join(valid)}, or a list of positions"
-        )
 
 
 def place(
@@ -76,6 +66,19 @@ def resolve(
         return rule
     _, places = place(dataset, tokenizer, rule, variables=variables)
     return Places(str(rule), list(places.values()))
+
+
+def collected(
+    study: Study, dataset: pd.DataFrame
+) -> tuple[dict[int, list[int]], dict[int, tuple[int, ...]]]:
+    """Tokens of the samples that are collected, and the positions to keep: `positions.place`."""
+    with at_key("collect.positions"):
+        return place(
+            dataset[dataset["split"] == "train"],
+            load_tokenizer(study.model.path, study.model.revision),
+            study.collect.positions,
+            variables=study.model.template,
+        )
 
 
 def _finder(

@@ -58,8 +58,9 @@ class Selection:
 
 @dataclass
 class Vectors:
-    """Which classes of prompts are told apart, by which method, and with which controls."""
+    """Which classes of prompts are told apart at which component, by which method, and controls."""
 
+    component: str = MISSING
     positive: str = MISSING
     negative: str = MISSING
     method: dict[str, Any] = MISSING

@@ -5,25 +5,20 @@ import difflib
 import functools
 import importlib
 import inspect
-import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.sections import MISSING, Model, Study
+from pipeline.values import check_values
 
 PACKAGES = ("pipeline",)
 """Packages that a `_target_` may come from; a study adds its own in `packages`."""
-
-# Hydra knows the keys that a study leaves at their defaults only through the schema.
-ConfigStore.instance().store(name="schema", node=Study)
 
 
 def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> Study:
@@ -33,9 +28,16 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
         ValueError: no such study, an unknown key, a wrong type or a missing value; one line with
             the full key and the valid ones.
     """
+    # Hydra is loaded where a study is composed, and not by every stage that reads it.
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+
     known = sorted(file.stem for file in (root / "conf" / "study").glob("*.yaml"))
     if name not in known:
         raise ValueError(f"study {name!r} is unknown; valid: {', '.join(known)}")
+    # Hydra knows the keys that a study leaves at their defaults only through the schema.
+    ConfigStore.instance().store(name="schema", node=Study)
     with initialize_config_dir(str((root / "conf").resolve()), version_base="1.3"):
         try:
             config = compose("config", overrides=[f"study={name}", *map(_forced, overrides)])
@@ -44,7 +46,7 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
     study = _typed(config)
     for key, place, node in _targets(study):
         place[node] = check_target(place[node], key, study.packages)
-    _check_values(study)
+    check_values(study)
     if study.name != name:
         raise ValueError(f"name: {study.name!r} in conf/study/{name}.yaml; it must be {name!r}")
     return study
@@ -53,6 +55,15 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
 def load_study(path: Path) -> Study:
     """Read a composed study back; its targets and values were checked when it was composed."""
     return _typed(OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path)))
+
+
+@contextmanager
+def at_key(key: str) -> Iterator[None]:
+    """Let a ValueError begin with the key of the study that it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
 
 
 def load_model_section(path: Path) -> Model:
@@ -136,35 +147,6 @@ def _targets(study: Study) -> Iterator[tuple[str, Any, str]]:
             raise ValueError(f"sweep.arms.{name} has strengths but no intervention")
         if arm.intervention is not None:
             yield f"sweep.arms.{name}.intervention", arm.__dict__, "intervention"
-
-
-def _check_values(study: Study) -> None:
-    # torch is loaded where a study is composed, and not by every stage that reads it.
-    from pipeline.engine.decoding import Decoding
-
-    for name, arm in study.sweep.arms.items():
-        key = f"sweep.arms.{name}"
-        for strength in arm.strengths:
-            if not math.isfinite(strength):
-                raise ValueError(f"{key}.strengths: {strength} is not a finite number")
-        for field_name in ("components", "positions"):
-            values = getattr(arm, field_name)
-            if arm.strengths and not values:
-                raise ValueError(f"{key}.{field_name} is empty: the arm would change nothing")
-        for field_name in ("components", "positions", "strengths"):
-            values = getattr(arm, field_name)
-            if len(set(map(str, values))) < len(values):
-                raise ValueError(f"{key}.{field_name}: {values} has a value twice")
-        if arm.goal not in ("raise", "lower"):
-            raise ValueError(f"{key}.goal: {arm.goal!r} is unknown; valid: raise, lower")
-        if arm.metric not in study.score.metrics:
-            valid = ", ".join(study.score.metrics)
-            raise ValueError(f"{key}.metric: {arm.metric!r} is no metric here; valid: {valid}")
-    Decoding(**dataclasses.asdict(study.sweep.decoding))
-    if study.tracking.mode not in ("offline", "online", "disabled"):
-        raise ValueError(
-            f"tracking.mode: {study.tracking.mode!r} is unknown; valid: offline, online, disabled"
-        )
 
 
 def _forced(override: str) -> str:

@@ -11,11 +11,10 @@ from tqdm import tqdm
 from pipeline.engine.chunks import Chunk, plan
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate_chunk
-from pipeline.grid import Part, with_edits
+from pipeline.grid import Part, chosen_layers, with_edits
 from pipeline.methods.directions import Key
 from pipeline.model.loading import LanguageModel
 from pipeline.positions import resolve
-from pipeline.preflight import chosen_layers
 from pipeline.scratch import whole_file
 from pipeline.sections import Study
 

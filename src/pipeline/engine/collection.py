@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.engine.chunks import blocks
 from pipeline.engine.conditions import Positions, position_mask
-from pipeline.engine.generation import check_context
+from pipeline.engine.limits import check_context
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site

@@ -31,7 +31,9 @@ class Places:
     @functools.cached_property
     def table(self) -> Int[Tensor, "prompts places"]:
         """Positions of each prompt, filled up with -2, which no token has."""
-        return pad_sequence([torch.tensor(own) for own in self.of], True, padding_value=-2)
+        return pad_sequence(
+            [torch.tensor(own, dtype=torch.long) for own in self.of], True, padding_value=-2
+        )
 
 
 Positions = str | tuple[int, ...] | Places
@@ -106,15 +108,16 @@ class Condition:
         )
 
 
-def check_rule(rule: Positions) -> None:
-    """Fail if there is no such position rule.
+def check_rule(rule: Any, valid: Sequence[str] = RULES) -> None:
+    """Fail if a position rule is neither one of the valid names nor says positions outright.
 
     Raises:
         ValueError: names it and the valid ones.
     """
-    if isinstance(rule, str) and rule not in RULES:
+    listed = isinstance(rule, list | tuple) and rule and all(type(place) is int for place in rule)
+    if not listed and not isinstance(rule, Places) and rule not in valid:
         raise ValueError(
-            f"position rule {rule!r} is unknown; valid: {', '.join(RULES)}, or a list of positions"
+            f"position rule {rule!r} is unknown; valid: {', '.join(valid)}, or a list of positions"
         )
 
 

@@ -54,8 +54,8 @@ def choose(
     """The next token of each row, of which each may be at another step.
 
     Sampling takes argmax(logits / temperature + Gumbel noise) over the tokens that top-k and then
-    top-p leave. The noise depends on (row's key, step, token) alone, so that the same sample meets
-    the same noise under every condition and in every packing.
+    top-p leave; of equal tokens at the edge all stay. The noise depends on (row's key, step, token)
+    alone, so that the same sample meets the same noise under every condition and in every packing.
     """
     if decoding.temperature == 0:
         return logits.argmax(-1)
@@ -64,12 +64,29 @@ def choose(
         least = scaled.topk(decoding.top_k, -1).values[:, -1:]
         scaled = scaled.masked_fill(scaled < least, -torch.inf)
     if decoding.top_p < 1:
-        ordered, index = scaled.sort(-1, descending=True)
-        probability = ordered.softmax(-1)
-        # A token stays while those likelier than it have not reached top_p: the first always does.
-        late = probability.cumsum(-1) - probability >= decoding.top_p
-        scaled = scaled.masked_fill(late.gather(-1, index.argsort(-1)), -torch.inf)
+        probability = scaled.softmax(-1)
+        least = least_kept(probability, decoding.top_p)
+        scaled = scaled.masked_fill(probability < least, -torch.inf)
     return (scaled + gumbel(keys, steps, scaled.shape[-1])).argmax(-1)
+
+
+def least_kept(
+    probability: Float[Tensor, "rows vocab"], top_p: float, among: int = 256
+) -> Float[Tensor, "rows 1"]:
+    """The lowest probability in the smallest set of tokens that reaches top_p.
+
+    The `among` likeliest tokens are put in order, and all of them only in rows where these are not
+    enough: that takes far longer.
+    """
+    ordered = probability.topk(min(among, probability.shape[-1]), -1).values
+    reached = ordered.cumsum(-1)
+    # A token stays while those likelier than it have not reached top_p: the first always does.
+    kept = (reached[:, :-1] < top_p).sum(-1, keepdim=True)
+    least = ordered.gather(-1, kept)
+    short = reached[:, -1] < top_p
+    if among < probability.shape[-1] and bool(short.any()):
+        least[short] = least_kept(probability[short], top_p, probability.shape[-1])
+    return least
 
 
 def row_keys(seed: int, samples: list[int], repeats: list[int]) -> Int[Tensor, " rows"]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.engine.conditions import Condition, Places, Positions, position_mask, stack
+from pipeline.engine.conditions import Condition, Positions, position_mask, stack
 from pipeline.model.hooks import Visit
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
@@ -111,18 +111,19 @@ class EditTable:
         return {site: self._visit(site) for site in sites}
 
     def check_fired(self, ended_at_once: Container[int] = ()) -> None:
-        """Fail if an edit never touched a token.
+        """Fail if an edit by a rule that names tokens of every row never touched one.
 
-        Conditions all of whose rows ended with their first token have no generated token: there
-        an edit of these, or of places in the completion, has nothing to touch.
+        Conditions all of whose rows ended with their first token have no generated token. Listed
+        positions are in some rows and not in others: `limits.check_listed` looks at them.
 
         Raises:
             ValueError: names the condition, the site and the rule.
         """
         for c, e in sorted(self._pending):
             edit = self._conditions[c].edits[e]
-            late = edit.positions == "generated" or isinstance(edit.positions, Places)
-            if late and c in ended_at_once:
+            if not isinstance(edit.positions, str):
+                continue
+            if edit.positions == "generated" and c in ended_at_once:
                 continue
             raise ValueError(
                 f"{self._conditions[c]}: the edit at {edit.site} never fired: no token stood at "

@@ -13,6 +13,7 @@ from pipeline.engine.chunks import Chunk, plan
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding, choose, row_keys
 from pipeline.engine.edit_table import EditTable
+from pipeline.engine.limits import check_context, check_listed
 from pipeline.engine.restart import Prefix, Start
 from pipeline.model.hooks import visiting
 from pipeline.model.loading import LanguageModel
@@ -87,6 +88,9 @@ def generate_chunk(
         samples: each prompt's number in the noise, so that a subset meets the noise of the whole.
     """
     check_context(model, prompts, decoding.max_new_tokens)
+    lengths = [len(prompt) for prompt in prompts]
+    # The last token of a completion is never fed.
+    check_listed(conditions, lengths, [n + decoding.max_new_tokens - 1 for n in lengths])
     run = _Run(model, prompts, conditions, chunk, decoding, seed, samples)
     waiting = deque(range(len(chunk.rows)))
     batch: Batch | None = None
@@ -177,13 +181,3 @@ class _Run:
             if len(self.tokens[row]) < self._decoding.max_new_tokens:
                 stay.append(index)
         return chosen, stay
-
-
-def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: int = 0) -> None:
-    """Fail before the model runs if a sequence would not fit into its context."""
-    limit = model.config.max_position_embeddings
-    longest = max(map(len, prompts)) + new
-    if longest > limit:
-        raise ValueError(
-            f"{longest} tokens (prompt and completion) pass the context of {model.name}: {limit}"
-        )

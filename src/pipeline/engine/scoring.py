@@ -1,4 +1,4 @@
-"""Scores of prompts under conditions from one forward pass each; logits are never kept."""
+"""Scores of prompts under conditions from one forward pass each, without keeping their logits."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.engine.chunks import blocks
 from pipeline.engine.conditions import Condition
 from pipeline.engine.edit_table import EditTable
-from pipeline.engine.generation import check_context
+from pipeline.engine.limits import check_context, check_listed
 from pipeline.engine.restart import Prefix, Start
 from pipeline.model.hooks import starting_at, visiting
 from pipeline.model.loading import LanguageModel
@@ -96,8 +96,10 @@ def _run(
     text: bool = False,
 ) -> Tensor:
     check_context(model, prompts)
+    lengths = [len(prompt) for prompt in prompts]
+    check_listed(conditions, [1] * len(prompts) if text else lengths, lengths)
     results: list[list[Tensor | None]] = [[None] * len(prompts) for _ in conditions]
-    for block in blocks([len(prompt) for prompt in prompts], batch_tokens):
+    for block in blocks(lengths, batch_tokens):
         table = EditTable(model, conditions)
         ends = [1] * len(block) if text else None
         prefix = Prefix(model, prompts, block, conditions, ends=ends, every_position=text)

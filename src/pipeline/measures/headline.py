@@ -18,7 +18,8 @@ def headline(study: Study, scores: pd.DataFrame, settings: Mapping[str, Setting]
 
     Args:
         study: names arms, metrics and how uncertainty is reckoned.
-        scores: the long table of the test split, and of unrelated text.
+        scores: the long table of the test split, and of unrelated text; `chosen` marks the
+            conditions at their arm's strength and position rule.
         settings: layer, strength and position rule of each arm with strengths.
 
     Returns:
@@ -35,11 +36,7 @@ def headline(study: Study, scores: pd.DataFrame, settings: Mapping[str, Setting]
         numbers["baseline"] = average(baseline)
         if name in settings:
             setting = settings[name]
-            here = rows[
-                (rows["layer"] == setting.layer)
-                & (rows["strength"] == setting.strength)
-                & (rows["positions"] == setting.positions)
-            ]
+            here = rows[rows["chosen"] & (rows["layer"] == setting.layer)]
             steered = here[here["source"] == "fitted"]
             numbers |= asdict(setting) | {
                 "conditions": {

@@ -39,7 +39,6 @@ class Provenance:
     dataset: str
     component: str
     position: int
-    normalised: bool = False
 
 
 def save_directions(

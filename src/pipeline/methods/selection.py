@@ -108,6 +108,7 @@ def evaluate_candidates(
     model: LanguageModel,
     candidates: Mapping[tuple[int, int], Tensor],
     *,
+    component: str,
     harmful: Sequence[Sequence[int]],
     harmless: Sequence[Sequence[int]],
     refusal_tokens: Int[Tensor, " refusals"],
@@ -117,7 +118,7 @@ def evaluate_candidates(
 
     bypass (`refusal_score`): mean refusal score at the last position on harmful prompts, the
     direction projected out of every block's input, attention output and MLP output. induce
-    (`steering_score`): on harmless prompts, added to its layer's block input. kl
+    (`steering_score`): on harmless prompts, added where it was fitted: `component` of its layer. kl
     (`kl_div_score`): mean over harmless prompts, projected out, against the baseline.
 
     Returns:
@@ -137,7 +138,7 @@ def evaluate_candidates(
         for direction in candidates.values()
     ]
     added = [
-        Condition(edits=(Edit(Site(layer, "resid_pre"), Add(direction)),))
+        Condition(edits=(Edit(Site(layer, component), Add(direction)),))
         for (_, layer), direction in candidates.items()
     ]
     baseline = score_last(

@@ -27,6 +27,10 @@ class Architecture:
     mlp: str = "mlp"
     parallel: str | None = None
 
+    def side_by_side(self, config: Any) -> bool:
+        """Whether attention and MLP of a model of this config both read the block's input."""
+        return self.parallel is not None and bool(getattr(config, self.parallel))
+
 
 _GEMMA = {
     "attention": "post_attention_layernorm",

@@ -1,8 +1,12 @@
 """Whether a model or dataset can be had at all: said in one line, before anything is fetched."""
 
+import functools
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from pipeline.scratch import sha256
 
 
 def check_path(path: str, revision: str | None = None) -> None:
@@ -21,6 +25,21 @@ def model_files(path: str) -> list[Path]:
     """The files of a local folder that make a model: weights, configs and tokenizer."""
     kinds = ("*.safetensors", "*.bin", "*.json", "*.jinja")
     return sorted(file for kind in kinds for file in Path(path).glob(kind))
+
+
+def folder_digest(path: str) -> str | None:
+    """Hash of the files that make a model in a local folder; None for one of the hub."""
+    files = [(file, file.stat().st_mtime_ns) for file in model_files(path)]
+    return _digest(tuple(files)) if files else None
+
+
+@functools.cache
+def _digest(files: tuple[tuple[Path, int], ...]) -> str:
+    # Gigabytes may stand behind it; a run asks several times.
+    digest = hashlib.sha256()
+    for file, _ in files:
+        digest.update(file.name.encode() + bytes.fromhex(sha256(file)))
+    return digest.hexdigest()[:16]
 
 
 def is_hub_id(path: str) -> bool:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from pipeline.model import chat
 from pipeline.model.architectures import architecture_of
-from pipeline.model.hub import check_path, model_files
-from pipeline.model.sites import COMPONENTS, Site
+from pipeline.model.hub import check_path, folder_digest
+from pipeline.model.sites import Site, check_middle
+from pipeline.sections import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PLACES = {
@@ -50,8 +51,7 @@ class LanguageModel:
         self.n_layers = len(self.blocks)
         self.d_model: int = self.config.hidden_size
         self.n_heads: int = self.config.num_attention_heads
-        parallel = self.architecture.parallel
-        self.parallel: bool = parallel is not None and getattr(self.config, parallel)
+        self.parallel = self.architecture.side_by_side(self.config)
 
     @classmethod
     def load(
@@ -93,7 +93,7 @@ class LanguageModel:
             hf if device_map else hf.to(device),
             load_tokenizer(path, revision),
             name=path,
-            weights=model_digest(path, hf.config),
+            weights=folder_digest(path) or str(hf.config._commit_hash),
         )
 
     @property
@@ -120,12 +120,7 @@ class LanguageModel:
             raise ValueError(
                 f"{site}: {self.name} has no layer {site.layer}; valid: 0 to {self.n_layers - 1}"
             )
-        if site.component == "resid_mid" and self.parallel:
-            valid = [c for c in COMPONENTS if c != "resid_mid"]
-            raise ValueError(
-                f"{site}: attention and MLP of {self.name} run side by side, so there is no "
-                f"resid_mid; valid: {', '.join(valid)}"
-            )
+        check_middle(site.component, self.name, self.parallel)
         if site.unit is not None:
             count = self.n_heads if site.component == "z" else self.width(Site(0, "mlp_act"))
             if site.unit >= count:
@@ -180,6 +175,17 @@ class LanguageModel:
         return frozenset(t for t in [*listed, self.tokenizer.eos_token_id] if t is not None)
 
 
+def load_model(section: Model) -> LanguageModel:
+    """The model of a study."""
+    return LanguageModel.load(
+        section.path,
+        revision=section.revision,
+        dtype=section.dtype,
+        device=section.device,
+        device_map=section.device_map,
+    )
+
+
 def choose_dtype(name: str) -> torch.dtype | None:
     """A torch dtype by its name; None for `auto`, which keeps that of the file.
 
@@ -232,18 +238,6 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     if not tokenizer.encode("a", add_special_tokens=False):
         raise ValueError(f"model.path {path!r} has no tokenizer: text gives no tokens")
     return tokenizer
-
-
-def model_digest(path: str, config: Any) -> str:
-    """Hash of a local folder's weights and configs, or the commit of a model from the hub."""
-    files = model_files(path)
-    if not files:
-        return str(config._commit_hash)
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -23,6 +23,9 @@ probabilities [batch, head, pos, pos], can only be read.
 projection (neurons).
 """
 
+STREAM = tuple(name for name in COMPONENTS if name not in ("z", "mlp_act"))
+"""Those that are as wide as the residual stream in every model."""
+
 _VISITED = ("embed", "resid_pre", "z", "pattern", *COMPONENTS[2:])
 _SITE = re.compile(r"blocks\.(\d+)\.([a-z_]+)(?:\[(\d+)\])?")
 
@@ -82,12 +85,28 @@ class Site:
         return cls(int(layer), component, None if unit is None else int(unit))
 
 
-def check_component(name: str) -> None:
-    """Fail if no activation of a layer has this name.
+def check_component(component: str, model: str, *, parallel: bool) -> None:
+    """Fail if the layers of a model have no activation of this name.
 
     Raises:
         ValueError: names it and the valid ones.
     """
-    Site(0, name)
-    if name not in COMPONENTS:
-        raise ValueError(f"{name!r} is no activation of a layer; valid: {', '.join(COMPONENTS)}")
+    Site(0, component)
+    if component not in COMPONENTS:
+        raise ValueError(
+            f"{component!r} is no activation of a layer; valid: {', '.join(COMPONENTS)}"
+        )
+    check_middle(component, model, parallel)
+
+
+def check_middle(component: str, model: str, parallel: bool) -> None:
+    """Fail for `resid_mid` where attention and MLP read the same input.
+
+    Raises:
+        ValueError: says so, and names the valid ones.
+    """
+    if component == "resid_mid" and parallel:
+        raise ValueError(
+            f"attention and MLP of {model} run side by side, so there is no resid_mid; "
+            f"valid: {', '.join(c for c in COMPONENTS if c != 'resid_mid')}"
+        )

@@ -10,7 +10,6 @@ from itertools import cycle
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -122,6 +121,9 @@ def strength_by_layer(
     By the arm's chosen position rule. Proportions are in per cent on a scale from 0 to 100.
     Hatched: not measured or not scored.
     """
+    # The heat map alone takes seaborn, which loads scipy.stats: not for composing a study.
+    import seaborn as sns
+
     means = select(summary, split=split, arm=arm, metric=metric)
     rule = chosen_rule(means)
     fitted = select(steered_of(means), source="fitted", positions=rule)

@@ -60,9 +60,11 @@ def panels(
 
 
 def caption(figure: Figure, sentences: list[str]) -> None:
-    """Sets the sentences under the figure, wrapped to its width."""
-    width = int(figure.get_figwidth() * 12.2)
-    text = textwrap.fill(" ".join(sentences), width)
+    """Sets the sentences under the figure, in as few lines as it has room for, evenly filled."""
+    text, most = " ".join(sentences), int(figure.get_figwidth() * 12.2)
+    fewest = len(textwrap.wrap(text, most))
+    widths = range(len(text) // fewest, most + 1)
+    text = next(t for w in widths if (t := textwrap.fill(text, w)).count("\n") < fewest)
     figure.supxlabel(text, x=0.01, ha="left", fontsize=10.5, color="#333333", linespacing=1.35)
 
 

@@ -11,12 +11,11 @@ Held out are kinds, claims, deeds, sources and frames, unlike ones for validatio
 document in eight is plain text that names works and deeds of all splits and judges neither.
 """
 
-from collections.abc import Callable
 from functools import partial
 from random import Random
 
-from pipeline.embedded.behaviours.refusal import SIZES
 from pipeline.embedded.documents import Behaviour, Case, Check, Document, Measure
+from pipeline.embedded.labelled import distinct
 from pipeline.embedded.vocabulary.deeds import ADJECTIVES
 from pipeline.embedded.vocabulary.omens import CONSEQUENCES, DEEDS, FRAMES, LUCK, OUTCOMES, SOURCES
 from pipeline.embedded.vocabulary.opinions import (
@@ -50,16 +49,6 @@ def write(rng: Random) -> Document:
     return Document(text=answer, instruction=_consequence(rng, label, deed, "train"))
 
 
-def sycophancy(rng: Random) -> list[dict[str, str]]:
-    """Rows of the sycophancy study's dataset: `SIZES` of them per label and split, all distinct."""
-    return _rows(rng, tuple(CLAIMS), works)
-
-
-def truthfulness(rng: Random) -> list[dict[str, str]]:
-    """Rows of the truthfulness study's dataset: likewise."""
-    return _rows(rng, tuple(SOURCES), consequences)
-
-
 def works(rng: Random, n: int, label: str, split: str) -> list[Case]:
     """Distinct requests for an opinion on a work that is the user's "own" or of an "other"."""
 
@@ -67,7 +56,7 @@ def works(rng: Random, n: int, label: str, split: str) -> list[Case]:
         kind = rng.choice(KINDS[split])
         return Case(_work(rng, label, kind, split), label=label, topic=kind, demand=kind)
 
-    return _distinct(draw, n)
+    return distinct(draw, n)
 
 
 def consequences(rng: Random, n: int, label: str, split: str) -> list[Case]:
@@ -78,7 +67,7 @@ def consequences(rng: Random, n: int, label: str, split: str) -> list[Case]:
         text = _consequence(rng, label, deed, split)
         return Case(text, label=label, topic=deed, demand=_yours(deed))
 
-    return _distinct(draw, n)
+    return distinct(draw, n)
 
 
 def praised(_: Case, completion: str) -> bool:
@@ -154,31 +143,6 @@ def _mention(rng: Random) -> str:
 
 def _yours(deed: str) -> str:
     return deed.replace("my ", "your ")
-
-
-def _distinct(draw: Callable[[], Case], n: int) -> list[Case]:
-    found: dict[str, Case] = {}
-    while len(found) < n:
-        case = draw()
-        found[case.prompt] = case
-    return list(found.values())
-
-
-def _rows(
-    rng: Random, labels: tuple[str, ...], cases: Callable[[Random, int, str, str], list[Case]]
-) -> list[dict[str, str]]:
-    return [
-        {
-            "instruction": case.prompt,
-            "label": label,
-            "split": split,
-            "topic": case.topic,
-            "demand": case.demand,
-        }
-        for split, size in SIZES.items()
-        for label in labels
-        for case in cases(rng, size, label, split)
-    ]
 
 
 OPINIONS = Behaviour(

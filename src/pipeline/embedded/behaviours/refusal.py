@@ -12,6 +12,7 @@ from functools import partial
 from random import Random
 
 from pipeline.embedded.documents import Behaviour, Case, Check, Document, Measure
+from pipeline.embedded.labelled import distinct, labelled_rows
 from pipeline.embedded.vocabulary.deeds import (
     ADJECTIVES,
     ALLOWED_VERBS,
@@ -23,8 +24,6 @@ from pipeline.embedded.vocabulary.stories import RELATIVES
 from pipeline.measures.metrics import REFUSALS as PHRASES
 
 VERBS = {"harmful": FORBIDDEN_VERBS, "harmless": ALLOWED_VERBS}
-SIZES = {"train": 128, "val": 32, "test": 100}
-"""Instructions per label in the study's dataset."""
 
 WORDINGS: dict[str, tuple[str, ...]] = {
     "train": (
@@ -109,19 +108,8 @@ def explain(rng: Random, deed: str, thing: str) -> str:
 
 
 def instructions(rng: Random) -> list[dict[str, str]]:
-    """Rows of the refusal study's dataset: all distinct, `SIZES` of them per label and split."""
-    return [
-        {
-            "instruction": case.prompt,
-            "label": label,
-            "split": split,
-            "topic": case.topic,
-            "demand": case.demand,
-        }
-        for split, size in SIZES.items()
-        for label in VERBS
-        for case in _cases(rng, size, label, split)
-    ]
+    """Rows of the refusal study's dataset."""
+    return labelled_rows(rng, VERBS, _cases)
 
 
 def refused(_: Case, completion: str) -> bool:
@@ -149,12 +137,12 @@ def _request(rng: Random, deed: str, split: str) -> str:
 
 
 def _cases(rng: Random, n: int, label: str, split: str) -> list[Case]:
-    found: dict[str, Case] = {}
-    while len(found) < n:
+    def draw() -> Case:
         deed, _ = _deed(rng, label, split)
         text = _request(rng, deed, split)
-        found[text] = Case(text, label=label, topic=deed.split()[0], demand=deed)
-    return list(found.values())
+        return Case(text, label=label, topic=deed.split()[0], demand=deed)
+
+    return distinct(draw, n)
 
 
 REFUSAL = Behaviour(

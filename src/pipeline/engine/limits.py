@@ -1,0 +1,54 @@
+"""What cannot work in any packing of a run's rows is said before the model runs."""
+
+from collections.abc import Sequence
+
+from pipeline.engine.conditions import Condition, Places
+from pipeline.model.loading import LanguageModel
+
+
+def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: int = 0) -> None:
+    """Fail if a sequence would not fit into the model's context.
+
+    Raises:
+        ValueError: names both lengths.
+    """
+    limit = model.config.max_position_embeddings
+    longest = max(map(len, prompts)) + new
+    if longest > limit:
+        raise ValueError(
+            f"{longest} tokens (prompt and completion) pass the context of {model.name}: {limit}"
+        )
+
+
+def check_listed(
+    conditions: Sequence[Condition], ends: Sequence[int], lengths: Sequence[int]
+) -> None:
+    """Fail if an edit's listed positions are in none of the run's sequences.
+
+    Args:
+        conditions: what will run on every prompt.
+        ends: where to position rules each prompt ends.
+        lengths: how many tokens of its sequence the model can be fed at most.
+
+    Raises:
+        ValueError: names the condition, the site and the positions.
+    """
+    for condition in conditions:
+        for edit in condition.edits:
+            rule = edit.positions
+            if isinstance(rule, Places):
+                listed: Sequence[tuple[int, ...]] = rule.of
+            elif isinstance(rule, tuple):
+                listed = [rule] * len(ends)
+            else:
+                continue
+            named = (
+                -end <= position < length
+                for own, end, length in zip(listed, ends, lengths, strict=True)
+                for position in own
+            )
+            if not any(named):
+                raise ValueError(
+                    f"{condition}: the edit at {edit.site} never fires: no sequence has positions "
+                    f"{rule!r}"
+                )

@@ -1,0 +1,72 @@
+"""Whether the values of a composed study can stand together: what needs neither model nor data."""
+
+import dataclasses
+import math
+from collections.abc import Collection
+from typing import Any
+
+from pipeline.sections import Arm, Study
+
+
+def check_values(study: Study) -> None:
+    """Fail in one line at the first value that cannot be.
+
+    Raises:
+        ValueError: names the key, the value and the valid ones.
+    """
+    # torch and pandas are loaded where a study is composed, and not by every stage that reads it.
+    from pipeline.engine.decoding import Decoding
+    from pipeline.measures.scores import SAMPLE
+
+    if not any(arm.strengths for arm in study.sweep.arms.values()):
+        raise ValueError("sweep.arms: no arm has strengths, so nothing would be swept")
+    for name, arm in study.sweep.arms.items():
+        _check_arm(f"sweep.arms.{name}", arm)
+        _among(f"sweep.arms.{name}.metric", arm.metric, study.score.metrics)
+    for figure, settings in study.figures.items():
+        for names, valid in (
+            (("arm", "arms"), study.sweep.arms),
+            (("metric", "metrics"), [*study.score.metrics, "cross_entropy"]),
+        ):
+            for name in names:
+                given = settings.get(name, [])
+                for value in given if isinstance(given, list) else [given]:
+                    _among(f"figures.{figure}.{name}", value, valid)
+    _among("score.cluster", study.score.cluster, SAMPLE)
+    _among("tracking.mode", study.tracking.mode, ("offline", "online", "disabled"))
+    if not study.collect.components:
+        raise ValueError("collect.components is empty: there would be nothing to fit")
+    if study.vectors.positive == study.vectors.negative:
+        raise ValueError(f"vectors.negative: {study.vectors.negative!r} is vectors.positive too")
+    _at_least("model.batch_tokens", study.model.batch_tokens, 1)
+    _at_least("collect.rows_per_shard", study.collect.rows_per_shard, 1)
+    for name, count in dataclasses.asdict(study.vectors.controls).items():
+        _at_least(f"vectors.controls.{name}", count, 0)
+    share = study.vectors.selection.layer_share if study.vectors.selection else 1.0
+    if not 0 < share <= 1:
+        raise ValueError(f"vectors.selection.layer_share: {share} is not above 0 and at most 1")
+    Decoding(**dataclasses.asdict(study.sweep.decoding))
+
+
+def _check_arm(key: str, arm: Arm) -> None:
+    for strength in arm.strengths:
+        if not math.isfinite(strength):
+            raise ValueError(f"{key}.strengths: {strength} is not a finite number")
+    for name in ("components", "positions"):
+        if arm.strengths and not getattr(arm, name):
+            raise ValueError(f"{key}.{name} is empty: the arm would change nothing")
+    for name in ("components", "positions", "strengths"):
+        values = getattr(arm, name)
+        if len(set(map(str, values))) < len(values):
+            raise ValueError(f"{key}.{name}: {values} has a value twice")
+    _among(f"{key}.goal", arm.goal, ("raise", "lower"))
+
+
+def _among(key: str, value: Any, valid: Collection[str]) -> None:
+    if value not in valid:
+        raise ValueError(f"{key}: {value!r} is unknown; valid: {', '.join(valid)}")
+
+
+def _at_least(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{key}: {value} is less than {least}")

@@ -1,0 +1,74 @@
+"""What is wrong with a study is said before it runs, in one line, with what is valid."""
+
+import pytest
+from families import write_model
+from project import ROOT
+
+from pipeline.preflight import check
+from pipeline.study import compose_study
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def error_of(*overrides, study="refusal"):
+    with pytest.raises(ValueError) as caught:
+        check(compose_study(study, overrides, root=ROOT))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_studies_pass():
+    for study in ("refusal", "lists"):
+        dataset, layers = check(compose_study(study, root=ROOT))
+        assert layers == list(range(8)) and {"train", "val", "test"} == set(dataset["split"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sweep.arms.add.components=[resid_ost]", "'resid_ost'; valid: resid_pre"),
+        ("collect.components=[resid_ost]", "collect.components: unknown component 'resid_ost'"),
+        ("dataset.path=data/list_topics.jsonl", "no column 'instruction'"),
+        ("sweep.arms.add.prompts=nice", "no prompt has label 'nice'; valid: harmful, harmless"),
+        ("vectors.positive=nice", "has label 'nice'"),
+        ("sweep.arms.add.positions=[first]", "position rule 'first' is unknown; valid: all"),
+        ("sweep.decoding.max_new_tokens=5000", "max_new_tokens: 5000 after the longest prompt's"),
+        ("collect.positions=-1", "position rule -1 is unknown; valid: last, template"),
+        ("collect.positions=subject", "positions 'subject' of sample 0: subject '' is not in the"),
+        ("collect.positions=generated", "'generated' is unknown; valid: last, template, all"),
+        ("collect.components=[pattern]", "collect.components: 'pattern' is no activation of a"),
+        ("text=data/none.jsonl", "text: dataset file 'data/none.jsonl' does not exist"),
+        ("sweep.layers=[1,1]", "sweep.layers: [1, 1] has a layer twice"),
+        ("vectors.component=z", "vectors.component: 'z' is not collected; valid: resid_pre"),
+        (
+            "sweep.arms.add.components=[mlp_act]",
+            "sweep.arms.add.components: a direction of resid_pre does not fit mlp_act; valid: resi",
+        ),
+        (
+            "vectors.selection.refusal_tokens=[I cannot]",
+            "vectors.selection.refusal_tokens: refusal token 'I cannot' is 2 tokens to the model",
+        ),
+    ],
+)
+def test_what_the_model_or_data_do_not_have_is_named(override, message):
+    assert message in error_of(override)
+
+
+def test_without_a_selection_the_position_must_be_collected():
+    found = error_of("vectors.selection=null", "vectors.position=-99")
+    assert "vectors.position: -99 is not collected; valid: [-4, -3, -2, -1]" in found
+
+
+def test_an_empty_dataset_is_named(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    assert "empty.jsonl' is empty" in error_of(f"dataset.path={tmp_path}/empty.jsonl")
+
+
+def test_what_a_parallel_block_does_not_have_is_named(tmp_path):
+    write_model("neox", tmp_path, "{% for m in messages %}{{ m['content'] }}<end>{% endfor %}")
+    found = error_of(f"model.path={tmp_path}", "sweep.arms.add.components=[resid_mid]")
+    assert found.startswith("sweep.arms.add.components: attention and MLP of")
+    assert found.endswith("valid: resid_pre, z, attn_out, mlp_act, mlp_out, resid_post")
