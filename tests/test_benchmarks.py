@@ -18,6 +18,7 @@ def results(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_every_work_is_measured_with_its_ceiling(results):
     found = json.loads(results.read_text())
     assert list(found) == list(WORKS)
@@ -27,6 +28,7 @@ def test_every_work_is_measured_with_its_ceiling(results):
         assert work["ceiling"]["share_reached"] > 0
 
 
+@pytest.mark.slow
 def test_a_library_is_measured_or_said_to_be_missing(results):
     found = json.loads(results.read_text())["forward_all"]
     told = [*found["ratios"], *(text.partition(":")[0] for text in found["not_measured"])]
@@ -34,13 +36,14 @@ def test_a_library_is_measured_or_said_to_be_missing(results):
     assert libraries <= set(told)
 
 
+@pytest.mark.slow
 def test_the_figure_and_the_table_show_what_was_measured(results, tmp_path):
     readme, figure = tmp_path / "README.md", tmp_path / "benchmark.png"
-    readme.write_text(f"above\n{report.BEGIN}old\n{report.END}below\n")
+    readme.write_text(f"above\n{report.BEGIN}stale\n{report.END}below\n")
     report.main(["--results", str(results), "--figure", str(figure), "--readme", str(readme)])
     assert figure.stat().st_size > 10_000
     text = readme.read_text()
-    assert "old" not in text
+    assert "stale" not in text
     assert text.startswith("above\n")
     assert text.endswith("below\n")
     for name in WORKS:
