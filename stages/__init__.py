@@ -5,7 +5,6 @@ import json
 import os
 import sys
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -13,11 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # A queued experiment runs in a copy of the project; an installed package is still the original.
 sys.path.insert(0, str(ROOT / "src"))
 
-import pipeline  # noqa: E402
 from pipeline.model.hub import folder_digest  # noqa: E402
 from pipeline.scratch import sha256  # noqa: E402
 from pipeline.sections import Study  # noqa: E402
-from pipeline.study import load_study  # noqa: E402
+from pipeline.study import load_study, package_sources  # noqa: E402
 from pipeline.tracking import tracked_run  # noqa: E402
 
 ORDER = (
@@ -44,12 +42,7 @@ def stage_key(module: ModuleType, study: Study, folder: Path) -> str:
     digest = hashlib.sha256()
     sections = {name: study.config[name] for name in module.SECTIONS}
     digest.update(json.dumps(sections, sort_keys=True).encode())
-    code = list(ROOT.glob("stages/*.py"))
-    for package in (pipeline.__name__, *study.packages):
-        spec = find_spec(package)
-        assert spec is not None and spec.origin is not None, package
-        file = Path(spec.origin)
-        code += file.parent.rglob("*.py") if file.name == "__init__.py" else [file]
+    code = [*ROOT.glob("stages/*.py"), *package_sources(study.packages)]
     read = [folder / name for name in module.INPUTS]
     if "model" in module.SECTIONS:
         digest.update(str(folder_digest(study.model.path)).encode())

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
         except HydraException as error:
             raise ValueError(_one_line(error)) from error
     study = _typed(config)
+    with at_key("packages"):
+        package_sources(study.packages)
     for key, place, node in _targets(study):
         place[node] = check_target(place[node], key, study.packages)
     check_values(study)
@@ -147,6 +150,22 @@ def _targets(study: Study) -> Iterator[tuple[str, Any, str]]:
             raise ValueError(f"sweep.arms.{name} has strengths but no intervention")
         if arm.intervention is not None:
             yield f"sweep.arms.{name}.intervention", arm.__dict__, "intervention"
+
+
+def package_sources(packages: Sequence[str]) -> list[Path]:
+    """The Python files of this package and of the ones that a study adds.
+
+    Raises:
+        ValueError: one that is not installed, or has no file of its own.
+    """
+    files: list[Path] = []
+    for package in (*PACKAGES, *packages):
+        spec = find_spec(package) if package.isidentifier() else None
+        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+            raise ValueError(f"{package!r} is not an installed Python package with an __init__.py")
+        file = Path(spec.origin)
+        files += file.parent.rglob("*.py") if file.name == "__init__.py" else [file]
+    return files
 
 
 def _forced(override: str) -> str:
