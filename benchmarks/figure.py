@@ -77,13 +77,19 @@ def _ratio_axis(axes: Axes) -> None:
 def _sentences(measured: dict[str, Any]) -> list[str]:
     machines = {_machine(found["machine"]) for found in measured.values()}
     rounds = sorted({found["rounds"] for found in measured.values()})
+    parts = {share for found in measured.values() for share in found["done"].values()}
     small = [name for name, found in measured.items() if found["size"] != "full"]
     return [
         f"Dots: medians; bars: ranges. Sides take turns; rounds: {' or '.join(map(str, rounds))}.",
+        *([f"Loops over conditions run {_shares(parts)} of them."] if parts else []),
         "Right of the dashed line actsweep is the faster.",
         f"Measured on {'; '.join(sorted(machines))}.",
         *([f"Not at full size: {', '.join(small)}."] if small else []),
     ]
+
+
+def _shares(shares: set[float]) -> str:
+    return " or ".join(f"{share:.0%}" for share in sorted(shares))
 
 
 def _machine(found: dict[str, Any]) -> str:

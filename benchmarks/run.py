@@ -73,7 +73,7 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         for side, run in work.sides.items():
             work.prepare()
-            times[side].append(_timed(run))
+            times[side].append(_timed(run) / work.done.get(side, 1.0))
     ratios = {
         side: [theirs / own for theirs, own in zip(times[side], times[ours], strict=True)]
         for side in others
@@ -81,6 +81,7 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
     return {
         "what": work.what,
         "tokens": work.tokens,
+        "done": work.done,
         "ceiling": _ceiling(work, output, statistics.median(times[ours])),
         "seconds": {side: _spread(seconds) for side, seconds in times.items()},
         "ratios": {side: _spread(values) for side, values in ratios.items()},

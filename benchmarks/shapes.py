@@ -41,6 +41,8 @@ class Size:
         few: see `completed`.
         new_tokens: of each completion; `longest` where lengths are mixed, and on a GPU.
         longest: see `new_tokens`.
+        every: of so many conditions a loop over them runs one; its time is that of a condition
+            times their number.
         rows: of 512 bfloat16 numbers, to read back.
     """
 
@@ -54,6 +56,7 @@ class Size:
     few: int
     new_tokens: int
     longest: int
+    every: int
     rows: int
 
 
@@ -69,6 +72,7 @@ SIZES = {
         few=2,
         new_tokens=6,
         longest=12,
+        every=3,
         rows=2**12,
     ),
     "full": Size(
@@ -94,6 +98,8 @@ SIZES = {
         few=4,
         new_tokens=24,
         longest=64,
+        # Five strengths: every layer and every strength has its turn.
+        every=7,
         # 4 GB.
         rows=2**22,
     ),

@@ -20,9 +20,10 @@ class Work:
     Attributes:
         what: in words.
         sides: by name.
-        same: raises a ValueError if an output (third argument) is not ours (second).
+        same: raises a ValueError if an output (third argument) is not ours (second), or its part.
         need: the least that has to be computed and read, given our output.
         tokens: through all blocks: of a loop over conditions, and where they share.
+        done: share of the work that a side does, where it is not all; seconds are divided by it.
         missing: sides that cannot be measured here, and why.
         prepare: done before each side's turn.
         device: that the model runs on.
@@ -34,6 +35,7 @@ class Work:
     same: Callable[[str, Any, Any], None]
     need: Callable[[Any], Need]
     tokens: Mapping[str, float] = field(default_factory=dict)
+    done: Mapping[str, float] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     prepare: Callable[[], None] = lambda: None
     device: str = "cpu"

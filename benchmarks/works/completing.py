@@ -29,7 +29,8 @@ ONE_OF = 16
 
 def generation_sweep(size: Size, folder: Path, *, rule: str, few: bool = False) -> Work:
     """Greedy completions, layers x strengths x prompts."""
-    return _sweep(size.model, size.few if few else size.completed, size.new_tokens, rule)
+    count = size.few if few else size.completed
+    return _sweep(size.model, count, size.new_tokens, rule, size.every)
 
 
 def on_gpu(size: Size, folder: Path) -> Work:
@@ -37,7 +38,9 @@ def on_gpu(size: Size, folder: Path) -> Work:
     shape = size.gpu
     if shape.device == "cuda" and not torch.cuda.is_available():
         raise NotMeasurable(f"needs a CUDA GPU with {GPU_GIGABYTES} GB of free memory: none here")
-    return _sweep(shape, size.completed, size.longest, "all", begin_alike, GPU_BATCH_TOKENS)
+    return _sweep(
+        shape, size.completed, size.longest, "all", size.every, begin_alike, GPU_BATCH_TOKENS
+    )
 
 
 def _sweep(
@@ -45,7 +48,8 @@ def _sweep(
     count: int,
     new: int,
     rule: str,
-    same: Callable[[str, Completions, Completions], None] = alike,
+    every: int,
+    agree: Callable[[str, Completions, Completions], None] = alike,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Work:
     model = random_model(shape)
@@ -57,12 +61,16 @@ def _sweep(
     def need(found: Completions) -> Need:
         return decoding_need(model, clean + again, rows, clean / count, new)
 
+    def same(side: str, expected: Completions, found: Completions) -> None:
+        agree(side, _part(expected, count, every), found)
+
     found, missing = doing("tokens", rule)
+    part = steered[::every]
     return Work(
         what=f"generation, {rule}: {len(steered)} conditions x {count} prompts x {new} tokens",
         sides={"actsweep": partial(_engine, model, prompts, conditions, new, batch_tokens)}
         | {
-            name: partial(loops.completions, model, prompts, steered, rule, new, of)
+            name: partial(loops.completions, model, prompts, part, rule, new, of)
             for name, of in found.items()
         },
         same=same,
@@ -71,6 +79,7 @@ def _sweep(
             "loop": len(steered) * clean + rows * (new - 1),
             "shared": clean + again + rows * (new - 1),
         },
+        done=dict.fromkeys(found, len(part) / len(steered)),
         missing=missing,
         device=shape.device,
         dtype=shape.dtype,
@@ -97,10 +106,18 @@ def mixed_lengths(size: Size, folder: Path) -> Work:
     def waiting() -> Completions:
         return [_cut(row, ends) for row in run(Ending(model, frozenset()))]
 
+    part = steered[:: size.every]
+    loop = "transformers, plain hooks"
+    done = {loop: len(part) / len(steered)}
+
     def looped() -> Completions:
         of = partial(plain.tokens, ends=sorted(ends))
-        rows = loops.completions(model, prompts, steered, "generated", size.longest, of)
+        rows = loops.completions(model, prompts, part, "generated", size.longest, of)
         return [_cut(row, ends) for row in rows]
+
+    def same(side: str, expected: Completions, found: Completions) -> None:
+        whole = side not in done
+        alike(side, expected if whole else _part(expected, size.few, size.every), found)
 
     def need(found: Completions) -> Need:
         # The token that ends a completion is computed and left out.
@@ -114,10 +131,11 @@ def mixed_lengths(size: Size, folder: Path) -> Work:
         sides={
             "actsweep": lambda: run(Ending(model, ends)),
             "actsweep, no row leaves before the longest": waiting,
-            "transformers, plain hooks": looped,
+            loop: looped,
         },
-        same=alike,
+        same=same,
         need=need,
+        done=done,
     )
 
 
@@ -151,6 +169,11 @@ def _engine(
 ) -> Completions:
     done = generate(model, prompts, conditions, Decoding(new), batch_tokens=batch_tokens)
     return [list(completion.tokens) for completion in done]
+
+
+def _part(rows: Completions, prompts: int, every: int) -> Completions:
+    """Rows of one condition of so many."""
+    return [row for at, row in enumerate(rows) if at // prompts % every == 0]
 
 
 def _cut(row: list[int], ends: frozenset[int]) -> list[int]:

@@ -28,16 +28,21 @@ def forward_sweep(size: Size, folder: Path, *, rule: str) -> Work:
     def need(found: Tensor) -> Need:
         return forward_need(model, shared, logits=len(steered) * len(prompts))
 
+    def same(side: str, expected: Tensor, found: Tensor) -> None:
+        near(side, expected[:: size.every], found)
+
     found, missing = doing("logits", rule)
+    part = steered[:: size.every]
     return Work(
         what=f"forward sweep, {rule}: {len(steered)} conditions x {len(prompts)} prompts",
         sides={"actsweep": ours}
         | {
-            name: partial(loops.scores, model, prompts, steered, rule, of)
+            name: partial(loops.scores, model, prompts, part, rule, of)
             for name, of in found.items()
         },
-        same=near,
+        same=same,
         need=need,
         tokens={"loop": len(steered) * clean, "shared": shared},
+        done=dict.fromkeys(found, len(part) / len(steered)),
         missing=missing,
     )
