@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
 RULES = ("all", "last", "generated")
@@ -43,11 +44,25 @@ was found for each prompt.
 
 
 @runtime_checkable
+class Fitted(Protocol):
+    """What belongs to one site of one model and is too large for a copy in each row."""
+
+    def check(self, model: LanguageModel, site: Site) -> None:
+        """Raises a ValueError if it is used elsewhere."""
+        ...
+
+    def to(self, device: torch.device) -> "Fitted":
+        """The same on another device; itself or the same tensors if it is there."""
+        ...
+
+
+@runtime_checkable
 class Intervention(Protocol):
     """A frozen dataclass that changes an activation.
 
-    Its fields are tensors of shape [d_model] and numbers. `edit` is written for fields that
-    broadcast against [rows, pos, d_model], so that the engine may stack them, a row each.
+    Its fields are vectors, numbers and what is `Fitted`. `edit` is written for vectors and numbers
+    that broadcast against [rows, pos, d_model], so that the engine may stack them, a row each; rows
+    are edited together if they share what is fitted.
     """
 
     def edit(self, hidden: Tensor) -> Tensor:
@@ -152,11 +167,17 @@ def position_mask(
     return chosen & (absolute >= 0)
 
 
+def fitted(intervention: Intervention) -> dict[str, Fitted]:
+    """The fields that rows share."""
+    return {name: value for name, value in vars(intervention).items() if isinstance(value, Fitted)}
+
+
 def stack(interventions: list[Intervention], device: torch.device, dtype: torch.dtype) -> Any:
-    """One intervention for many rows: each field stacked to [rows, 1, ...]."""
+    """One intervention for many rows: each field stacked to [rows, 1, ...], or shared by all."""
     first = interventions[0]
-    fields = {}
-    for name in first.__dataclass_fields__:  # type: ignore[attr-defined]
+    shared = fitted(first)
+    fields: dict[str, Any] = {name: value.to(device) for name, value in shared.items()}
+    for name in [name for name in vars(first) if name not in shared]:
         values = [torch.as_tensor(getattr(item, name), dtype=dtype) for item in interventions]
         fields[name] = torch.stack(values).to(device).reshape(len(values), 1, -1)
     return type(first)(**fields)

@@ -8,10 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.engine.conditions import Condition, Positions, position_mask, stack
+from pipeline.engine.conditions import Condition, Positions, fitted, position_mask, stack
 from pipeline.model.hooks import Visit
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+
+_Kind = tuple[int, type, Positions, tuple[int, ...]]
+"""Place in a condition's order, intervention, rule, and what is fitted by its identity."""
 
 
 class _Group(NamedTuple):
@@ -25,8 +28,8 @@ class EditTable:
     """What each row's condition does at each site, regrouped whenever the rows change.
 
     Rows that undergo the same kind of intervention by the same position rule are edited together,
-    with the interventions' fields stacked, a row each. Edits of one condition at one site are
-    applied in their order.
+    with the interventions' fields stacked, a row each, and what is fitted shared. Edits of one
+    condition at one site are applied in their order.
     """
 
     def __init__(self, model: LanguageModel, conditions: Sequence[Condition]) -> None:
@@ -40,6 +43,8 @@ class EditTable:
         for condition in conditions:
             for edit in condition.edits:
                 model.check(edit.site)
+                for part in fitted(edit.intervention).values():
+                    part.check(model, edit.site)
 
     def set_rows(
         self,
@@ -49,13 +54,14 @@ class EditTable:
     ) -> None:
         """Say which condition and prompt each row belongs to, and how long the prompt is."""
         self._lengths, self._prompts = prompt_lengths, prompts
-        gathered: dict[Site, dict[tuple[int, type, Positions], list[tuple[int, int, int]]]] = (
-            defaultdict(lambda: defaultdict(list))
+        gathered: dict[Site, dict[_Kind, list[tuple[int, int, int]]]] = defaultdict(
+            lambda: defaultdict(list)
         )
         for row, owner in enumerate(owners):
             order: dict[Site, int] = defaultdict(int)
             for number, edit in enumerate(self._conditions[owner].edits):
-                key = (order[edit.site], type(edit.intervention), edit.positions)
+                shared = tuple(id(part) for part in fitted(edit.intervention).values())
+                key = (order[edit.site], type(edit.intervention), edit.positions, shared)
                 gathered[edit.site][key].append((row, owner, number))
                 order[edit.site] += 1
         rows: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
