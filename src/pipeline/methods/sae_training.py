@@ -1,0 +1,214 @@
+"""Train sparse autoencoders on the rows of an activation store, many in one pass over it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import normalize
+from tqdm import tqdm
+
+from pipeline.methods.sae import Provenance, SparseAutoencoder, activate
+from pipeline.shuffling import shuffled_batches
+from pipeline.store import ActivationStore
+
+TRAINED = ("l1", "topk")
+_WARM, _DECAY = 0.05, 0.2
+"""Shares of all steps in which the sparsity weight rises, and the learning rate falls to 0."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What autoencoder to train at a site, and how.
+
+    Args:
+        site: where.
+        kind: `l1` or `topk`.
+        n_features: size of the dictionary.
+        k: active features of `topk`.
+        sparsity: weight of the sum of activations, for `l1`, where activations are scaled to a
+            mean square of 1 per dimension.
+        learning_rate: of Adam.
+        revive_every: steps between two looks for features that did not fire since the last.
+
+    Raises:
+        ValueError: another kind, or a value out of its range.
+    """
+
+    site: str
+    kind: str
+    n_features: int
+    k: int = 0
+    sparsity: float = 0.0
+    learning_rate: float = 1e-3
+    revive_every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.kind not in TRAINED:
+            raise ValueError(
+                f"autoencoders of kind {self.kind!r} are not trained; valid: {', '.join(TRAINED)}"
+            )
+        if self.kind == "topk" and not 1 <= self.k <= self.n_features:
+            raise ValueError(f"k {self.k} of topk; valid: 1 to {self.n_features}")
+        if self.kind == "l1" and self.sparsity <= 0:
+            raise ValueError(f"sparsity {self.sparsity} of l1 must be above 0")
+
+
+def train(
+    store: ActivationStore,
+    recipes: Sequence[Recipe],
+    kept: Bool[np.ndarray, " rows"],
+    *,
+    passes: int = 1,
+    batch_rows: int = 1024,
+    buffer_rows: int = 65536,
+    seed: int = 0,
+    device: str = "cpu",
+) -> list[SparseAutoencoder]:
+    """Train all autoencoders side by side: each batch of the store is read once for all sites.
+
+    loss = mean ||x - x̂||² / width (+ sparsity * warm-up * mean sum_i f_i / width for `l1`), on
+    activations scaled to a mean square of 1, with x - decoder_bias encoded and the decoder's rows
+    of length 1 after every step; scale and bias are folded into the weights at the end. Adam; the
+    learning rate falls to 0 over the last fifth of the steps.
+
+    Features that fired for no row since the last look begin anew: decoder and encoder along the
+    error of rows drawn in proportion to their squared loss, encoder bias 0, Adam's moments 0
+    (Bricken et al. 2023, who take the row itself and a fifth of the encoders' mean length; we take
+    the error, which is what is missing, and half of it). None in the last fifth.
+
+    Args:
+        store: activations.
+        recipes: one for each autoencoder; several may share a site.
+        kept: the rows to train on; leave out special tokens and what is held out.
+        passes: over the rows, each in an order of its own.
+        batch_rows: rows of a step.
+        buffer_rows: see `shuffled_batches`.
+        seed: of weights, order and what begins anew.
+        device: to train on.
+
+    Raises:
+        ValueError: no rows, or a site that is not in the store.
+    """
+    n_rows = int(kept.sum())
+    if n_rows == 0 or not recipes:
+        raise ValueError(f"{n_rows} rows and {len(recipes)} recipes: nothing to train")
+    sites = list(dict.fromkeys(recipe.site for recipe in recipes))
+    steps = passes * math.ceil(n_rows / batch_rows)
+    learners: list[_Learner] = []
+    with tqdm(total=steps, desc="autoencoders", unit="step", disable=None) as bar:
+        for number in range(passes):
+            batches = shuffled_batches(
+                store,
+                sites,
+                kept,
+                batch_rows=batch_rows,
+                buffer_rows=buffer_rows,
+                seed=seed + number,
+            )
+            for batch in batches:
+                here = {site: rows.to(device) for site, rows in batch.items()}
+                if not learners:
+                    learners = [
+                        _Learner(recipe, here[recipe.site], steps, seed + place)
+                        for place, recipe in enumerate(recipes)
+                    ]
+                for learner in learners:
+                    learner.step(here[learner.recipe.site])
+                bar.update()
+    made = store.fingerprint
+    return [
+        learner.finish(Provenance(made.model, learner.recipe.site, made.dataset))
+        for learner in learners
+    ]
+
+
+class _Learner:
+    """Weights of one autoencoder and the state of their training."""
+
+    def __init__(self, recipe: Recipe, first: Tensor, steps: int, seed: int) -> None:
+        self.recipe = recipe
+        self._steps, self._done = steps, 0
+        self._draw = torch.Generator(first.device).manual_seed(seed)
+        self._scale = float(first.square().mean().sqrt())
+        width, count = first.shape[1], recipe.n_features
+        shape = (count, width)
+        decoder = normalize(torch.randn(shape, generator=self._draw, device=first.device), dim=-1)
+        self._encoder = decoder.T.clone().requires_grad_()
+        self._encoder_bias = torch.zeros(count, device=first.device, requires_grad=True)
+        self._decoder = decoder.requires_grad_()
+        self._decoder_bias = (first.mean(0) / self._scale).requires_grad_()
+        self._adam = torch.optim.Adam(
+            [self._encoder, self._encoder_bias, self._decoder, self._decoder_bias],
+            lr=recipe.learning_rate,
+        )
+        self._fired = torch.zeros(count, dtype=torch.bool, device=first.device)
+        self._zeros = torch.zeros(count, device=first.device)
+
+    def step(self, rows: Float[Tensor, "rows width"]) -> None:
+        """One step of Adam on a batch."""
+        x = rows / self._scale
+        pre = (x - self._decoder_bias) @ self._encoder + self._encoder_bias
+        features = activate(self.recipe.kind, pre, self.recipe.k, self._zeros)
+        error = x - features @ self._decoder - self._decoder_bias
+        share = self._done / self._steps
+        loss = error.square().mean()
+        if self.recipe.kind == "l1":
+            weight = self.recipe.sparsity * min(1.0, share / _WARM)
+            loss = loss + weight * features.sum(-1).mean() / x.shape[1]
+        self._adam.zero_grad()
+        loss.backward()
+        decoder_gradient = self._decoder.grad
+        assert decoder_gradient is not None
+        with torch.no_grad():
+            # Along a row of the decoder nothing is to change but its length, which stays 1.
+            along = (decoder_gradient * self._decoder).sum(-1, keepdim=True)
+            decoder_gradient -= along * self._decoder
+        for group in self._adam.param_groups:
+            group["lr"] = self.recipe.learning_rate * min(1.0, (1 - share) / _DECAY)
+        self._adam.step()
+        with torch.no_grad():
+            self._decoder.copy_(normalize(self._decoder, dim=-1))
+            self._fired |= (features > 0).any(0)
+            self._done += 1
+            if self._done % self.recipe.revive_every == 0:
+                if self._done < (1 - _DECAY) * self._steps:
+                    self._revive(error)
+                self._fired.zero_()
+
+    def _revive(self, error: Float[Tensor, "rows width"]) -> None:
+        dead = (~self._fired).nonzero()[:, 0]
+        if not len(dead):
+            return
+        losses = error.square().sum(-1).square()
+        drawn = torch.multinomial(losses, len(dead), replacement=True, generator=self._draw)
+        directions = normalize(error[drawn], dim=-1)
+        usual = self._encoder[:, self._fired].norm(dim=0).mean() if self._fired.any() else 1.0
+        self._decoder[dead] = directions
+        self._encoder[:, dead] = 0.5 * usual * directions.T
+        self._encoder_bias[dead] = 0
+        for parameter, place in (
+            (self._encoder, (slice(None), dead)),
+            (self._encoder_bias, (dead,)),
+            (self._decoder, (dead,)),
+        ):
+            for name in ("exp_avg", "exp_avg_sq"):
+                self._adam.state[parameter][name][place] = 0
+
+    def finish(self, provenance: Provenance) -> SparseAutoencoder:
+        """The autoencoder of unscaled, uncentred activations: f = scale f', x̂ = scale x̂'."""
+        with torch.no_grad():
+            bias = self._encoder_bias - self._decoder_bias @ self._encoder
+            return SparseAutoencoder(
+                kind=self.recipe.kind,
+                encoder=self._encoder.detach().clone(),
+                encoder_bias=self._scale * bias,
+                decoder=self._decoder.detach().clone(),
+                decoder_bias=self._scale * self._decoder_bias,
+                threshold=self._zeros,
+                provenance=provenance,
+                k=self.recipe.k,
+            )

@@ -1,0 +1,65 @@
+"""Rows of a store in random order, without loading it."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from pipeline.store import ActivationStore
+
+PIECE = 32
+"""Rows that are read in one go: few enough to mix, enough for a disk to read forward."""
+
+
+def shuffled_batches(
+    store: ActivationStore,
+    sites: Sequence[str],
+    kept: Bool[np.ndarray, " rows"],
+    *,
+    batch_rows: int,
+    buffer_rows: int,
+    seed: int,
+) -> Iterator[dict[str, Tensor]]:
+    """Every kept row once, in float32, in batches of several sites' activations [rows, width].
+
+    Memory holds one buffer of all sites; each batch has `batch_rows` rows, the last one what is
+    left. The order is `shuffled_rows`'.
+    """
+    left: dict[str, Tensor] | None = None
+    for rows in shuffled_rows(np.flatnonzero(kept), buffer_rows=buffer_rows, seed=seed):
+        # Shards are read forward, the shuffle is made in memory.
+        places = torch.from_numpy(np.argsort(np.argsort(rows)))
+        ordered = np.sort(rows)
+        buffer = {site: store[site][ordered][places] for site in sites}
+        if left is not None:
+            buffer = {site: torch.cat([left[site], buffer[site]]) for site in sites}
+        whole = len(buffer[sites[0]]) // batch_rows * batch_rows
+        for start in range(0, whole, batch_rows):
+            yield {site: buffer[site][start : start + batch_rows].float() for site in sites}
+        left = {site: buffer[site][whole:] for site in sites}
+    if left is not None and len(left[sites[0]]):
+        yield {site: rows.float() for site, rows in left.items()}
+
+
+def shuffled_rows(
+    rows: Int[np.ndarray, " rows"], *, buffer_rows: int, seed: int
+) -> Iterator[Int[np.ndarray, " buffer"]]:
+    """Row numbers of one buffer after the other, shuffled.
+
+    The rows are cut into pieces of `PIECE` consecutive ones; pieces are drawn at random from the
+    whole store, hence from many shards, until the buffer is full; its rows are then shuffled.
+
+    Raises:
+        ValueError: a buffer smaller than two pieces, in which nothing would mix.
+    """
+    if buffer_rows < 2 * PIECE:
+        raise ValueError(f"buffer_rows {buffer_rows} must be at least {2 * PIECE}")
+    rng = np.random.default_rng(seed)
+    pieces = [rows[start : start + PIECE] for start in range(0, len(rows), PIECE)]
+    order = rng.permutation(len(pieces))
+    per_buffer = buffer_rows // PIECE
+    for start in range(0, len(order), per_buffer):
+        chosen = order[start : start + per_buffer]
+        yield rng.permutation(np.concatenate([pieces[piece] for piece in chosen]))
