@@ -113,6 +113,50 @@ class _Given(nn.Module):
         return self.hidden
 
 
+def differentiate(
+    model: LanguageModel,
+    sites: list[Site],
+    ids: Tensor,
+    mask: Tensor,
+    objective: Callable[[Tensor], Float[Tensor, " batch"]],
+) -> tuple[dict[Site, Tensor], dict[Site, Tensor], Float[Tensor, " batch"]]:
+    """Activations, gradients of an objective with respect to them, and the objective itself.
+
+    One forward and one backward pass for all sites: a site's gradient is the total one, through
+    everything downstream, other sites included. The objective takes the logits [batch, vocab]
+    after each row's last token; rows do not depend on each other, so neither do their gradients.
+    """
+    found: dict[Site, Tensor] = {}
+
+    def visit(site: Site) -> Visit:
+        def keep(hidden: Tensor) -> Tensor:
+            # What runs on must be the very tensor whose gradient is asked for.
+            found[site] = (
+                hidden.clone() if hidden.requires_grad else hidden.detach().requires_grad_()
+            )
+            return found[site]
+
+        return keep
+
+    visits = {site: visit(site) for site in sites}
+    with torch.enable_grad(), visiting(model, visits):
+        logits = model.hf(
+            ids,
+            attention_mask=mask,
+            position_ids=positions(mask),
+            use_cache=False,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        values = objective(logits)
+        ordered = list(found)
+        gradients = torch.autograd.grad(values.sum(), [found[site] for site in ordered])
+    return (
+        {site: found[site].detach() for site in ordered},
+        dict(zip(ordered, gradients, strict=True)),
+        values.detach(),
+    )
+
+
 def positions(mask: Tensor) -> Tensor:
     """Absolute positions of left-padded rows: 0 at the first real token (and at pads)."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
