@@ -1,0 +1,97 @@
+"""The feature-expression matrix as a clustered heat map, coloured by topic."""
+
+from collections.abc import Mapping
+from itertools import cycle
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from scipy.cluster.hierarchy import dendrogram
+
+from pipeline.measures.expression import Clusters
+from pipeline.views.marks import GREY, legend_key
+from pipeline.views.panels import caption, legend, panels
+
+
+def feature_expression(
+    clusters: Clusters, topics: Mapping[int, str], *, value: str, site: str
+) -> Figure:
+    """Samples (rows) x features (columns) in the order of their trees, a colour for each topic.
+
+    Colour: the value, on a logarithmic scale from 1/100 of the largest; white: not expressed.
+    """
+    matrix = clusters.matrix
+    names = sorted({topics[sample] for sample in matrix.index})
+    shades = [to_hex(shade) for shade in colormaps["tab20"].colors]  # type: ignore[attr-defined]
+    colours = dict(zip(names, cycle(shades), strict=False))
+    width = float(np.clip(0.08 * matrix.shape[1] + 4.5, 9, 17))
+    height = float(np.clip(0.07 * matrix.shape[0] + 2.5, 6, 14))
+    with panels(1, width, height) as (figure, (axis,)):
+        axis.grid(False)
+        values = matrix.to_numpy(dtype=float)
+        largest = float(values.max())
+        image = axis.imshow(
+            np.ma.masked_less_equal(values, 0),
+            aspect="auto",
+            interpolation="none",
+            cmap="viridis_r",
+            norm=LogNorm(largest / 100, largest),
+        )
+        axis.set_xlabel("features, clustered")
+        axis.set_ylabel("samples, clustered")
+        axis.set_xticks([])
+        axis.set_yticks([])
+        for row, sample in enumerate(matrix.index):
+            place = (-0.035, row - 0.5)
+            axis.add_patch(
+                Rectangle(
+                    place,
+                    0.025,
+                    1,
+                    color=colours[topics[sample]],
+                    lw=0,
+                    clip_on=False,
+                    transform=axis.get_yaxis_transform(),
+                )
+            )
+        axis.yaxis.labelpad = 0.035 * width * 72
+        for tree, side in ((clusters.feature_tree, "top"), (clusters.sample_tree, "right")):
+            _draw_tree(axis.inset_axes(_margin(side)), tree, side)
+        figure.colorbar(image, ax=axis, label=f"{value} (log scale)", shrink=0.6, pad=0.14)
+        axis.set_title(f"Which features does a sample express? {site}", pad=60)
+        legend(figure, {name: legend_key(color=colour, lw=6) for name, colour in colours.items()})
+        share = 100 * float((values > 0).mean())
+        caption(
+            figure,
+            [
+                f"{matrix.shape[0]} samples, {matrix.shape[1]} features; {share:.0f} % of cells",
+                f"expressed, white: not. Cells: largest {value} at any position of the sample.",
+                "Average linkage over Euclidean distances of what is expressed (1) or not (0).",
+                "Strip at the left: topic.",
+            ],
+        )
+    return figure
+
+
+def _margin(side: str) -> tuple[float, float, float, float]:
+    return (0.0, 1.005, 1.0, 0.1) if side == "top" else (1.005, 0.0, 0.1, 1.0)
+
+
+def _draw_tree(axes: Axes, tree: np.ndarray, side: str) -> None:
+    drawn = dendrogram(tree, no_plot=True)
+    leaves = len(drawn["leaves"])
+    for places, heights in zip(drawn["icoord"], drawn["dcoord"], strict=True):
+        # Scipy puts leaf i at 10 i + 5.
+        along = np.asarray(places) / 10 - 0.5
+        x, y = (along, heights) if side == "top" else (heights, along)
+        axes.plot(x, y, color=GREY, lw=0.6)
+    if side == "top":
+        axes.set_xlim(-0.5, leaves - 0.5)
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_ylim(leaves - 0.5, -0.5)
+        axes.set_xlim(left=0)
+    axes.axis("off")

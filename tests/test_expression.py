@@ -1,0 +1,150 @@
+"""Communities planted in a matrix are found, and described by what was planted."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+
+from pipeline.measures.expression import cluster, communities, expression_matrix
+from pipeline.views.expression import feature_expression
+from pipeline.views.panels import save
+
+# Samples 0-5 express features 0-3, at the end; samples 6-11 features 4-6, two before it.
+BLOCKS = {0: (range(6), range(4), 0), 1: (range(6, 12), range(4, 7), 2)}
+TOPICS = dict(enumerate(5 * ["fruits"] + 4 * ["tools"] + 7 * ["birds"]))
+
+
+@pytest.fixture
+def readings() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = []
+    for samples, features, from_end in BLOCKS.values():
+        for sample in samples:
+            for feature in features:
+                size = 2.0 * 10**feature
+                rows += [(sample, feature, from_end, size * (1 + 0.2 * rng.random()))]
+                rows += [(sample, feature, 5 + sample, 0.1 * size)]
+    # What all express, and noise, told apart from communities.
+    rows += [(sample, 7, 0, 1.0) for sample in range(16)]
+    rows += [(sample, 8, 1, 0.5) for sample in (1, 7, 13)]
+    table = pd.DataFrame(rows, columns=["sample", "feature", "from_end", "activation"])
+    return table.sample(frac=1, random_state=0)
+
+
+def test_the_matrix_has_the_largest_value_of_each_feature(readings):
+    matrix = expression_matrix(readings, value="activation")
+    assert matrix.shape == (16, 9)
+    for (sample, feature), rows in readings.groupby(["sample", "feature"]):
+        assert matrix.loc[sample, feature] == rows["activation"].max()
+    assert (matrix > 0).to_numpy().sum() == readings.groupby(["sample", "feature"]).ngroups
+
+
+def test_planted_communities_are_found_and_nothing_else(readings):
+    matrix = expression_matrix(readings, value="activation")
+    found = communities(cluster(matrix, samples=3, features=4), TOPICS, readings)
+    blocks = [(set(samples), set(features)) for samples, features, _ in BLOCKS.values()]
+    sure = found[found["p"] < 0.05]
+    pairs = [(set(r.samples), set(r.features)) for r in sure.itertuples()]
+    assert sorted(map(str, pairs)) == sorted(map(str, blocks))
+    assert sure["p"].tolist() == [1 / 201] * 2
+    assert sure["excess"].tolist() == [24, 18]
+
+
+def test_they_are_described_by_counts(readings):
+    matrix = expression_matrix(readings, value="activation")
+    found = communities(cluster(matrix, samples=3, features=4), TOPICS, readings)
+    row = found[found["samples"].map(lambda samples: 0 in samples)].iloc[0]
+    assert (row["topic"], row["topic_count"], row["n_samples"], row["topic_total"]) == (
+        "fruits",
+        5,
+        6,
+        5,
+    )
+    # All 5 fruits among 6 of 16 samples: C(11, 1) / C(16, 6).
+    assert row["topic_p"] == pytest.approx(11 / 8008)
+    assert (row["from_end"], row["from_end_count"], row["n_readings"]) == (0, 24, 48)
+    assert (row["share"], row["share_outside"]) == (1.0, 0.0)
+    other = found[found["samples"].map(lambda samples: 6 in samples)].iloc[0]
+    assert (other["from_end"], other["topic"], other["topic_count"]) == (2, "birds", 3)
+
+
+def test_noise_and_unlike_scales_do_not_hide_the_blocks():
+    """Seven topics of eight samples: 80 % of their own features are expressed, 8 % of others."""
+    rng = np.random.default_rng(0)
+    own = np.arange(56)[:, None] // 8 == np.arange(56) // 8
+    sizes = np.exp(rng.normal(1 + own)) * 10.0 ** rng.integers(-2, 3, 56)
+    values = np.where(rng.random(own.shape) < np.where(own, 0.8, 0.08), sizes, 0.0)
+    clusters = cluster(pd.DataFrame(values), samples=7, features=7)
+    right = pd.crosstab(clusters.samples, clusters.samples.index // 8).max(axis=1).sum()
+    assert right >= 52
+
+
+def test_neighbours_in_the_matrix_are_of_one_cluster(readings):
+    clusters = cluster(expression_matrix(readings, value="activation"), samples=3, features=4)
+    for names, groups in (
+        (clusters.matrix.index, clusters.samples),
+        (clusters.matrix.columns, clusters.features),
+    ):
+        assert sorted(names) == sorted(groups.index)
+        changes = (groups[names].diff().dropna() != 0).sum()
+        assert changes == groups.nunique() - 1
+
+
+def test_without_structure_p_says_so(readings):
+    """The planted sizes, each feature's samples drawn anew: the largest excess is one of many."""
+    rng = np.random.default_rng(1)
+    matrix = expression_matrix(readings, value="activation")
+    smallest = []
+    for _ in range(12):
+        drawn = matrix.apply(lambda column: rng.permutation(column.to_numpy()))
+        long = drawn.stack().rename("activation").reset_index().assign(from_end=0)
+        clusters = cluster(drawn, samples=3, features=4)
+        smallest.append(communities(clusters, TOPICS, long, shuffles=60)["p"].min())
+    assert sum(p < 0.05 for p in smallest) <= 3
+    assert np.median(smallest) > 0.15
+
+
+def test_wrong_arguments_are_named(readings):
+    with pytest.raises(ValueError, match="no 'size'; they have: sample, feature"):
+        expression_matrix(readings, value="size")
+    with pytest.raises(ValueError, match="no rows"):
+        expression_matrix(readings.head(0), value="activation")
+    matrix = expression_matrix(readings, value="activation")
+    with pytest.raises(ValueError, match="10 clusters of 9 features; valid: 1 to 9, 2 or more"):
+        cluster(matrix, samples=3, features=10)
+
+
+def test_the_figure_shows_the_clustered_matrix_and_the_topics(readings, tmp_path):
+    clusters = cluster(expression_matrix(readings, value="activation"), samples=3, features=4)
+    figure = feature_expression(clusters, TOPICS, value="activation", site="blocks.2.resid_post")
+    heat, *_ = figure.axes
+    shown = heat.images[0].get_array()
+    assert np.array_equal(shown.filled(0), clusters.matrix.to_numpy())
+    assert np.array_equal(shown.mask, clusters.matrix.to_numpy() == 0)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["birds", "fruits", "tools"]
+    keys = [to_rgb(line.get_color()) for line in figure.legends[0].get_lines()]
+    strips = [to_rgb(patch.get_facecolor()) for patch in heat.patches]
+    assert strips == [keys[names.index(TOPICS[s])] for s in clusters.matrix.index]
+    again = feature_expression(clusters, TOPICS, value="activation", site="blocks.2.resid_post")
+    save(figure, tmp_path / "a.png", {"commit": "abc"})
+    save(again, tmp_path / "b.png", {"commit": "abc"})
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_the_trees_stand_over_their_leaves(readings):
+    """Every leaf of the drawn trees ends at the row or column that it is of."""
+    clusters = cluster(expression_matrix(readings, value="activation"), samples=3, features=4)
+    figure = feature_expression(clusters, TOPICS, value="activation", site="embed")
+    heat = figure.axes[0]
+    top, right = heat.child_axes
+    assert top.get_xlim() == heat.get_xlim() and right.get_ylim() == heat.get_ylim()
+    for axes, get, count in ((top, 0, 9), (right, 1, 16)):
+        ends = {
+            float(line.get_data()[get][i])
+            for line in axes.lines
+            for i in (0, 3)
+            if line.get_data()[1 - get][i] == 0
+        }
+        # Samples that are alike join at height 0, between their leaves.
+        assert ends >= set(map(float, range(count)))
