@@ -16,7 +16,7 @@ from pipeline.model.loading import load_model
 from pipeline.scratch import scratch, whole_file
 from pipeline.sections import Study
 from pipeline.study import target
-from pipeline.sweeping import complete, swept_layers, with_directions
+from pipeline.sweeping import complete, decoding_of, swept_layers, with_directions
 from pipeline.tracking import Run
 from stages import ROOT, main
 
@@ -38,7 +38,15 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     grid = validation_parts(study, dataset, swept_layers(study, model.n_layers, directions))
     grid = with_directions(study, model, dataset, grid, directions)
     with scratch(folder / "validation.parquet", key, root=ROOT) as work:
-        completions = complete(study, model, dataset, grid, work)
+        completions = complete(
+            model,
+            dataset,
+            grid,
+            work,
+            decoding=decoding_of(study),
+            seed=study.sweep.seed,
+            batch_tokens=study.model.batch_tokens,
+        )
         settings = {
             name: asdict(_choose(study, name, completions, selected))
             for name, arm in study.sweep.arms.items()

@@ -13,7 +13,7 @@ from pipeline.model import chat
 from pipeline.model.loading import LanguageModel, load_model
 from pipeline.scratch import scratch, whole_file
 from pipeline.sections import Study
-from pipeline.sweeping import complete, swept_layers, with_directions
+from pipeline.sweeping import complete, decoding_of, swept_layers, with_directions
 from pipeline.tracking import Run
 from stages import ROOT, main
 
@@ -37,7 +37,15 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     sweep = report_parts(study, dataset, layers, settings)
     sweep = with_directions(study, model, dataset, sweep, directions)
     with scratch(folder / "sweep.parquet", key, root=ROOT) as work:
-        table = complete(study, model, dataset, sweep, work)
+        table = complete(
+            model,
+            dataset,
+            sweep,
+            work,
+            decoding=decoding_of(study),
+            seed=study.sweep.seed,
+            batch_tokens=study.model.batch_tokens,
+        )
         texts = pd.read_parquet(folder / "texts.parquet")
         with whole_file(folder / "text_losses.parquet") as path:
             _read_texts(study, model, texts, sweep, settings).to_parquet(path)

@@ -304,7 +304,7 @@ def test_gumbel_noise_samples_the_softmax():
     assert abs(float(torch.corrcoef(steps)[0, 1])) < 0.02
 
 
-def test_top_k_and_top_p_keep_what_they_say():
+def test_top_k_top_p_and_forbidden_tokens_leave_what_they_say():
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05])).expand(5000, -1)
     keys = row_keys(1, list(range(5000)), [0] * 5000)
     seen = lambda **k: set(choose(logits, Decoding(temperature=1.0, **k), keys, FIRST).tolist())  # noqa: E731
@@ -313,6 +313,9 @@ def test_top_k_and_top_p_keep_what_they_say():
     assert seen(top_p=0.8) == {0, 1}
     assert seen(top_p=0.81) == {0, 1, 2}
     assert seen(top_p=0.01) == {0}
+    assert seen(forbidden=(0, 2)) == {1, 3}
+    assert seen(forbidden=(0,), top_p=0.6) == {1}
+    assert choose(logits[:1], Decoding(forbidden=(0,)), keys[:1], FIRST).tolist() == [1]
 
 
 @pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])

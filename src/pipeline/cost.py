@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -15,6 +15,7 @@ from pipeline.model.loading import load_model
 from pipeline.model.sites import Site
 from pipeline.positions import collected
 from pipeline.sections import Study
+from pipeline.sweeping import decoding_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
     """Count conditions and tokens, and time a small part of them to say how long all will take."""
     model = load_model(study.model)
     tokens = dict(zip(dataset["sample"], dataset["tokens"], strict=True))
-    decoding = Decoding(**asdict(study.sweep.decoding))
+    decoding = decoding_of(study)
     sweep = any_parts(study, dataset, layers)
     total = sum(_tokens(part, tokens, decoding) for part in sweep)
     probe = [tokens[sample] for sample in sweep[0].samples]

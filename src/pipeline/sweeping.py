@@ -62,11 +62,22 @@ def with_directions(
     return found
 
 
+def decoding_of(study: Study) -> Decoding:
+    """How a study's completions are decoded."""
+    return Decoding(**asdict(study.sweep.decoding))
+
+
 def complete(
-    study: Study, model: LanguageModel, dataset: pd.DataFrame, parts: Sequence[Part], work: Path
+    model: LanguageModel,
+    dataset: pd.DataFrame,
+    parts: Sequence[Part],
+    work: Path,
+    *,
+    decoding: Decoding,
+    seed: int,
+    batch_tokens: int,
 ) -> pd.DataFrame:
     """A row per condition, sample and repeat; chunks that lie finished in `work` are taken up."""
-    decoding = Decoding(**asdict(study.sweep.decoding))
     by_sample = dataset.set_index("sample")
     jobs = [
         (part, chunk)
@@ -74,7 +85,7 @@ def complete(
         for chunk in plan(
             len(part.conditions),
             [len(by_sample.at[s, "tokens"]) for s in part.samples],
-            batch_tokens=study.model.batch_tokens,
+            batch_tokens=batch_tokens,
             new_tokens=decoding.max_new_tokens,
             repeats=decoding.repeats,
         )
@@ -83,7 +94,7 @@ def complete(
     for part, chunk in tqdm(jobs, "sweep", unit="chunk", disable=None):
         path = work / f"{part.name}-chunk-{chunk.number:05d}.parquet"
         if not path.exists():
-            table = _chunk(study, model, by_sample, part, chunk, decoding)
+            table = _chunk(model, by_sample, part, chunk, decoding, seed)
             with whole_file(path) as temporary:
                 table.to_parquet(temporary)
         tables.append(pd.read_parquet(path))
@@ -91,12 +102,12 @@ def complete(
 
 
 def _chunk(
-    study: Study,
     model: LanguageModel,
     by_sample: pd.DataFrame,
     part: Part,
     chunk: Chunk,
     decoding: Decoding,
+    seed: int,
 ) -> pd.DataFrame:
     completions = generate_chunk(
         model,
@@ -104,7 +115,7 @@ def _chunk(
         part.conditions,
         chunk,
         decoding,
-        seed=study.sweep.seed,
+        seed=seed,
         samples=part.samples,
     )
     columns = [condition.columns for condition in part.conditions]
@@ -118,6 +129,7 @@ def _chunk(
                 "repeat": completion.repeat,
                 **{name: by_sample.at[sample, name] for name in TEXTS},
                 "completion": completion.text,
+                "tokens": completion.tokens,
                 "n_tokens": len(completion.tokens),
                 "stopped": completion.stopped,
             }

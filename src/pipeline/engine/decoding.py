@@ -19,6 +19,7 @@ class Decoding:
         top_k: keep the k likeliest tokens; 0 keeps all.
         top_p: keep the smallest set of tokens whose probability reaches this.
         repeats: completions per prompt.
+        forbidden: tokens that are never chosen.
 
     Raises:
         ValueError: a value out of its range.
@@ -29,6 +30,7 @@ class Decoding:
     top_k: int = 0
     top_p: float = 1.0
     repeats: int = 1
+    forbidden: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -57,6 +59,9 @@ def choose(
     top-p leave; of equal tokens at the edge all stay. The noise depends on (row's key, step, token)
     alone, so that the same sample meets the same noise under every condition and in every packing.
     """
+    if decoding.forbidden:
+        barred = torch.tensor(decoding.forbidden, device=logits.device)
+        logits = logits.index_fill(-1, barred, -torch.inf)
     if decoding.temperature == 0:
         return logits.argmax(-1)
     scaled = logits.float() / decoding.temperature
