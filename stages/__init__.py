@@ -32,6 +32,19 @@ ORDER = (
 A stage is a module with `INPUTS` and `OUTPUTS`, files of the study's folder, `SECTIONS` of the
 config, and `run(study, folder, tracked, key)`.
 """
+FEATURES = (
+    "record_completions",
+    "train_autoencoders",
+    "attribute_features",
+    "ablate_features",
+    "report_features",
+)
+"""What a study with autoencoders has besides."""
+
+
+def order(study: Study) -> tuple[str, ...]:
+    """The stages of a study, one after the other."""
+    return ORDER + FEATURES if study.autoencoders else ORDER
 
 
 def stage_key(module: ModuleType, study: Study, folder: Path) -> str:

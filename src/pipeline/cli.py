@@ -85,7 +85,7 @@ def _run(given: argparse.Namespace) -> None:
         return
     save_study(study, folder / "config.yaml")
     stages = importlib.import_module("stages")
-    for name in stages.ORDER:
+    for name in stages.order(study):
         module = importlib.import_module(f"stages.{name}")
         done = folder / f".{name}.key"
         # The first stage reads files that no key covers, and is quick.

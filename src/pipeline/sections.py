@@ -125,6 +125,31 @@ class Score:
 
 
 @dataclass
+class Autoencoders:
+    """Sparse autoencoders at `sites`: trained on completions of all prompts, `recorded` of each.
+
+    Features are attributed and ablated in the completions of the prompts of `label`: `top` of each
+    site, and as many random ones. The metric is logit(`blank`) - logit(`line_break`) after the last
+    item's last token. `checked` attributions of each site are compared with true ablations.
+    """
+
+    label: str = MISSING
+    sites: list[str] = MISSING
+    blank: str = " "
+    line_break: str = "\n"
+    recorded: int = 20
+    kind: str = "topk"
+    n_features: int = 512
+    k: int = 16
+    sparsity: float = 0.0
+    learning_rate: float = 1e-3
+    passes: int = 5
+    top: int = 5
+    checked: int = 50
+    seed: int = 0
+
+
+@dataclass
 class Tracking:
     """Where runs are recorded."""
 
@@ -148,6 +173,7 @@ class Study:
     sweep: Sweep = field(default_factory=Sweep)
     score: Score = field(default_factory=Score)
     figures: dict[str, dict[str, Any]] = MISSING
+    autoencoders: Autoencoders | None = None
     tracking: Tracking = field(default_factory=Tracking)
 
     @property

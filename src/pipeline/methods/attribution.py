@@ -166,8 +166,12 @@ def check_by_ablation(
         )[:, 0]
         effects[own.index] = (scores[1:] - scores[0]).numpy()
     table = rows.assign(effect=effects)
-    rank = float(spearmanr(table["attribution"], table["effect"]).statistic)
-    return Check(table, rank, len(table))
+    return Check(table, rank_correlation(table), len(table))
+
+
+def rank_correlation(checked: pd.DataFrame) -> float:
+    """Spearman's correlation of `attribution` and `effect`."""
+    return float(spearmanr(checked["attribution"], checked["effect"]).statistic)
 
 
 def _shifted(measure: Measure, number: int, logits: Tensor, numbers: Tensor) -> Tensor:

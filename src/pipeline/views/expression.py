@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import dendrogram
 
 from pipeline.measures.expression import Clusters
 from pipeline.views.marks import GREY, legend_key
-from pipeline.views.panels import caption, legend, panels
+from pipeline.views.panels import caption, panels
 
 
 def feature_expression(
@@ -21,11 +21,12 @@ def feature_expression(
 ) -> Figure:
     """Samples (rows) x features (columns) in the order of their trees, a colour for each topic.
 
-    Colour: the value, on a logarithmic scale from 1/100 of the largest; white: not expressed.
+    Colour: the value, on a logarithmic scale; white: not expressed.
     """
     matrix = clusters.matrix
     names = sorted({topics[sample] for sample in matrix.index})
-    shades = [to_hex(shade) for shade in colormaps["tab20"].colors]  # type: ignore[attr-defined]
+    maps = (colormaps["tab20"], colormaps["tab20b"])
+    shades = [to_hex(shade) for shown in maps for shade in shown.colors]  # type: ignore[attr-defined]
     colours = dict(zip(names, cycle(shades), strict=False))
     width = float(np.clip(0.08 * matrix.shape[1] + 4.5, 9, 17))
     height = float(np.clip(0.07 * matrix.shape[0] + 2.5, 6, 14))
@@ -38,7 +39,7 @@ def feature_expression(
             aspect="auto",
             interpolation="none",
             cmap="viridis_r",
-            norm=LogNorm(largest / 100, largest),
+            norm=LogNorm(float(values[values > 0].min()), largest),
         )
         axis.set_xlabel("features, clustered")
         axis.set_ylabel("samples, clustered")
@@ -62,7 +63,8 @@ def feature_expression(
             _draw_tree(axis.inset_axes(_margin(side)), tree, side)
         figure.colorbar(image, ax=axis, label=f"{value} (log scale)", shrink=0.6, pad=0.14)
         axis.set_title(f"Which features does a sample express? {site}", pad=60)
-        legend(figure, {name: legend_key(color=colour, lw=6) for name, colour in colours.items()})
+        keys = [legend_key(color=colour, lw=6) for colour in colours.values()]
+        figure.legend(keys, list(colours), loc="outside right upper", title="topic")
         share = 100 * float((values > 0).mean())
         caption(
             figure,

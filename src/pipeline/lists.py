@@ -1,0 +1,62 @@
+"""The recorded lists of a study: those that features are attributed and ablated in."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.measures.lists import last_item_token, token_types
+from pipeline.recording import drawn, whole
+from pipeline.sections import Study
+
+
+def recorded_lists(study: Study, folder: Path, label: str | None = None) -> pd.DataFrame:
+    """Lists of the prompts of a label, as many draws as the sweep has repeats.
+
+    Args:
+        study: has autoencoders.
+        folder: of the study, with its prompts and recorded completions.
+        label: the autoencoders' own without one.
+
+    Returns:
+        The rows of the dataset, a sample each, with its `completion`, the tokens of that as
+        `generated`, `stopped`, and `whole`, the tokens of prompt and completion.
+    """
+    assert study.autoencoders is not None
+    prompts = drawn(pd.read_parquet(folder / "dataset.parquet"), study.autoencoders.recorded)
+    few = prompts["draw"] < study.sweep.decoding.repeats
+    prompts = prompts[few & (prompts["label"] == (label or study.autoencoders.label))]
+    completions = pd.read_parquet(folder / "completions.parquet")
+    own = completions[completions["sample"].isin(prompts["sample"])]
+    tokens = whole(prompts, own)
+    found = own.set_index("sample")
+    return prompts.assign(
+        completion=prompts["sample"].map(found["completion"]),
+        generated=prompts["sample"].map(found["tokens"]),
+        stopped=prompts["sample"].map(found["stopped"]),
+        whole=prompts["sample"].map(tokens),
+    ).reset_index(drop=True)
+
+
+def types(tokenizer: Any, lists: pd.DataFrame) -> list[list[str]]:
+    """The type of every generated token of each list: `measures.lists.token_types`."""
+    return [
+        token_types([tokenizer.decode([token]) for token in tokens], ended=stopped == "end")
+        for tokens, stopped in zip(lists["generated"], lists["stopped"], strict=True)
+    ]
+
+
+def list_ends(tokenizer: Any, lists: pd.DataFrame) -> list[int]:
+    """The absolute position of the last item's last token in each list.
+
+    Raises:
+        ValueError: a list without an item; names its topic.
+    """
+    ends = []
+    rows = zip(types(tokenizer, lists), lists["tokens"], lists["topic"], strict=True)
+    for own, prompt, topic in rows:
+        try:
+            ends.append(len(prompt) + last_item_token(own))
+        except ValueError as error:
+            raise ValueError(f"a list of {topic}: {error}") from error
+    return ends

@@ -1,0 +1,143 @@
+"""Which (position, feature) pairs of an autoencoder are ablated: attributed ones, and random."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pipeline.engine.conditions import Condition, Edit, Places
+from pipeline.methods.sae import SparseAutoencoder
+from pipeline.methods.sae_interventions import Reconstruct, ablate
+from pipeline.model.sites import Site
+
+RULES = ("recorded", "firing")
+"""Where a pair is ablated while generating: at the absolute position that it has in the recorded
+completion of the same sample; or wherever the feature is active, in the prompt too.
+"""
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Pairs (position from the end, feature) of one site; position 0 is the end's own.
+
+    `source` is how they were come by, `draw` tells sets of one source apart.
+    """
+
+    site: str
+    source: str
+    draw: int
+    pairs: tuple[tuple[int, int], ...]
+
+
+def strongest(features: pd.DataFrame, samples: int, top: int) -> pd.DataFrame:
+    """The pairs of every site without which the metric would be lowest: what raises it most.
+
+    Ablated, a pair changes the metric by its attribution, averaged over all samples; the lowest of
+    these come first.
+
+    Args:
+        features: a row for each `prompt`, `site`, `from_end` and `feature` where it is attributed
+            anything; where there is no row it is 0.
+        samples: how many there are.
+        top: pairs of each site.
+
+    Returns:
+        `site`, `from_end`, `feature`, `attribution` (the mean, below 0), `share` of samples where
+        it is active, and `rank`, 1 for the lowest.
+    """
+    groups = features.groupby(["site", "from_end", "feature"])["attribution"]
+    means = pd.DataFrame({"attribution": groups.sum() / samples, "share": groups.size() / samples})
+    raising = means[means["attribution"] < 0].reset_index()
+    ordered = raising.sort_values(["site", "attribution", "from_end", "feature"])
+    ordered["rank"] = ordered.groupby("site").cumcount() + 1
+    return ordered[ordered["rank"] <= top].reset_index(drop=True)
+
+
+def feature_sets(features: pd.DataFrame, chosen: pd.DataFrame, seed: int) -> list[FeatureSet]:
+    """Of each site the chosen pairs together, each alone, and as many random active ones.
+
+    Random pairs are drawn from those that `features` has and that are not chosen, in proportion to
+    the samples in which they are active.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for site, own in chosen.groupby("site", sort=False):
+        pairs = _pairs(own)
+        found.append(FeatureSet(str(site), "attributed", 0, pairs))
+        found += [FeatureSet(str(site), "single", n, (pair,)) for n, pair in enumerate(pairs, 1)]
+        counts = features[features["site"] == site].groupby(["from_end", "feature"]).size()
+        others = counts[~counts.index.isin(pairs)]
+        count = min(len(pairs), len(others))
+        if count:
+            weights = others.to_numpy() / others.sum()
+            places = np.sort(rng.choice(len(others), count, replace=False, p=weights))
+            found.append(
+                FeatureSet(str(site), "random", 0, _pairs(others.index[places].to_frame()))
+            )
+    return found
+
+
+def ablations(
+    sets: Sequence[FeatureSet],
+    autoencoders: Mapping[str, SparseAutoencoder],
+    ends: Sequence[int],
+) -> list[Condition]:
+    """Every set ablated by both of `RULES`, and every site's reconstruction alone.
+
+    Args:
+        sets: of features.
+        autoencoders: of each site.
+        ends: where each sample's recorded completion has its end, as an absolute position.
+    """
+    sites = dict.fromkeys(found.site for found in sets)
+    reconstructed = [
+        Condition(
+            arm=name,
+            intervention="reconstruct",
+            layer=Site.parse(name).layer,
+            positions="all",
+            edits=(Edit(Site.parse(name), Reconstruct(autoencoders[name])),),
+        )
+        for name in sites
+    ]
+    return reconstructed + [
+        Condition(
+            arm=found.site,
+            intervention="ablate",
+            source=found.source,
+            draw=found.draw,
+            layer=Site.parse(found.site).layer,
+            positions=rule,
+            edits=edits,
+        )
+        for found in sets
+        for rule in RULES
+        if (edits := _edits(found, autoencoders[found.site], ends, rule))
+    ]
+
+
+def _edits(
+    found: FeatureSet, sae: SparseAutoencoder, ends: Sequence[int], rule: str
+) -> tuple[Edit, ...]:
+    site = Site.parse(found.site)
+    if rule == "firing":
+        features = sorted({feature for _, feature in found.pairs})
+        return (Edit(site, ablate(sae, features), "all"),)
+    by_place: dict[int, list[int]] = {}
+    for from_end, feature in found.pairs:
+        by_place.setdefault(from_end, []).append(feature)
+    return tuple(
+        Edit(site, ablate(sae, sorted(features)), _places(from_end, ends))
+        for from_end, features in sorted(by_place.items())
+    )
+
+
+def _places(from_end: int, ends: Sequence[int]) -> Places:
+    where = [(end + from_end,) if end + from_end >= 0 else () for end in ends]
+    return Places(f"{from_end} from the end", where)
+
+
+def _pairs(rows: pd.DataFrame) -> tuple[tuple[int, int], ...]:
+    columns = zip(rows["from_end"], rows["feature"], strict=True)
+    return tuple((int(place), int(feature)) for place, feature in columns)

@@ -1,0 +1,181 @@
+"""What ablated features do to lists: figures, and a finding in words made from the numbers."""
+
+from collections.abc import Mapping
+from itertools import cycle
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.views.marks import GREY, legend_key
+from pipeline.views.panels import COLOURS, caption, legend, panels
+
+AXES = {
+    "n_items_mean": "items per list, change",
+    "n_items_variance": "variance of items per list, change",
+    "diversity_mean": "distinct items / all items of a topic, change",
+    "diversity_variance": "variance of diversity, change",
+}
+SERIES = {
+    ("attributed", "firing"): ("attributed, wherever active", COLOURS[1], "o"),
+    ("attributed", "recorded"): ("attributed, where recorded", COLOURS[0], "o"),
+    ("random", "firing"): ("random, wherever active", GREY, "s"),
+    ("random", "recorded"): ("random, where recorded", GREY, "^"),
+    ("none", "all"): ("reconstruction alone", COLOURS[2], "D"),
+}
+"""Source and position rule -> name, colour and marker."""
+
+ROW = 0.55
+"""Inches for an autoencoder."""
+
+
+def ablation_effects(table: pd.DataFrame, references: pd.DataFrame, column: str) -> Figure:
+    """Ablated minus base for one of `AXES`, a row for each autoencoder, with 95 % intervals.
+
+    Args:
+        table: `site`, `source`, `positions`, `column`, `mean`, `low`, `high`.
+        references: `name`, `column`, `mean`: other ways to the same end. All are in the caption,
+            those that are near are dashed lines too.
+        column: which.
+    """
+    rows = table[table["column"] == column]
+    sites = list(dict.fromkeys(rows["site"]))
+    with panels(1, width=9.5, height=ROW * len(sites) + 1.6) as (figure, (axes,)):
+        for place, key in enumerate(SERIES):
+            own = rows[(rows["source"] == key[0]) & (rows["positions"] == key[1])]
+            shift = (place - (len(SERIES) - 1) / 2) * 0.15
+            _series(axes, own, sites, key, shift)
+        axes.axvline(0, color=GREY, lw=1)
+        largest = float(rows[["low", "high"]].astype(float).abs().max().max())
+        beside = references[references["column"] == column]
+        near = beside[beside["mean"].abs() <= 2 * largest]
+        for (name, mean), colour in zip(
+            zip(near["name"], near["mean"], strict=True), cycle(COLOURS[3:]), strict=False
+        ):
+            axes.axvline(mean, color=colour, lw=1.5, ls=(0, (5, 3)))
+            axes.text(mean, -0.7, name, fontsize=9.5, color=colour, ha="center")
+        axes.set_yticks(range(len(sites)), sites)
+        axes.set_ylim(len(sites) - 0.5, -0.6 - 0.5 * bool(len(near)))
+        axes.grid(axis="x")
+        axes.set_xlabel(AXES[column])
+        axes.set_title("What ablating an autoencoder's features does to lists")
+        keys = {
+            name: legend_key(color=colour, marker=marker, lw=0)
+            for name, colour, marker in SERIES.values()
+        }
+        legend(figure, keys)
+        caption(
+            figure,
+            [
+                "Ablated minus base, mean over topics; bars: 95 % intervals, topics resampled.",
+                f"n = {int(rows['n'].max())} topics. Attributed: the features of each site that",
+                "raise logit(blank) - logit(line break) most after the last item; random: as many",
+                "other active ones. Without autoencoders: "
+                + ", ".join(
+                    f"{name} {mean:+.2g}"
+                    for name, mean in zip(beside["name"], beside["mean"], strict=True)
+                )
+                + ".",
+            ],
+        )
+    return figure
+
+
+def _series(
+    axes: Axes, own: pd.DataFrame, sites: list[str], key: tuple[str, str], shift: float
+) -> None:
+    _, colour, marker = SERIES[key]
+    at = own["site"].map(sites.index) + shift
+    axes.hlines(at, own["low"].astype(float), own["high"].astype(float), color=colour, lw=1.5)
+    face = "white" if key[0] == "random" else colour
+    axes.plot(own["mean"], at, marker, color=colour, mfc=face, ms=6, lw=0, zorder=4)
+
+
+def attribution_check(checked: pd.DataFrame, ranks: Mapping[str, float]) -> Figure:
+    """Attribution against the metric's true change, a panel for each site.
+
+    Args:
+        checked: `site`, `attribution`, `effect`.
+        ranks: Spearman's correlation of each site.
+    """
+    with panels(len(ranks), width=3.6, height=3.2) as (figure, axes):
+        for axis, (site, rank) in zip(axes, ranks.items(), strict=True):
+            own = checked[checked["site"] == site]
+            axis.axline((0, 0), slope=1, color=GREY, lw=1, ls="--")
+            axis.plot(own["attribution"], own["effect"], "o", ms=4, alpha=0.6, color=COLOURS[0])
+            axis.set_title(f"{site}\nrank correlation {rank:.2f}", fontsize=11)
+        figure.supylabel("change of the metric when ablated", fontsize=12)
+        largest = int(checked.groupby("site").size().max())
+        caption(
+            figure,
+            [
+                "Horizontal: attribution, gradient times activation. Dashed: equal. Metric:",
+                "logit(blank) - logit(line break) after the last item. The",
+                f"{largest} (list, position, feature) of each site with the largest attribution.",
+            ],
+        )
+    return figure
+
+
+def list_anatomy(types: pd.DataFrame) -> Figure:
+    """What follows a list's items, counted from the end: share with a filler blank.
+
+    Args:
+        types: `label`, `from_end` (0 is the last item) and `blank`, whether a filler blank follows.
+    """
+    with panels(1, width=8) as (figure, (axes,)):
+        for colour, (label, own) in zip(COLOURS, types.groupby("label", sort=False), strict=False):
+            shares = own.groupby("from_end")["blank"].agg(["mean", "size"])
+            shown = shares[shares["size"] >= 0.5 * shares["size"].max()]
+            axes.plot(shown.index, shown["mean"], "o-", color=colour, lw=2, ms=5, label=label)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel("item, counted from the list's last")
+        axes.set_ylabel("share followed by a filler blank")
+        axes.set_title("Where do filler blanks come in a list?")
+        axes.legend(title="list asked for", loc="upper left")
+        lists = types.drop_duplicates(["label", "sample"]).groupby("label", sort=False).size()
+        caption(
+            figure,
+            [
+                "n = "
+                + ", ".join(f"{count} {label}" for label, count in lists.items())
+                + " lists.",
+                "Places that fewer than half of the lists have are left out.",
+            ],
+        )
+    return figure
+
+
+def finding(table: pd.DataFrame, references: pd.DataFrame, lists: int) -> str:
+    """One paragraph: which autoencoders' features keep lists from ending, by how much.
+
+    An autoencoder counts where the interval of the change in items is above 0 and its mean above
+    that of its random features' interval, by the same position rule.
+    """
+    rows = table[table["column"] == "n_items_mean"]
+    said, topics = [], int(rows["n"].max())
+    base = float(rows["base"].iloc[0])
+    for rule, words in (("firing", "wherever they are active"), ("recorded", "where recorded")):
+        own = rows[rows["positions"] == rule].set_index("site")
+        strong = own[own["source"] == "attributed"]
+        random = own[own["source"] == "random"]["high"].reindex(strong.index).fillna(-np.inf)
+        longer = strong[(strong["low"] > 0) & (strong["mean"] > random)]
+        longer = longer.sort_values("mean", ascending=False)
+        listed = "; ".join(
+            f"{site} by {row['mean']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+            for site, row in longer.iterrows()
+        )
+        said.append(
+            f"Ablated {words}, the features of {len(longer)} of {len(strong)} "
+            f"autoencoders make lists longer, beyond random active features"
+            + (f": {listed}." if listed else ".")
+        )
+    beside = references[references["column"] == "n_items_mean"]
+    others = ", ".join(
+        f"{name} {mean:+.1f}" for name, mean in zip(beside["name"], beside["mean"], strict=True)
+    )
+    return (
+        f"Asked for a short list the model gives {base:.1f} items ({lists} lists, {topics} topics; "
+        f"intervals are 95 %, topics resampled). {' '.join(said)} Beside them: {others} items.\n"
+    )

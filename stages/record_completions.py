@@ -1,0 +1,59 @@
+"""dataset.parquet and the model -> completions.parquet, and recorded/: their activations."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.collecting import write_store
+from pipeline.engine.conditions import Condition
+from pipeline.grid import Part
+from pipeline.model.loading import load_model
+from pipeline.model.sites import Site
+from pipeline.recording import drawn, whole
+from pipeline.scratch import scratch, whole_file
+from pipeline.sections import Study
+from pipeline.sweeping import complete, decoding_of
+from pipeline.tracking import Run
+from stages import ROOT, main
+
+INPUTS = ("dataset.parquet",)
+OUTPUTS = ("completions.parquet", "recorded")
+SECTIONS = ("autoencoders", "collect", "model", "sweep")
+
+
+def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
+    """Complete every prompt several times, and keep activations of all tokens but the first."""
+    assert study.autoencoders is not None
+    prompts = drawn(pd.read_parquet(folder / "dataset.parquet"), study.autoencoders.recorded)
+    model = load_model(study.model)
+    part = Part("recorded", "recorded", (Condition("recorded"),), tuple(prompts["sample"]))
+    with scratch(folder / "recorded", key, root=ROOT) as work:
+        completions = complete(
+            model,
+            prompts,
+            [part],
+            work,
+            decoding=replace(decoding_of(study), repeats=1),
+            seed=study.sweep.seed,
+            batch_tokens=study.model.batch_tokens,
+        )
+        tokens = whole(prompts, completions)
+        store = write_store(
+            work / "recorded",
+            model,
+            study.model,
+            tokens,
+            # The first token's activations are unlike all others in many models.
+            {sample: tuple(range(1, len(own))) for sample, own in tokens.items()},
+            [Site.parse(site) for site in study.autoencoders.sites],
+            rule="all but the first",
+            rows_per_shard=study.collect.rows_per_shard,
+        )
+        with whole_file(folder / "completions.parquet") as path:
+            completions.to_parquet(path)
+    tracked.summary({"completions": len(completions), "rows": len(store)})
+
+
+if __name__ == "__main__":
+    main()

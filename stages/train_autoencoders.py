@@ -1,0 +1,71 @@
+"""recorded/ -> autoencoders/: a file for each site, and quality.csv on held-out topics."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.methods.sae import save_sae
+from pipeline.methods.sae_quality import loss_recovered, quality
+from pipeline.methods.sae_training import Recipe, train
+from pipeline.model.loading import load_model
+from pipeline.recording import drawn, whole
+from pipeline.scratch import scratch
+from pipeline.sections import Study
+from pipeline.store import ActivationStore
+from pipeline.tracking import Run
+from stages import ROOT, main
+
+INPUTS = ("dataset.parquet", "completions.parquet", "recorded/index.json")
+OUTPUTS = ("autoencoders",)
+SECTIONS = ("autoencoders", "model")
+
+
+def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
+    """Train at all sites in one pass over topics that are not of the test split; measure on it."""
+    section = study.autoencoders
+    assert section is not None
+    store = ActivationStore(folder / "recorded")
+    prompts = drawn(pd.read_parquet(folder / "dataset.parquet"), section.recorded)
+    held_out = prompts.loc[prompts["split"] == "test", "sample"]
+    unseen = store.rows["sample"].isin(held_out).to_numpy()
+    recipes = [
+        Recipe(
+            site,
+            section.kind,
+            section.n_features,
+            k=section.k if section.kind == "topk" else 0,
+            sparsity=section.sparsity,
+            learning_rate=section.learning_rate,
+        )
+        for site in section.sites
+    ]
+    model = load_model(study.model)
+    found = train(
+        store, recipes, ~unseen, passes=section.passes, seed=section.seed, device=str(model.device)
+    )
+    tokens = whole(prompts, pd.read_parquet(folder / "completions.parquet"))
+    texts = [tokens[sample] for sample in _few(held_out.to_numpy(), section.seed)]
+    rows = []
+    with scratch(folder / "autoencoders", key, root=ROOT) as work:
+        made = work / "autoencoders"
+        made.mkdir(exist_ok=True)
+        for sae in found:
+            site = sae.provenance.site
+            save_sae(made / f"{site}.safetensors", sae)
+            measured = asdict(quality(sae, store, unseen))
+            lost = loss_recovered(model, sae, texts, batch_tokens=study.model.batch_tokens)
+            rows.append({"site": site, **measured, **asdict(lost)})
+        table = pd.DataFrame(rows)
+        table.to_csv(made / "quality.csv", index=False)
+    tracked.table("quality", table)
+
+
+def _few(samples: np.ndarray, seed: int, count: int = 200) -> np.ndarray:
+    """Texts that the loss is read on: reading all would take longer than training."""
+    return np.sort(np.random.default_rng(seed).permutation(samples)[:count])
+
+
+if __name__ == "__main__":
+    main()
