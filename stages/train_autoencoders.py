@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.feature_checks import recipes
 from pipeline.methods.sae import save_sae
 from pipeline.methods.sae_quality import loss_recovered, quality
-from pipeline.methods.sae_training import Recipe, train
+from pipeline.methods.sae_training import train
 from pipeline.model.loading import load_model
 from pipeline.recording import drawn, whole
 from pipeline.scratch import scratch
@@ -30,20 +31,14 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     prompts = drawn(pd.read_parquet(folder / "dataset.parquet"), section.recorded)
     held_out = prompts.loc[prompts["split"] == "test", "sample"]
     unseen = store.rows["sample"].isin(held_out).to_numpy()
-    recipes = [
-        Recipe(
-            site,
-            section.kind,
-            section.n_features,
-            k=section.k if section.kind == "topk" else 0,
-            sparsity=section.sparsity,
-            learning_rate=section.learning_rate,
-        )
-        for site in section.sites
-    ]
     model = load_model(study.model)
     found = train(
-        store, recipes, ~unseen, passes=section.passes, seed=section.seed, device=str(model.device)
+        store,
+        recipes(section),
+        ~unseen,
+        passes=section.passes,
+        seed=section.seed,
+        device=str(model.device),
     )
     tokens = whole(prompts, pd.read_parquet(folder / "completions.parquet"))
     texts = [tokens[sample] for sample in _few(held_out.to_numpy(), section.seed)]

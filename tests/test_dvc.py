@@ -104,7 +104,7 @@ def project(tmp_path_factory) -> Path:
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
-    (folder / "params.yaml").write_text("studies:\n  - one\n  - two\n")
+    (folder / "params.yaml").write_text("studies: [one, two]\nautoencoder_studies: []\n")
     for name in ("one", "two"):
         (folder / "conf" / "study" / f"{name}.yaml").write_text(STUDY.format(name=name))
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):

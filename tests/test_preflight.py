@@ -21,7 +21,7 @@ def error_of(*overrides, study="refusal"):
 
 
 def test_the_studies_pass():
-    for study in ("refusal", "lists"):
+    for study in ("refusal", "lists", "endings"):
         dataset, layers = check(compose_study(study, root=ROOT))
         assert layers == list(range(8)) and {"train", "val", "test"} == set(dataset["split"])
 
@@ -49,12 +49,32 @@ def test_the_studies_pass():
         ),
         (
             "vectors.selection.refusal_tokens=[I cannot]",
-            "vectors.selection.refusal_tokens: refusal token 'I cannot' is 2 tokens to the model",
+            "vectors.selection.refusal_tokens: 'I cannot' is 2 tokens to the model, not one",
         ),
     ],
 )
 def test_what_the_model_or_data_do_not_have_is_named(override, message):
     assert message in error_of(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sites=[blocks.9.z]", "autoencoders.sites: blocks.9.z: data/embedded_model has layers 0"),
+        ("sites=[blocks.1.z,blocks.1.z]", "has a site twice"),
+        ("sites=[blocks.1.zz]", "autoencoders.sites: unknown component 'zz'; valid: resid_pre"),
+        ("sites=[blocks.1.pattern]", "autoencoders.sites: 'pattern' is no activation of a layer"),
+        ("sites=[]", "autoencoders.sites: there are none"),
+        ("label=brief", "autoencoders.label: no prompt has label 'brief'; valid: long, neutral"),
+        ("kind=vanilla", "autoencoders: autoencoders of kind 'vanilla' are not trained; valid: l1"),
+        ("k=600", "autoencoders: k 600 of topk; valid: 1 to 512"),
+        ("blank=ab cd", "'ab cd' is"),
+        ("top=0", "autoencoders.top: 0 is less than 1"),
+        ("recorded=2", "autoencoders.recorded: 2 is less than 5, sweep.decoding.repeats"),
+    ],
+)
+def test_autoencoders_that_cannot_be_are_named(override, message):
+    assert message in error_of(f"autoencoders.{override}", study="endings")
 
 
 def test_without_a_selection_the_position_must_be_collected():

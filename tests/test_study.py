@@ -101,7 +101,7 @@ def test_a_typo_in_a_study_file_is_named_with_the_valid_keys(tmp_path):
     file.write_text(file.read_text().replace("  layers: all", "  layer: all"))
     with pytest.raises(ValueError, match=r"^sweep\.layer: unknown key; did you mean layers\?"):
         compose_study("lists", root=tmp_path)
-    with pytest.raises(ValueError, match="study 'list' is unknown; valid: lists, refusal"):
+    with pytest.raises(ValueError, match="study 'list' is unknown; valid: endings, lists, refusal"):
         compose_study("list", root=tmp_path)
 
 

@@ -138,7 +138,9 @@ def _print_study(folder: Path, completions: int) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     print(f"\n{study.name}: {study.question}\n")
     print(main_numbers(metrics))
-    for figure in sorted((folder / "figures").glob("*.png")):
+    if (folder / "report").is_dir():
+        print(f"\n{(folder / 'report' / 'finding.md').read_text()}")
+    for figure in sorted([*folder.glob("figures/*.png"), *folder.glob("report/*.png")]):
         print(f"figure: {figure}")
     if completions:
         import pandas as pd

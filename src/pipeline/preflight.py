@@ -7,6 +7,7 @@ import transformers
 
 from pipeline import positions
 from pipeline.engine.conditions import check_rule
+from pipeline.feature_checks import check_autoencoders
 from pipeline.grid import any_parts, chosen_layers
 from pipeline.methods.selection import single_tokens
 from pipeline.model.architectures import architecture_of
@@ -72,6 +73,9 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
     _check_position(study, dataset)
     _check_edited(study, dataset)
     any_parts(study, dataset, layers)
+    tokenizer = load_tokenizer(study.model.path, study.model.revision)
+    n_layers = config.num_hidden_layers
+    check_autoencoders(study, n_layers, dataset, tokenizer, parallel=parallel)
     _check_lengths(study, config.max_position_embeddings, dataset, build_texts(study))
     return dataset, layers
 

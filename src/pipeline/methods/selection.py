@@ -180,6 +180,6 @@ def single_tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:
         ids = tokenizer.encode(word, add_special_tokens=False)
         if len(ids) != 1:
             pieces = tokenizer.convert_ids_to_tokens(ids)
-            raise ValueError(f"refusal token {word!r} is {len(ids)} tokens to the model: {pieces}")
+            raise ValueError(f"{word!r} is {len(ids)} tokens to the model, not one: {pieces}")
         found.append(ids[0])
     return found

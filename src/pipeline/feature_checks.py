@@ -1,0 +1,79 @@
+"""What can be wrong with a study's autoencoders is found before it runs."""
+
+from typing import Any
+
+import pandas as pd
+
+from pipeline.methods.sae_training import Recipe
+from pipeline.methods.selection import single_tokens
+from pipeline.model.sites import Site, check_component
+from pipeline.sections import Autoencoders, Study
+from pipeline.study import at_key
+
+
+def recipes(section: Autoencoders) -> list[Recipe]:
+    """How the autoencoder of each site is trained.
+
+    Raises:
+        ValueError: a kind that is not trained, or a value out of its range.
+    """
+    return [
+        Recipe(
+            site,
+            section.kind,
+            section.n_features,
+            k=section.k if section.kind == "topk" else 0,
+            sparsity=section.sparsity,
+            learning_rate=section.learning_rate,
+        )
+        for site in section.sites
+    ]
+
+
+def check_autoencoders(
+    study: Study, n_layers: int, dataset: pd.DataFrame, tokenizer: Any, *, parallel: bool
+) -> None:
+    """Fail if autoencoders cannot be trained, or their features not be ablated, in this model.
+
+    Raises:
+        ValueError: a site, label, count or word that is not there; names it and the valid ones.
+    """
+    section = study.autoencoders
+    if section is None:
+        return
+    with at_key("autoencoders.sites"):
+        _check_sites(section.sites, n_layers, study.model.path, parallel)
+    with at_key("autoencoders"):
+        recipes(section)
+        single_tokens(tokenizer, [section.blank, section.line_break])
+    labels = sorted(dataset["label"].unique())
+    if section.label not in labels:
+        raise ValueError(
+            f"autoencoders.label: no prompt has label {section.label!r}; valid: {', '.join(labels)}"
+        )
+    splits = set(dataset["split"])
+    if "test" not in splits or splits == {"test"}:
+        raise ValueError(
+            "autoencoders: they are trained on topics that are not of the test split, and measured "
+            f"on those that are; the dataset has splits: {', '.join(sorted(splits))}"
+        )
+    repeats = study.sweep.decoding.repeats
+    for name, least in (("top", 1), ("checked", 2), ("passes", 1), ("recorded", repeats)):
+        if getattr(section, name) < least:
+            raise ValueError(
+                f"autoencoders.{name}: {getattr(section, name)} is less than {least}"
+                + (", sweep.decoding.repeats" if name == "recorded" else "")
+            )
+
+
+def _check_sites(sites: list[str], n_layers: int, model: str, parallel: bool) -> None:
+    if not sites:
+        raise ValueError("there are none")
+    if len(set(sites)) < len(sites):
+        raise ValueError(f"{sites} has a site twice")
+    for name in sites:
+        site = Site.parse(name)
+        if site.component != "embed":
+            check_component(site.component, model, parallel=parallel)
+        if site.layer >= n_layers:
+            raise ValueError(f"{name}: {model} has layers 0 to {n_layers - 1}")
