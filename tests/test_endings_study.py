@@ -1,0 +1,161 @@
+"""The endings study, small, from the command line: its tables against the model itself."""
+
+from pathlib import Path
+
+import naive
+import numpy as np
+import pandas as pd
+import pytest
+from project import copy_project, run
+
+from pipeline.engine.conditions import Condition, Edit
+from pipeline.lists import list_ends, recorded_lists
+from pipeline.methods.sae import load_sae
+from pipeline.methods.sae_interventions import Reconstruct, ablate
+from pipeline.model.loading import load_model
+from pipeline.model.sites import Site
+from pipeline.study import load_study
+
+pytestmark = pytest.mark.slow
+SITES = ["blocks.4.z", "blocks.5.resid_post"]
+SMALL = [
+    "study=endings",
+    "sweep.layers=[4]",
+    "sweep.arms.lengthen.strengths=[0.5]",
+    "sweep.decoding={max_new_tokens: 24, temperature: 0.0, top_p: 1.0, repeats: 1}",
+    "vectors.controls.shuffled=0",
+    f"autoencoders.sites=[{','.join(SITES)}]",
+    "autoencoders.recorded=1",
+    "autoencoders.n_features=64",
+    "autoencoders.k=8",
+    "autoencoders.checked=5",
+    "autoencoders.top=2",
+]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    folder = copy_project(tmp_path_factory.mktemp("endings"))
+    done = run(folder, "run", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "Asked for a short list the model gives" in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def output(project) -> Path:
+    (found,) = (project / "outputs").iterdir()
+    return found
+
+
+def test_all_is_there_and_whole(output):
+    quality = pd.read_csv(output / "autoencoders" / "quality.csv")
+    assert quality["site"].tolist() == SITES
+    assert quality["l0"].between(1, 8).all()
+    assert quality["explained_variance"].between(0.2, 1).all()
+    report = output / "report"
+    for name in ("anatomy", "attribution_check", "ablations_n_items_mean", *map(_heat, SITES)):
+        assert (report / f"{name}.png").stat().st_size > 10_000
+    assert "autoencoders make lists longer" in (report / "finding.md").read_text()
+
+
+def _heat(site: str) -> str:
+    return f"expression_{site}"
+
+
+def test_completions_under_ablations_are_those_of_the_model_one_by_one(
+    project, output, monkeypatch
+):
+    """Greedy: every ablated list of five topics against one row without cache or packing."""
+    monkeypatch.chdir(project)
+    study = load_study(output / "config.yaml")
+    model = load_model(study.model)
+    lists = recorded_lists(study, output)
+    ends = dict(zip(lists["sample"], list_ends(model.tokenizer, lists), strict=True))
+    table = pd.read_parquet(output / "ablations.parquet")
+    base = table[table["arm"] == ""].set_index("sample")["completion"]
+    assert base.to_dict() == dict(zip(lists["sample"], lists["completion"], strict=True))
+    chosen = pd.read_csv(output / "attributions" / "chosen.csv")
+    rows, changed = [], 0
+    for site in SITES:
+        sae = load_sae(output / "autoencoders" / f"{site}.safetensors")
+        own = chosen[chosen["site"] == site]
+        features = sorted(set(own["feature"]))
+        wanted = {
+            ("reconstruct", "none", "all"): lambda end, s=sae: [(Reconstruct(s), "all")],
+            ("ablate", "attributed", "firing"): lambda end, s=sae, f=features: [
+                (ablate(s, f), "all")
+            ],
+            ("ablate", "attributed", "recorded"): lambda end, s=sae, o=own: [
+                (ablate(s, [feature]), (end + place,))
+                for place, feature in zip(o["from_end"], o["feature"], strict=True)
+            ],
+        }
+        for key, edits in wanted.items():
+            here = table[
+                (table["arm"] == site)
+                & (table[["intervention", "source", "positions"]] == list(key)).all(axis=1)
+            ]
+            assert len(here) == len(lists)
+            changed += (here.set_index("sample")["completion"] != base).sum()
+            for row in here.head(5).to_dict("records"):
+                sample = row["sample"]
+                prompt = lists.set_index("sample").at[sample, "tokens"].tolist()
+                condition = Condition(
+                    edits=tuple(
+                        Edit(Site.parse(site), edit, rule) for edit, rule in edits(ends[sample])
+                    )
+                )
+                expected, logits = naive.generate(model, prompt, condition, 24)
+                rows.append((key, row["tokens"].tolist(), expected, logits))
+    naive.assert_same(rows)
+    assert changed > 0
+
+
+def test_the_table_is_the_means_of_the_lists(output):
+    changes = pd.read_csv(output / "report" / "ablations.csv")
+    table = pd.read_parquet(output / "ablations.parquet")
+    items = table["completion"].map(lambda text: sum(bool(x.strip()) for x in text.split("\n")))
+    means = items.groupby(table["condition"]).mean()
+    base = means[table.loc[table["arm"] == "", "condition"].iloc[0]]
+    rows = changes[changes["column"] == "n_items_mean"]
+    assert set(rows["site"]) == set(SITES)
+    np.testing.assert_allclose(rows["mean"], means[rows["condition"]] - base, atol=1e-9)
+    references = pd.read_csv(output / "report" / "references.csv")
+    assert set(references["name"]) == {
+        "template: long",
+        "template: neutral",
+        "vector: lengthen",
+        "restricted sampling",
+    }
+
+
+def test_restricted_sampling_has_no_filler_blank(output):
+    table = pd.read_parquet(output / "ablations.parquet")
+    restricted = table[table["arm"] == "restricted sampling"]
+    assert len(restricted) == 23
+    assert not restricted["completion"].str.contains(" \n| $", regex=True).any()
+    base = table[table["arm"] == ""]
+    assert base["completion"].str.contains(" \n| $", regex=True).any()
+
+
+def test_the_metric_of_a_list_is_that_of_its_last_item(project, output, monkeypatch):
+    monkeypatch.chdir(project)
+    study = load_study(output / "config.yaml")
+    model = load_model(study.model)
+    lists = recorded_lists(study, output)
+    end = list_ends(model.tokenizer, lists)[0]
+    logits = naive.logits(model, lists["whole"][0][: end + 1], Condition(), end + 1)
+    blank, line_break = (model.tokenizer.encode(t, add_special_tokens=False)[0] for t in " \n")
+    totals = pd.read_parquet(output / "attributions" / "totals.parquet")
+    metric = totals.loc[totals["prompt"] == 0, "metric"].iloc[0]
+    assert metric == pytest.approx(float(logits[blank] - logits[line_break]), abs=1e-4)
+    checked = pd.read_parquet(output / "attributions" / "checked.parquet")
+    assert checked.groupby("site").size().tolist() == [5, 5]
+
+
+def test_a_second_run_keeps_all(project):
+    done = run(project, "run", *SMALL)
+    assert done.returncode == 0, done.stderr
+    for name in ("record_completions", "train_autoencoders", "ablate_features", "report_features"):
+        assert f"{name}: finished before, kept" in done.stdout

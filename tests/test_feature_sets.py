@@ -1,0 +1,111 @@
+"""Which pairs are ablated, and where, on tables written by hand and against the naive loop."""
+
+import naive
+import pandas as pd
+import pytest
+import torch
+from families import tiny
+from test_sae import SITE, autoencoder
+
+from pipeline.engine.conditions import Condition, Edit
+from pipeline.engine.decoding import Decoding
+from pipeline.engine.generation import generate
+from pipeline.methods.feature_sets import FeatureSet, ablations, feature_sets, strongest
+from pipeline.methods.sae_interventions import ablate
+from pipeline.recording import drawn, whole
+
+NAME = str(SITE)
+
+
+def attributed(rows) -> pd.DataFrame:
+    columns = ["prompt", "site", "from_end", "feature", "attribution"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+FEATURES = attributed(
+    [
+        (0, NAME, 0, 7, -1.0),
+        (1, NAME, 0, 7, -3.0),
+        (0, NAME, -2, 7, -2.0),
+        (0, NAME, 0, 5, -0.5),
+        (1, NAME, 0, 5, -0.5),
+        (0, NAME, 0, 9, 8.0),
+        (1, "blocks.1.z", 0, 1, -0.1),
+        (1, "blocks.1.z", -1, 4, 0.2),
+    ]
+)
+
+
+def test_the_strongest_raise_the_metric_most_over_all_samples():
+    """Feature 7 at the end: (-1 - 3) / 4; two places before it: -2 / 4; feature 9 lowers it."""
+    found = strongest(FEATURES, samples=4, top=2)
+    own = found[found["site"] == NAME]
+    assert own[["from_end", "feature", "attribution", "share", "rank"]].values.tolist() == [
+        [0, 7, -1.0, 0.5, 1],
+        [-2, 7, -0.5, 0.25, 2],
+    ]
+    assert found[found["site"] == "blocks.1.z"]["feature"].tolist() == [1]
+
+
+def test_sets_are_the_chosen_each_alone_and_random_others():
+    chosen = strongest(FEATURES, samples=4, top=2)
+    sets = feature_sets(FEATURES, chosen, seed=0)
+    own = {(s.source, s.draw): s.pairs for s in sets if s.site == NAME}
+    assert own[("attributed", 0)] == ((0, 7), (-2, 7))
+    assert own[("single", 1)] == ((0, 7),)
+    assert own[("single", 2)] == ((-2, 7),)
+    assert set(own[("random", 0)]) == {(0, 5), (0, 9)}
+    (other,) = [s for s in sets if s.site == "blocks.1.z" and s.source == "random"]
+    assert other.pairs == ((-1, 4),)
+    assert sets == feature_sets(FEATURES, chosen, seed=0)
+
+
+def test_recorded_positions_are_each_samples_own_and_firing_ones_are_all():
+    """Beside edits at absolute positions, one sample at a time, in the naive loop."""
+    model, sae = tiny("llama"), autoencoder("l1")
+    prompts = [[1, 20, 30, 40], [1, 50, 60, 70, 80, 90, 20]]
+    ends = [5, 7]
+    early, late = range(12), range(12, sae.n_features)
+    pairs = (*((0, f) for f in early), *((-1, f) for f in late), *((-6, f) for f in early))
+    conditions = ablations([FeatureSet(NAME, "attributed", 0, pairs)], {NAME: sae}, ends)
+    reconstruct, recorded, firing = conditions
+    assert reconstruct.intervention == "reconstruct"
+    assert recorded.positions == "recorded" and firing.positions == "firing"
+    assert len({c.id for c in conditions}) == 3
+
+    def by_hand(end: int) -> Condition:
+        places = {end: early, end - 1: late, end - 6: early}
+        # The first sample has no sixth position before its end.
+        edits = [Edit(SITE, ablate(sae, f), (p,)) for p, f in places.items() if p >= 0]
+        return Condition(edits=tuple(edits))
+
+    everywhere = Condition(edits=(Edit(SITE, ablate(sae, range(sae.n_features)), "all"),))
+    rows, changed = [], set()
+    done = generate(model, prompts, [Condition(), recorded, firing], Decoding(6))
+    plain = {c.prompt: c.tokens for c in done if c.condition == 0}
+    for completion in done:
+        prompt = prompts[completion.prompt]
+        wanted = [Condition(), by_hand(ends[completion.prompt]), everywhere][completion.condition]
+        rows.append((completion, completion.tokens, *naive.generate(model, prompt, wanted, 6)))
+        if completion.tokens != plain[completion.prompt]:
+            changed.add(completion.condition)
+    naive.assert_same(rows)
+    assert changed == {1, 2}
+
+
+def test_more_draws_leave_the_earlier_ones_as_they_are():
+    prompts = pd.DataFrame({"sample": [0, 1, 2], "tokens": [[1], [2], [3]], "topic": list("abc")})
+    few, more = drawn(prompts, 2), drawn(prompts, 5)
+    pd.testing.assert_frame_equal(few, more.head(6))
+    assert few["sample"].tolist() == list(range(6))
+    assert few["topic"].tolist() == list("abcabc")
+    done = pd.DataFrame({"sample": [4, 1], "tokens": [[8, 9], []]})
+    assert whole(few, done) == {1: [2], 4: [2, 8, 9]}
+
+
+@pytest.mark.parametrize("kind", ["l1", "topk"])
+def test_all_features_ablated_leave_error_and_bias(kind):
+    sae = autoencoder(kind)
+    x = torch.randn(3, 4, sae.width, generator=torch.Generator().manual_seed(1))
+    left = ablate(sae, range(sae.n_features)).edit(x)
+    torch.testing.assert_close(left, sae.error(x) + sae.decoder_bias)
