@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.store import ActivationStore, SiteRows
 
 KINDS = ("l1", "topk", "jumprelu")
 _TENSORS = ("encoder", "encoder_bias", "decoder", "decoder_bias", "threshold")
@@ -125,6 +126,20 @@ class SparseAutoencoder:
         ]
         if unlike:
             raise ValueError(f"autoencoder was trained at {'; '.join(unlike)}")
+
+    def rows_of(self, store: ActivationStore) -> SiteRows:
+        """The rows of a store that it encodes.
+
+        Raises:
+            ValueError: a store of another model, or without its site.
+        """
+        found = store.fingerprint.model
+        if found != self.provenance.model:
+            raise ValueError(
+                f"autoencoder was trained at model {self.provenance.model!r}, the store is of "
+                f"{found!r}"
+            )
+        return store[self.provenance.site]
 
     def check_features(self, features: Sequence[int]) -> None:
         """Fail if there is no such feature.

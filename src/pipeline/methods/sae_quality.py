@@ -59,12 +59,7 @@ def quality(
     """
     if not kept.any():
         raise ValueError("no rows are kept to measure an autoencoder on")
-    if store.fingerprint.model != sae.provenance.model:
-        raise ValueError(
-            f"autoencoder was trained at model {sae.provenance.model!r}, the store is of "
-            f"{store.fingerprint.model!r}"
-        )
-    site = store[sae.provenance.site]
+    site = sae.rows_of(store)
     device = sae.encoder.device
     total = torch.zeros(sae.width, dtype=torch.float64, device=device)
     squares = errors = active = 0.0

@@ -14,7 +14,7 @@ class Architecture:
     `attention` and `mlp` are the modules whose output is added to the residual stream: the
     post-norm where a family has one. `pattern` is the attention itself, which returns its
     probabilities second. `parallel` names the entry of the config that says whether attention and
-    MLP run side by side.
+    MLP run side by side. `final_norm` is in the decoder; norms scale by `norm_offset` + weight.
     """
 
     decoder: str = ""
@@ -26,19 +26,22 @@ class Architecture:
     neurons: str = "mlp.down_proj"
     mlp: str = "mlp"
     parallel: str | None = None
+    final_norm: str = "norm"
+    norm_offset: float = 0.0
 
     def side_by_side(self, config: Any) -> bool:
         """Whether attention and MLP of a model of this config both read the block's input."""
         return self.parallel is not None and bool(getattr(config, self.parallel))
 
 
-_GEMMA = {
+_GEMMA: dict[str, Any] = {
+    "norm_offset": 1.0,
     "attention": "post_attention_layernorm",
     "middle": "pre_feedforward_layernorm",
     "mlp": "post_feedforward_layernorm",
 }
 ARCHITECTURES: dict[str, Architecture] = {
-    "gemma": Architecture(),
+    "gemma": Architecture(norm_offset=1.0),
     "gemma2": Architecture(**_GEMMA),
     "gemma3": Architecture(decoder="language_model", **_GEMMA),
     "gemma3_text": Architecture(**_GEMMA),
@@ -49,6 +52,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention="attn",
         middle="ln_2",
         neurons="mlp.c_proj",
+        final_norm="ln_f",
     ),
     "gpt_neox": Architecture(
         pattern="attention",
@@ -56,6 +60,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention="attention",
         neurons="mlp.dense_4h_to_h",
         parallel="use_parallel_residual",
+        final_norm="final_layer_norm",
     ),
     "llama": Architecture(),
     "mistral": Architecture(),

@@ -167,6 +167,16 @@ class LanguageModel:
         """Text of tokens, special tokens left out."""
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
+    def piece(self, token: int) -> str:
+        """Text that one token adds to a sentence, its leading blank kept; special ones by name."""
+        # Some tokenizers drop the blank that begins a text.
+        before = self.tokenizer.encode("a", add_special_tokens=False)
+        texts = [
+            self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+            for tokens in (before, [*before, token])
+        ]
+        return texts[1][len(texts[0]) :]
+
     @property
     def end_tokens(self) -> frozenset[int]:
         """Tokens that end a completion, from the generation config and the tokenizer."""
