@@ -38,6 +38,7 @@ FEATURES = (
     "attribute_features",
     "ablate_features",
     "report_features",
+    "describe_features",
 )
 """What a study with autoencoders has besides."""
 

@@ -32,9 +32,10 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     held_out = prompts.loc[prompts["split"] == "test", "sample"]
     unseen = store.rows["sample"].isin(held_out).to_numpy()
     model = load_model(study.model)
+    wanted = recipes(section)
     found = train(
         store,
-        recipes(section),
+        list(wanted.values()),
         ~unseen,
         passes=section.passes,
         seed=section.seed,
@@ -46,12 +47,12 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     with scratch(folder / "autoencoders", key, root=ROOT) as work:
         made = work / "autoencoders"
         made.mkdir(exist_ok=True)
-        for sae in found:
-            site = sae.provenance.site
-            save_sae(made / f"{site}.safetensors", sae)
+        for name, sae in zip(wanted, found, strict=True):
+            save_sae(made / f"{name}.safetensors", sae)
+            about = {"site": sae.provenance.site, "kind": sae.kind, "n_features": sae.n_features}
             measured = asdict(quality(sae, store, unseen))
             lost = loss_recovered(model, sae, texts, batch_tokens=study.model.batch_tokens)
-            rows.append({"site": site, **measured, **asdict(lost)})
+            rows.append({**about, **measured, **asdict(lost)})
         table = pd.DataFrame(rows)
         table.to_csv(made / "quality.csv", index=False)
     tracked.table("quality", table)

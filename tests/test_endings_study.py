@@ -29,6 +29,7 @@ SMALL = [
     "autoencoders.n_features=64",
     "autoencoders.k=8",
     "autoencoders.checked=5",
+    "autoencoders.sizes=[16,32]",
     "autoencoders.top=2",
 ]
 
@@ -50,12 +51,19 @@ def output(project) -> Path:
 
 def test_all_is_there_and_whole(output):
     quality = pd.read_csv(output / "autoencoders" / "quality.csv")
-    assert quality["site"].tolist() == SITES
+    assert quality["site"].tolist() == [*SITES, SITES[1], SITES[1]]
+    assert quality["n_features"].tolist() == [64, 64, 16, 32]
     assert quality["l0"].between(1, 8).all()
     assert quality["explained_variance"].between(0.2, 1).all()
     report = output / "report"
     for name in ("anatomy", "attribution_check", "ablations_n_items_mean", *map(_heat, SITES)):
         assert (report / f"{name}.png").stat().st_size > 10_000
+    chosen = pd.read_csv(output / "attributions" / "chosen.csv")
+    for row in chosen.to_dict("records"):
+        page = (output / "features" / f"{row['site']}-{row['feature']}.html").read_text()
+        assert f"{row['feature']}" in page and row["site"] in page
+    coverage = pd.read_csv(output / "features" / "coverage.csv")
+    assert coverage.groupby("n_features").size().to_dict() == {16: 23, 32: 23}
     assert "autoencoders make lists longer" in (report / "finding.md").read_text()
 
 

@@ -69,6 +69,8 @@ def test_what_the_model_or_data_do_not_have_is_named(override, message):
         ("kind=vanilla", "autoencoders: autoencoders of kind 'vanilla' are not trained; valid: l1"),
         ("k=600", "autoencoders: k 600 of topk; valid: 1 to 512"),
         ("blank=ab cd", "'ab cd' is"),
+        ("sizes_at=null", "autoencoders.sizes_at: None for the sizes [32, 128, 512, 2048]; valid"),
+        ("sizes=[8]", "autoencoders: k 16 of topk; valid: 1 to 8"),
         ("top=0", "autoencoders.top: 0 is less than 1"),
         ("recorded=2", "autoencoders.recorded: 2 is less than 5, sweep.decoding.repeats"),
     ],

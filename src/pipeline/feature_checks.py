@@ -11,23 +11,26 @@ from pipeline.sections import Autoencoders, Study
 from pipeline.study import at_key
 
 
-def recipes(section: Autoencoders) -> list[Recipe]:
-    """How the autoencoder of each site is trained.
+def recipes(section: Autoencoders) -> dict[str, Recipe]:
+    """How autoencoders are trained, by their files' names: one of each site, one of each size.
 
     Raises:
         ValueError: a kind that is not trained, or a value out of its range.
     """
-    return [
-        Recipe(
+    wanted = {site: (site, section.n_features) for site in section.sites}
+    if section.sizes_at:
+        wanted |= {f"size-{size:06d}": (section.sizes_at, size) for size in section.sizes}
+    return {
+        name: Recipe(
             site,
             section.kind,
-            section.n_features,
+            size,
             k=section.k if section.kind == "topk" else 0,
             sparsity=section.sparsity,
             learning_rate=section.learning_rate,
         )
-        for site in section.sites
-    ]
+        for name, (site, size) in wanted.items()
+    }
 
 
 def check_autoencoders(
@@ -43,6 +46,11 @@ def check_autoencoders(
         return
     with at_key("autoencoders.sites"):
         _check_sites(section.sites, n_layers, study.model.path, parallel)
+    if bool(section.sizes) != (section.sizes_at in section.sites):
+        raise ValueError(
+            f"autoencoders.sizes_at: {section.sizes_at!r} for the sizes {section.sizes}; "
+            f"valid: {', '.join(section.sites)}, and none without sizes"
+        )
     with at_key("autoencoders"):
         recipes(section)
         single_tokens(tokenizer, [section.blank, section.line_break])

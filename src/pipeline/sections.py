@@ -130,7 +130,8 @@ class Autoencoders:
 
     Features are attributed and ablated in the completions of the prompts of `label`: `top` of each
     site, and as many random ones. The metric is logit(`blank`) - logit(`line_break`) after the last
-    item's last token. `checked` attributions of each site are compared with true ablations.
+    item's last token. `checked` attributions of each site are compared with true ablations. For
+    which topics there is a feature is compared over dictionaries of `sizes` at the site `sizes_at`.
     """
 
     label: str = MISSING
@@ -146,6 +147,8 @@ class Autoencoders:
     passes: int = 5
     top: int = 5
     checked: int = 50
+    sizes: list[int] = field(default_factory=list)
+    sizes_at: str | None = None
     seed: int = 0
 
 
