@@ -7,11 +7,45 @@ import torch
 from families import WIDTH
 from test_sae import FEATURES, autoencoder
 
+from pipeline.methods.sae_files import load_saelens, save_saelens
+from pipeline.model.sites import Site
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     sae_lens = pytest.importorskip("sae_lens", reason="the package sae-lens is not installed")
 
 THEIRS = {"l1": "StandardSAE", "topk": "TopKSAE", "jumprelu": "JumpReLUSAE"}
+ABOUT = {"model_name": "gemma2", "hook_name": "blocks.2.hook_resid_post"}
+X = 2 * torch.randn(30, WIDTH, generator=torch.Generator().manual_seed(0))
+
+
+def their_own(ours, bias, **config):
+    """An autoencoder of theirs with our weights and this bias of the encoder."""
+    more = {"k": ours.k} if ours.kind == "topk" else {}
+    kind = THEIRS[ours.kind]
+    config = getattr(sae_lens, f"{kind}Config")(d_in=ours.width, d_sae=FEATURES, **more, **config)
+    theirs = getattr(sae_lens, kind)(config)
+    for name, value in ABOUT.items():
+        theirs.cfg.metadata[name] = value
+    weights = {
+        "W_enc": ours.encoder,
+        "b_enc": bias,
+        "W_dec": ours.decoder,
+        "b_dec": ours.decoder_bias,
+    }
+    if ours.kind == "jumprelu":
+        weights["threshold"] = ours.threshold
+    theirs.load_state_dict(weights)
+    return theirs
+
+
+def assert_same(ours, theirs, x=X):
+    with torch.no_grad():
+        features = theirs.encode(x)
+        assert 0 < float((features > 0).float().mean()) < 0.9
+        torch.testing.assert_close(ours.encode(x.flatten(1)), features)
+        decoded = theirs.decode(features).flatten(1)
+        torch.testing.assert_close(ours.reconstruct(x.flatten(1)), decoded)
 
 
 @pytest.mark.parametrize("kind", THEIRS)
@@ -19,24 +53,51 @@ THEIRS = {"l1": "StandardSAE", "topk": "TopKSAE", "jumprelu": "JumpReLUSAE"}
 def test_encode_and_decode_are_theirs(kind, centred):
     """Centred: they subtract the decoder's bias from x, we have it in the encoder's bias."""
     ours = autoencoder(kind)
-    more = {"k": ours.k} if kind == "topk" else {}
-    config = getattr(sae_lens, f"{THEIRS[kind]}Config")(
-        d_in=WIDTH, d_sae=FEATURES, apply_b_dec_to_input=centred, **more
-    )
-    theirs = getattr(sae_lens, THEIRS[kind])(config)
     bias = ours.encoder_bias + centred * (ours.decoder_bias @ ours.encoder)
-    weights = {
-        "W_enc": ours.encoder,
-        "b_enc": bias,
-        "W_dec": ours.decoder,
-        "b_dec": ours.decoder_bias,
-    }
-    if kind == "jumprelu":
-        weights["threshold"] = ours.threshold
-    theirs.load_state_dict(weights)
-    x = 2 * torch.randn(30, WIDTH, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        features = theirs.encode(x)
-        assert 0 < float((features > 0).float().mean()) < 0.9
-        torch.testing.assert_close(ours.encode(x), features)
-        torch.testing.assert_close(ours.reconstruct(x), theirs.decode(features))
+    assert_same(ours, their_own(ours, bias, apply_b_dec_to_input=centred))
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_they_load_what_we_write(tmp_path, kind):
+    ours = autoencoder(kind)
+    save_saelens(tmp_path, ours, model="gemma2")
+    theirs = sae_lens.SAE.load_from_disk(tmp_path)
+    assert type(theirs) is getattr(sae_lens, THEIRS[kind])
+    assert {name: theirs.cfg.metadata[name] for name in ABOUT} == ABOUT
+    assert_same(ours, theirs)
+
+
+def test_they_load_heads_as_they_have_them(tmp_path):
+    """Their `z` is [head, d_head], ours the heads in a row."""
+    ours = autoencoder("jumprelu", site=Site(1, "z"))
+    save_saelens(tmp_path, ours, model="gemma2")
+    assert_same(ours, sae_lens.SAE.load_from_disk(tmp_path), X.unflatten(1, (4, WIDTH // 4)))
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+@pytest.mark.parametrize("centred", [False, True])
+def test_we_load_what_they_save(tmp_path, kind, centred):
+    made = autoencoder(kind)
+    theirs = their_own(made, made.encoder_bias, apply_b_dec_to_input=centred)
+    theirs.save_model(tmp_path)
+    ours = load_saelens(tmp_path)
+    assert (ours.provenance.model, ours.provenance.site) == ("gemma2", "blocks.2.resid_post")
+    assert_same(ours, theirs)
+
+
+def test_we_load_topk_that_counts_the_lengths_of_its_decoder(tmp_path):
+    made = autoencoder("topk")
+    made.decoder.mul_(torch.linspace(0.5, 2, FEATURES)[:, None])
+    theirs = their_own(made, made.encoder_bias, rescale_acts_by_decoder_norm=True)
+    theirs.save_model(tmp_path)
+    assert_same(load_saelens(tmp_path), theirs)
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_a_scale_is_folded_in_as_they_do(tmp_path, kind):
+    made = autoencoder(kind)
+    scaled = "expected_average_only_in"
+    theirs = their_own(made, made.encoder_bias, normalize_activations=scaled)
+    theirs.save_model(tmp_path)
+    theirs.fold_activation_norm_scaling_factor(0.6)
+    assert_same(load_saelens(tmp_path, scale=0.6), theirs)

@@ -23,12 +23,16 @@ WIDTHS, FEATURES, ACTIVE = {SITES[0]: 32, SITES[1]: 24}, 40, 3
 SHARDS, SHARD = 4, 5000
 TOPK = Recipe(SITES[0], "topk", 56, k=ACTIVE, learning_rate=3e-3, revive_every=100)
 L1 = Recipe(SITES[0], "l1", 56, sparsity=1.0, learning_rate=3e-3, revive_every=100)
+JUMP = replace(L1, kind="jumprelu")
 OTHER = replace(TOPK, site=SITES[1])
+RECIPES = [TOPK, L1, OTHER, JUMP]
+BY_KIND = {recipe.kind: recipe for recipe in RECIPES}
 
 
 def planted(site: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A dictionary of unit rows, coefficients of about three of them, and sums about an offset."""
-    draw = torch.Generator().manual_seed(SITES.index(site))
+    # Not a seed of training: features would begin as the planted ones.
+    draw = torch.Generator().manual_seed(100 + SITES.index(site))
     shape = (SHARDS * SHARD, FEATURES)
     dictionary = normalize(torch.randn(FEATURES, WIDTHS[site], generator=draw), dim=-1)
     on = torch.rand(shape, generator=draw) < ACTIVE / FEATURES
@@ -70,7 +74,7 @@ def fit(store, recipes, kept, **settings) -> list[SparseAutoencoder]:
 
 @pytest.fixture(scope="module")
 def trained(store, kept) -> list[SparseAutoencoder]:
-    return fit(store, [TOPK, L1, OTHER], kept)
+    return fit(store, RECIPES, kept)
 
 
 def found(sae: SparseAutoencoder) -> float:
@@ -80,7 +84,7 @@ def found(sae: SparseAutoencoder) -> float:
 
 
 def test_planted_features_are_found_at_all_sites_in_one_pass(trained):
-    assert [found(sae) > 0.95 for sae in trained] == [True] * 3, [found(sae) for sae in trained]
+    assert [found(sae) > 0.95 for sae in trained] == [True] * 4, [found(sae) for sae in trained]
     for sae in trained:
         draw = torch.Generator().manual_seed(9)
         random = torch.randn(sae.decoder.shape, generator=draw)
@@ -88,19 +92,20 @@ def test_planted_features_are_found_at_all_sites_in_one_pass(trained):
 
 
 def test_features_have_unit_length_and_say_where_they_are_from(trained):
-    for sae, recipe in zip(trained, [TOPK, L1, OTHER], strict=True):
+    for sae, recipe in zip(trained, RECIPES, strict=True):
         torch.testing.assert_close(sae.decoder.norm(dim=-1), torch.ones(56))
         assert sae.provenance == Provenance("m", recipe.site, "d")
 
 
-def test_activations_are_the_planted_coefficients(trained):
+@pytest.mark.parametrize(("kind", "within"), [("topk", 0.1), ("jumprelu", 0.15)])
+def test_activations_are_the_planted_coefficients(trained, kind, within):
     """Scale and offset of the data are in the weights: f is in the units of x."""
-    sae = trained[0]
+    sae = next(sae for sae in trained if sae.kind == kind)
     dictionary, coefficients, x = planted(SITES[0])
     sparse = (coefficients > 0).sum(1) <= ACTIVE
     features = sae.encode(x[sparse])[:, (dictionary @ sae.decoder.T).argmax(1)]
     on = coefficients[sparse] > 0
-    assert float((features[on] / coefficients[sparse][on]).median()) == pytest.approx(1, abs=0.1)
+    assert float((features[on] / coefficients[sparse][on]).median()) == pytest.approx(1, abs=within)
     assert float((features[on] > 0).float().mean()) > 0.9
 
 
@@ -150,18 +155,71 @@ def test_a_site_is_read_once_for_all_its_autoencoders(store, kept, monkeypatch):
     assert sum(read) == kept.sum()
 
 
-@pytest.mark.parametrize("kind", ["topk", "l1"])
-def test_dead_features_begin_anew(kind):
-    """Half of the features cannot fire; revived, they are found again."""
+def test_thresholds_lie_between_noise_and_the_planted_coefficients(trained):
+    """Planted coefficients are 10 to 20; with a threshold about three features are active."""
+    sae = trained[RECIPES.index(JUMP)]
+    assert bool(((sae.threshold > 1) & (sae.threshold < 10)).all())
+    x = planted(SITES[0])[2]
+    assert float((sae.encode(x) > 0).sum(-1).float().mean()) == pytest.approx(ACTIVE, abs=0.5)
+    for other in (TOPK, L1):
+        assert not trained[RECIPES.index(other)].threshold.any()
+
+
+def test_slopes_of_thresholds_are_the_closed_form(monkeypatch):
+    """Of each column, the first two rows are within half of the bandwidth of the threshold."""
+    monkeypatch.setattr(sae_training, "BANDWIDTH", 0.2)
+    threshold = torch.tensor([1.0, 0.5], requires_grad=True)
+    pre = torch.tensor(
+        [[1.05, 0.42], [0.93, 0.58], [1.2, 0.7], [0.8, 0.3], [-1.0, 3.0]], requires_grad=True
+    )
+    of_f = torch.tensor([[2.0, 1.0], [3.0, -1.0], [5.0, 5.0], [7.0, 7.0], [9.0, 9.0]])
+    of_g = torch.tensor([[1.0, 4.0], [1.0, 6.0], [8.0, 8.0], [8.0, 8.0], [8.0, 8.0]])
+    features, active = sae_training.jump(pre, threshold)
+    on = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
+    assert torch.equal(active, on)
+    assert torch.equal(features, pre * on)
+    (of_f * features + of_g * active).sum().backward()
+    # -(threshold Σ of_f + Σ of_g) / ε, over the two rows.
+    expected = torch.tensor([-(1.0 * 5 + 2) / 0.2, -(0.5 * 0 + 10) / 0.2])
+    torch.testing.assert_close(threshold.grad, expected)
+    assert torch.equal(pre.grad, of_f * on)
+
+
+def test_a_step_moves_thresholds_along_the_slope_of_its_loss():
+    """dL/dlog θ = θ Σ K(..)/ε (2 θ error·decoder - sparsity) / (rows width)."""
+    x = planted(SITES[0])[2][:256]
+    learner = sae_training._Learner(JUMP, x, steps=10, seed=0)
+    learner._done = 5
+    with torch.no_grad():
+        scaled = x / learner._scale
+        pre = (scaled - learner._decoder_bias) @ learner._encoder + learner._encoder_bias
+        theta = learner._log_threshold.exp()
+        error = scaled - (pre * (pre > theta)) @ learner._decoder - learner._decoder_bias
+        near = ((pre - theta).abs() < sae_training.BANDWIDTH / 2) / sae_training.BANDWIDTH
+        slope = near * (2 * theta * (error @ learner._decoder.T) - JUMP.sparsity)
+        expected = theta * slope.sum(0) / x.numel()
+    learner.step(x)
+    assert bool(near.any(0).all())
+    torch.testing.assert_close(learner._log_threshold.grad, expected)
+    moved = learner._log_threshold.detach() - theta.log()
+    assert torch.equal(moved.sign(), -expected.sign())
+
+
+@pytest.mark.parametrize(("kind", "share"), [("topk", 0.9), ("l1", 0.9), ("jumprelu", 0.75)])
+def test_dead_features_begin_anew(kind, share):
+    """Half of the features cannot fire; revived, they do. Thresholds may silence some again."""
     _, _, x = planted(SITES[0])
-    recipe = replace(TOPK if kind == "topk" else L1, n_features=FEATURES)
+    recipe = replace(BY_KIND[kind], n_features=FEATURES)
     scores = {}
     for every in (50, 10**9):
         learner = sae_training._Learner(
             replace(recipe, revive_every=every), x[:256], steps=400, seed=0
         )
         with torch.no_grad():
-            learner._encoder_bias[: FEATURES // 2] = -100.0
+            if kind == "jumprelu":
+                learner._log_threshold[: FEATURES // 2] = math.log(100.0)
+            else:
+                learner._encoder_bias[: FEATURES // 2] = -100.0
         for step in range(400):
             start = 256 * step % len(x)
             learner.step(x[start : start + 256])
@@ -169,18 +227,23 @@ def test_dead_features_begin_anew(kind):
         alive = (sae.encode(x[:5000]) > 0).any(0)
         scores[every] = int(alive[: FEATURES // 2].sum())
     assert scores[10**9] == 0
-    assert scores[50] >= 0.9 * FEATURES / 2
+    assert scores[50] >= share * FEATURES / 2
 
 
-def test_a_larger_sparsity_weight_leaves_fewer_active(store, kept):
-    few = replace(L1, sparsity=3.0)
-    sparse, dense = fit(store, [few, replace(L1, sparsity=0.1)], kept, passes=2)
+@pytest.mark.parametrize(("kind", "passes"), [("l1", 2), ("jumprelu", 5)])
+def test_a_larger_sparsity_weight_leaves_fewer_active(store, kept, kind, passes):
+    """Of thresholds, a step moves the logarithm by the learning rate: they need more of them."""
+    recipe = BY_KIND[kind]
+    few = replace(recipe, sparsity=3.0)
+    sparse, dense = fit(store, [few, replace(recipe, sparsity=0.1)], kept, passes=passes)
     l0 = [quality(sae, store, ~kept).l0 for sae in (sparse, dense)]
     assert l0[0] < 0.5 * l0[1]
 
 
 def test_wrong_recipes_are_named(store, kept):
-    with pytest.raises(ValueError, match="'jumprelu' are not trained; valid: l1, topk"):
+    with pytest.raises(ValueError, match="'gated' are not trained; valid: l1, topk, jumprelu"):
+        Recipe(SITES[0], "gated", 8)
+    with pytest.raises(ValueError, match=r"sparsity 0\.0 of jumprelu"):
         Recipe(SITES[0], "jumprelu", 8)
     with pytest.raises(ValueError, match="k 9 of topk; valid: 1 to 8"):
         Recipe(SITES[0], "topk", 8, k=9)

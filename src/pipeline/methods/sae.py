@@ -21,11 +21,17 @@ _TENSORS = ("encoder", "encoder_bias", "decoder", "decoder_bias", "threshold")
 
 @dataclass(frozen=True)
 class Provenance:
-    """What an autoencoder was trained on: hash of the model's weights, the site, the dataset."""
+    """What an autoencoder was trained on: the model, the site, the dataset.
+
+    `model` is the hash of its weights. Published files state a name instead: they are `named`, and
+    the name is compared with the end of a model's path or hub id. That says less than a hash does:
+    other weights under the same name are not found out.
+    """
 
     model: str
     site: str
     dataset: str
+    named: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,10 +122,11 @@ class SparseAutoencoder:
             ValueError: another model, layer, component or width; names both sides.
         """
         made = self.provenance
+        name = (Path(made.model).name, Path(model.name).name)
         pairs = {
             "site": (made.site, str(site)),
             "width": (self.width, model.width(site)),
-            "model": (made.model, model.weights),
+            "model": name if made.named else (made.model, model.weights),
         }
         unlike = [
             f"{name} {was!r}, this is {now!r}" for name, (was, now) in pairs.items() if was != now
@@ -140,6 +147,16 @@ class SparseAutoencoder:
                 f"{found!r}"
             )
         return store[self.provenance.site]
+
+    def pinned(self, model: LanguageModel) -> "SparseAutoencoder":
+        """The same, stating the hash of this model's weights: what a store knows its model by.
+
+        Raises:
+            ValueError: it was trained at another model; names both sides.
+        """
+        self.check(model, Site.parse(self.provenance.site))
+        made = replace(self.provenance, model=model.weights, named=False)
+        return replace(self, provenance=made)
 
     def check_features(self, features: Sequence[int]) -> None:
         """Fail if there is no such feature.

@@ -11,13 +11,21 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from pipeline.methods.sae import Provenance, SparseAutoencoder, activate
+from pipeline.methods.sae import KINDS, Provenance, SparseAutoencoder, activate
 from pipeline.shuffling import shuffled_batches
 from pipeline.store import ActivationStore
 
-TRAINED = ("l1", "topk")
+TRAINED = KINDS
 _WARM, _DECAY = 0.05, 0.2
 """Shares of all steps in which the sparsity weight rises, and the learning rate falls to 0."""
+
+THRESHOLD, BANDWIDTH = 0.6, 0.5
+"""Of `jumprelu`, of activations scaled to a mean square of 1 per dimension: where thresholds begin,
+and the width of the window about them in which activations move them.
+
+Rajamanoharan et al. have 0.001 for both at a mean ||x||² of 1, 0.001 sqrt(width) here. Ours are
+larger: with theirs, a thousand steps leave many times as many features active.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,11 +34,11 @@ class Recipe:
 
     Args:
         site: where.
-        kind: `l1` or `topk`.
+        kind: `l1`, `topk` or `jumprelu`.
         n_features: size of the dictionary.
         k: active features of `topk`.
-        sparsity: weight of the sum of activations, for `l1`, where activations are scaled to a
-            mean square of 1 per dimension.
+        sparsity: where activations are scaled to a mean square of 1 per dimension, the weight of
+            the sum of feature activations, for `l1`, or of their number, for `jumprelu`.
         learning_rate: of Adam.
         revive_every: steps between two looks for features that did not fire since the last.
 
@@ -53,8 +61,8 @@ class Recipe:
             )
         if self.kind == "topk" and not 1 <= self.k <= self.n_features:
             raise ValueError(f"k {self.k} of topk; valid: 1 to {self.n_features}")
-        if self.kind == "l1" and self.sparsity <= 0:
-            raise ValueError(f"sparsity {self.sparsity} of l1 must be above 0")
+        if self.kind != "topk" and self.sparsity <= 0:
+            raise ValueError(f"sparsity {self.sparsity} of {self.kind} must be above 0")
 
 
 def train(
@@ -70,13 +78,17 @@ def train(
 ) -> list[SparseAutoencoder]:
     """Train all autoencoders side by side: each batch of the store is read once for all sites.
 
-    loss = mean ||x - x̂||² / width (+ sparsity * warm-up * mean sum_i f_i / width for `l1`), on
-    activations scaled to a mean square of 1, with x - decoder_bias encoded and the decoder's rows
-    of length 1 after every step; scale and bias are folded into the weights at the end. Adam; the
-    learning rate falls to 0 over the last fifth of the steps.
+    loss = mean ||x - x̂||² / width + sparsity * warm-up * mean sum_i s_i / width, s = f for `l1`,
+    0 for `topk`, and for `jumprelu` 1 where a feature is active, else 0 (the L0 norm; see `jump`),
+    on activations scaled to a mean square of 1, with x - decoder_bias encoded and the decoder's
+    rows of length 1 after every step; scale and bias are folded into the weights at the end. Adam;
+    the learning rate falls to 0 over the last fifth of the steps. Of thresholds,
+    the logarithm is learned. A feature alone with f = ||x|| saves f² and costs the sparsity weight,
+    so that thresholds of `jumprelu` tend to its square root.
 
     Features that fired for no row since the last look begin anew: decoder and encoder along the
-    error of rows drawn in proportion to their squared loss, encoder bias 0, Adam's moments 0
+    error of rows drawn in proportion to their squared loss, encoder bias 0, Adam's moments 0, the
+    threshold where it began
     (Bricken et al. 2023, who take the row itself and a fifth of the encoders' mean length; we take
     the error, which is what is missing, and half of it). None in the last fifth.
 
@@ -126,6 +138,26 @@ def train(
     ]
 
 
+def jump(
+    pre: Float[Tensor, "rows feature"], threshold: Float[Tensor, " feature"]
+) -> tuple[Float[Tensor, "rows feature"], Float[Tensor, "rows feature"]]:
+    """Activations f and whether they are active, g, such that thresholds can be learned.
+
+    g = 1 where pre > threshold, else 0;  f = pre g. Neither has a useful slope in the threshold, so
+    that one is put in its place, ε = `BANDWIDTH`, K(u) = 1 where |u| < 1/2, else 0:
+
+    ∂g/∂threshold = -K((pre - threshold) / ε) / ε;  ∂f/∂threshold = -threshold K(..) / ε.
+
+    In pre the slopes are the usual ones: ∂f/∂pre = g, ∂g/∂pre = 0. Rajamanoharan et al. 2024, who
+    take max(pre, 0) for pre, which is the same while threshold > ε / 2.
+    """
+    near = ((pre.detach() - threshold) / BANDWIDTH + 0.5).clamp(0, 1)
+    # Its value is 0, its slope that of the ramp from 0 to 1 over the bandwidth: -K / ε.
+    slope = near - near.detach()
+    active = (pre > threshold).to(pre)
+    return pre * active + threshold.detach() * slope, active + slope
+
+
 class _Learner:
     """Weights of one autoencoder and the state of their training."""
 
@@ -141,10 +173,12 @@ class _Learner:
         self._encoder_bias = torch.zeros(count, device=first.device, requires_grad=True)
         self._decoder = decoder.requires_grad_()
         self._decoder_bias = (first.mean(0) / self._scale).requires_grad_()
-        self._adam = torch.optim.Adam(
-            [self._encoder, self._encoder_bias, self._decoder, self._decoder_bias],
-            lr=recipe.learning_rate,
-        )
+        parameters = [self._encoder, self._encoder_bias, self._decoder, self._decoder_bias]
+        if recipe.kind == "jumprelu":
+            start = torch.full((count,), math.log(THRESHOLD), device=first.device)
+            self._log_threshold = start.requires_grad_()
+            parameters.append(self._log_threshold)
+        self._adam = torch.optim.Adam(parameters, lr=recipe.learning_rate)
         self._fired = torch.zeros(count, dtype=torch.bool, device=first.device)
         self._zeros = torch.zeros(count, device=first.device)
 
@@ -152,13 +186,16 @@ class _Learner:
         """One step of Adam on a batch."""
         x = rows / self._scale
         pre = (x - self._decoder_bias) @ self._encoder + self._encoder_bias
-        features = activate(self.recipe.kind, pre, self.recipe.k, self._zeros)
+        if self.recipe.kind == "jumprelu":
+            features, counted = jump(pre, self._log_threshold.exp())
+        else:
+            features = counted = activate(self.recipe.kind, pre, self.recipe.k, self._zeros)
         error = x - features @ self._decoder - self._decoder_bias
         share = self._done / self._steps
         loss = error.square().mean()
-        if self.recipe.kind == "l1":
+        if self.recipe.kind != "topk":
             weight = self.recipe.sparsity * min(1.0, share / _WARM)
-            loss = loss + weight * features.sum(-1).mean() / x.shape[1]
+            loss = loss + weight * counted.sum(-1).mean() / x.shape[1]
         self._adam.zero_grad()
         loss.backward()
         decoder_gradient = self._decoder.grad
@@ -190,11 +227,15 @@ class _Learner:
         self._decoder[dead] = directions
         self._encoder[:, dead] = 0.5 * usual * directions.T
         self._encoder_bias[dead] = 0
-        for parameter, place in (
+        begun: list[tuple[Tensor, tuple[slice | Tensor, ...]]] = [
             (self._encoder, (slice(None), dead)),
             (self._encoder_bias, (dead,)),
             (self._decoder, (dead,)),
-        ):
+        ]
+        if self.recipe.kind == "jumprelu":
+            self._log_threshold[dead] = math.log(THRESHOLD)
+            begun.append((self._log_threshold, (dead,)))
+        for parameter, place in begun:
             for name in ("exp_avg", "exp_avg_sq"):
                 self._adam.state[parameter][name][place] = 0
 
@@ -202,13 +243,14 @@ class _Learner:
         """The autoencoder of unscaled, uncentred activations: f = scale f', x̂ = scale x̂'."""
         with torch.no_grad():
             bias = self._encoder_bias - self._decoder_bias @ self._encoder
+            jumps = self.recipe.kind == "jumprelu"
             return SparseAutoencoder(
                 kind=self.recipe.kind,
                 encoder=self._encoder.detach().clone(),
                 encoder_bias=self._scale * bias,
                 decoder=self._decoder.detach().clone(),
                 decoder_bias=self._scale * self._decoder_bias,
-                threshold=self._zeros,
+                threshold=self._scale * self._log_threshold.exp() if jumps else self._zeros,
                 provenance=provenance,
                 k=self.recipe.k,
             )

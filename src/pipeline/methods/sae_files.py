@@ -1,0 +1,242 @@
+"""Autoencoders in the files of others: Gemma Scope's are read, SAELens' read and written."""
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.methods.sae import Provenance, SparseAutoencoder
+from pipeline.model.sites import Site
+
+_KINDS = {"standard": "l1", "topk": "topk", "jumprelu": "jumprelu"}
+_TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
+_CONFIG, _WEIGHTS = "cfg.json", "sae_weights.safetensors"
+_SCALED = "expected_average_only_in"
+_HOOKS = {
+    "hook_resid_pre": "resid_pre",
+    "hook_z": "z",
+    "attn.hook_z": "z",
+    "hook_attn_out": "attn_out",
+    "hook_resid_mid": "resid_mid",
+    "mlp.hook_post": "mlp_act",
+    "hook_mlp_out": "mlp_out",
+    "hook_resid_post": "resid_post",
+}
+_OLD_NAMES = {
+    "hook_point": "hook_name",
+    "hook_point_head_index": "hook_head_index",
+    "activation_fn_str": "activation_fn",
+}
+_REWRITES = ("center_writing_weights", "fold_value_biases", "refactor_factored_attn_matrices")
+"""What TransformerLens may do to a model's weights that changes activations, not logits."""
+
+
+def load_gemma_scope(path: Path, *, model: str, site: Site) -> SparseAutoencoder:
+    """Read an autoencoder of Gemma Scope: `params.npz`.
+
+    pre = x W_enc + b_enc;  f = max(pre, 0) where pre > threshold, else 0;  x̂ = f W_dec + b_dec,
+    with W_enc [width, feature], W_dec [feature, width]. Lieberum et al. 2024.
+
+    Args:
+        path: the file.
+        model: the name of its model, `gemma-2-2b` for one; the file does not say it.
+        site: its site, which the file does not say either; those of attention read `z`.
+
+    Raises:
+        ValueError: no .npz file, arrays that are missing or unknown, shapes that do not fit.
+    """
+    if not is_zipfile(path):
+        raise ValueError(f"{path} is no .npz file")
+    with np.load(path) as arrays:
+        tensors = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+    _check_names(path, tensors, (*_TENSORS, "threshold"))
+    return _assemble("jumprelu", tensors, Provenance(model, str(site), "", named=True))
+
+
+def load_saelens(
+    folder: Path, *, model: str | None = None, scale: float | None = None
+) -> SparseAutoencoder:
+    """Read an autoencoder that SAELens wrote: `cfg.json` and `sae_weights.safetensors`.
+
+    pre = (scale x - centred b_dec) W_enc + b_enc;  x̂ = (f W_dec + b_dec) / scale, with centred =
+    `apply_b_dec_to_input`; with `rescale_acts_by_decoder_norm`, pre is multiplied and f divided by
+    the lengths of W_dec's rows. All of it is folded into the weights, exactly. Architectures
+    `standard` (`l1` here), `topk`, `jumprelu`; of version 6, and flat ones of before.
+
+    Args:
+        folder: with the two files.
+        model: name of the model, where it is not loaded by the name that the file gives:
+            TransformerLens calls `gpt2` gpt2-small.
+        scale: what activations are multiplied by, where `normalize_activations` is
+            `expected_average_only_in`: sqrt(width) / mean ||x|| on the training data.
+
+    Raises:
+        ValueError: no such files; an architecture, activation function, hook or normalisation that
+            is not here; tensors missing or unknown; a `scale` missing or not asked for; a model
+            whose weights TransformerLens rewrote. Names the value and the valid ones.
+    """
+    for name in (_CONFIG, _WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is no autoencoder of SAELens: there is no {name} there")
+    config = json.loads((folder / _CONFIG).read_text())
+    config |= config.get("metadata") or {}
+    config = {_OLD_NAMES.get(name, name): value for name, value in config.items()}
+    activation = _known(folder, config, "activation_fn", "relu", ("relu", "topk"))
+    if activation == "topk":
+        config |= {"architecture": "topk"} | (config.get("activation_fn_kwargs") or {})
+    kind = _KINDS[_known(folder, config, "architecture", "standard", _KINDS)]
+    model = model or config.get("model_name")
+    if not model:
+        raise ValueError(f"{folder} does not name its model: give `model`")
+    kwargs = config.get("model_from_pretrained_kwargs") or {}
+    rewritten = [name for name in _REWRITES if kwargs.get(name)]
+    if rewritten:
+        raise ValueError(
+            f"{folder} is of a model changed by {', '.join(rewritten)}; valid: a model as it is"
+        )
+    site = _site(folder, config)
+    tensors = {name: t.float() for name, t in load_file(folder / _WEIGHTS).items()}
+    # Versions before 4 wrote these ones beside the weights whether or not they meant anything.
+    if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
+        del tensors["scaling_factor"]
+    extra = ("threshold",) if kind == "jumprelu" else ()
+    _check_names(folder / _WEIGHTS, tensors, (*_TENSORS, *extra))
+    factor = _scale(folder, config, scale)
+    if config.get("apply_b_dec_to_input", True):
+        tensors["b_enc"] = tensors["b_enc"] - tensors["b_dec"] @ tensors["W_enc"]
+    if kind == "topk" and config.get("rescale_acts_by_decoder_norm"):
+        lengths = tensors["W_dec"].norm(dim=-1)
+        tensors["W_enc"] = tensors["W_enc"] * lengths
+        tensors["b_enc"] = tensors["b_enc"] * lengths
+        tensors["W_dec"] = tensors["W_dec"] / lengths[:, None]
+    tensors["W_enc"] = factor * tensors["W_enc"]
+    tensors["W_dec"] = tensors["W_dec"] / factor
+    tensors["b_dec"] = tensors["b_dec"] / factor
+    made = Provenance(model, str(site), config.get("dataset_path") or "", named=True)
+    return _assemble(kind, tensors, made, (config.get("k") or 0) if kind == "topk" else 0)
+
+
+def save_saelens(folder: Path, sae: SparseAutoencoder, *, model: str) -> None:
+    """Write an autoencoder as SAELens 6 does, in float32; `SAE.load_from_disk` reads it there.
+
+    Args:
+        folder: made if it is not there.
+        sae: of any kind.
+        model: the name of its model, for whoever loads it: a hash of weights tells them nothing.
+
+    Raises:
+        ValueError: a site that is none of SAELens' hooks.
+    """
+    site = Site.parse(sae.provenance.site)
+    hooks = {component: hook for hook, component in _HOOKS.items()}
+    if site.component not in hooks or (site.unit is not None and site.component != "z"):
+        raise ValueError(f"{site} has no hook; valid: {', '.join(hooks)}, z[HEAD], all in a layer")
+    whole = site.component == "z" and site.unit is None
+    made = sae.provenance
+    config = {
+        "architecture": {kind: name for name, kind in _KINDS.items()}[sae.kind],
+        "d_in": sae.width,
+        "d_sae": sae.n_features,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "hook_z" if whole else "none",
+        "metadata": {
+            # The version whose form this is: without one, the file is taken for one of before.
+            "sae_lens_version": "6.0.0",
+            "model_name": model,
+            "hook_name": f"blocks.{site.layer}.{hooks[site.component]}",
+            "hook_head_index": site.unit,
+            "dataset_path": (made.named and made.dataset) or None,
+        },
+    }
+    tensors = dict(
+        zip(_TENSORS, (sae.encoder, sae.encoder_bias, sae.decoder, sae.decoder_bias), strict=True)
+    )
+    if sae.kind == "jumprelu":
+        tensors["threshold"] = sae.threshold
+    if sae.kind == "topk":
+        config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    save_file({n: t.float().cpu().contiguous() for n, t in tensors.items()}, folder / _WEIGHTS)
+
+
+def _assemble(
+    kind: str, tensors: Mapping[str, Tensor], made: Provenance, k: int = 0
+) -> SparseAutoencoder:
+    bias = tensors["b_enc"]
+    # Both formats take max(pre, 0) first, so that a threshold below 0 is one at 0.
+    threshold = tensors["threshold"].clamp(min=0) if kind == "jumprelu" else torch.zeros_like(bias)
+    return SparseAutoencoder(
+        kind=kind,
+        encoder=tensors["W_enc"],
+        encoder_bias=bias,
+        decoder=tensors["W_dec"],
+        decoder_bias=tensors["b_dec"],
+        threshold=threshold,
+        provenance=made,
+        k=k,
+    )
+
+
+def _check_names(where: Path, found: Collection[str], valid: Collection[str]) -> None:
+    missing = [name for name in valid if name not in found]
+    unknown = [name for name in found if name not in valid]
+    problems = [f"lacks {', '.join(missing)}"] * bool(missing)
+    problems += [f"has more besides: {', '.join(unknown)}"] * bool(unknown)
+    if problems:
+        raise ValueError(f"{where} {'; '.join(problems)}; valid: {', '.join(valid)}")
+
+
+def _known(
+    folder: Path, config: Mapping[str, Any], field: str, default: str, valid: Collection[str]
+) -> str:
+    value = config.get(field, default)
+    if value not in list(valid):
+        raise ValueError(f"{folder}: {field} {value!r}; valid: {', '.join(valid)}")
+    return value
+
+
+def _site(folder: Path, config: Mapping[str, Any]) -> Site:
+    hook = config.get("hook_name")
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", str(hook))
+    if match is None or match[2] not in _HOOKS:
+        raise ValueError(
+            f"{folder}: hook_name {hook!r}; valid: blocks.LAYER.HOOK with HOOK in "
+            + ", ".join(_HOOKS)
+        )
+    site = Site(int(match[1]), _HOOKS[match[2]], config.get("hook_head_index"))
+    shape = config.get("reshape_activations", "none")
+    whole = site.component == "z" and site.unit is None
+    valid = ("none", "hook_z") if whole else ("none",)
+    if shape not in valid:
+        raise ValueError(
+            f"{folder}: reshape_activations {shape!r} at {site}; valid: {', '.join(valid)}"
+        )
+    return site
+
+
+def _scale(folder: Path, config: Mapping[str, Any], scale: float | None) -> float:
+    """What activations are multiplied by; what depends on the activation itself is refused."""
+    value = config.get("normalize_activations")
+    names = {None: "none", False: "none", True: _SCALED}
+    name = names[value] if value is None or isinstance(value, bool) else value
+    if name not in ("none", _SCALED):
+        raise ValueError(f"{folder}: normalize_activations {name!r}; valid: none, {_SCALED}")
+    if name == "none" and scale is not None:
+        raise ValueError(f"scale {scale} for {folder}, which has normalize_activations 'none'")
+    if name == _SCALED and not (scale and scale > 0):
+        raise ValueError(
+            f"{folder}: normalize_activations {name!r} needs `scale` above 0: "
+            "sqrt(width) / mean ||x|| on the training data"
+        )
+    return scale or 1.0

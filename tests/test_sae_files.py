@@ -1,0 +1,299 @@
+"""Files of others: written by hand in their formats, read to the numbers their formulas give."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from families import WIDTH, tiny
+from safetensors.torch import save_file
+from test_sae import FEATURES, autoencoder
+
+from pipeline.methods.sae import KINDS, load_sae, save_sae
+from pipeline.methods.sae_files import load_gemma_scope, load_saelens, save_saelens
+from pipeline.model.sites import Site
+
+SITE = Site(2, "resid_post")
+X = 2 * torch.randn(30, WIDTH, generator=torch.Generator().manual_seed(0))
+ARCHITECTURES = {"standard": "l1", "topk": "topk", "jumprelu": "jumprelu"}
+ABOUT = {"model_name": "org/gemma2", "hook_name": "blocks.2.hook_resid_post", "dataset_path": "d"}
+
+
+def scope(path, leave_out="", **changed):
+    """Two inputs, three features; the last threshold lies below zero."""
+    arrays = {
+        "W_enc": [[1, 0, -1], [0, 2, 1]],
+        "b_enc": [0.5, -1, 0],
+        "W_dec": [[1, 0], [0, 0.5], [1, 1]],
+        "b_dec": [10, 20],
+        "threshold": [1, 2, -5],
+    } | changed
+    arrays.pop(leave_out, None)
+    np.savez(path, **{name: np.array(value, np.float32) for name, value in arrays.items()})
+    return path
+
+
+def weights(architecture: str) -> dict[str, torch.Tensor]:
+    ours = autoencoder(ARCHITECTURES[architecture])
+    return {
+        "W_enc": ours.encoder,
+        "b_enc": ours.encoder_bias,
+        # Rows of unlike length, so that what divides by their length is seen.
+        "W_dec": ours.decoder * torch.linspace(0.5, 2, FEATURES)[:, None],
+        "b_dec": ours.decoder_bias,
+    } | ({"threshold": ours.threshold} if architecture == "jumprelu" else {})
+
+
+def folder(path, architecture="standard", tensors=None, about=None, **config):
+    """A folder as version 6 writes it."""
+    config = {
+        "architecture": architecture,
+        "d_in": WIDTH,
+        "d_sae": FEATURES,
+        "dtype": "float32",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"sae_lens_version": "6.12.0"} | ABOUT | (about or {}),
+    } | config
+    if architecture == "topk":
+        config = {"k": 5, "rescale_acts_by_decoder_norm": False} | config
+    path.mkdir(exist_ok=True)
+    (path / "cfg.json").write_text(json.dumps(config))
+    save_file(tensors or weights(architecture), path / "sae_weights.safetensors")
+    return path
+
+
+def formula(architecture, x, centred=False, scale=1.0, rescaled=False):
+    """Features and reconstruction as SAELens defines them, written out."""
+    w = weights(architecture)
+    lengths = w["W_dec"].norm(dim=-1) if rescaled else torch.ones(FEATURES)
+    pre = ((scale * x - centred * w["b_dec"]) @ w["W_enc"] + w["b_enc"]) * lengths
+    features = pre.relu()
+    if architecture == "topk":
+        features = features * (pre >= pre.sort(-1).values[:, -5:-4])
+    if architecture == "jumprelu":
+        features = features * (pre > w["threshold"])
+    return features, ((features / lengths) @ w["W_dec"] + w["b_dec"]) / scale
+
+
+def assert_formula(sae, expected):
+    features, reconstruction = expected
+    assert 0 < float((features > 0).float().mean()) < 0.9
+    torch.testing.assert_close(sae.encode(X), features)
+    torch.testing.assert_close(sae.decode(sae.encode(X)), reconstruction)
+
+
+def test_gemma_scope_by_hand(tmp_path):
+    sae = load_gemma_scope(scope(tmp_path / "params.npz"), model="gemma-2-2b", site=SITE)
+    x = torch.tensor([[1.0, 2.0], [0.4, 1.2], [3.0, 0.0]])
+    features = torch.tensor([[1.5, 3.0, 1.0], [0.0, 0.0, 0.8], [3.5, 0.0, 0.0]])
+    torch.testing.assert_close(sae.encode(x), features)
+    expected = torch.tensor([[12.5, 22.5], [10.8, 20.8], [13.5, 20.0]])
+    torch.testing.assert_close(sae.reconstruct(x), expected)
+    assert (sae.kind, sae.encoder.dtype) == ("jumprelu", torch.float32)
+    assert (sae.provenance.model, sae.provenance.site) == ("gemma-2-2b", "blocks.2.resid_post")
+
+
+def test_gemma_scope_files_of_another_form_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"lacks threshold; valid: W_enc, b_enc, W_dec, b_dec, th"):
+        load_gemma_scope(scope(tmp_path / "a.npz", "threshold"), model="m", site=SITE)
+    with pytest.raises(ValueError, match=r"has more besides: bias;.*valid: W_enc"):
+        load_gemma_scope(scope(tmp_path / "b.npz", bias=[1]), model="m", site=SITE)
+    with pytest.raises(ValueError, match=r"decoder_bias has shape \[3\]"):
+        load_gemma_scope(scope(tmp_path / "c.npz", b_dec=[1, 2, 3]), model="m", site=SITE)
+    (tmp_path / "d.npz").write_text("version https://git-lfs.github.com/spec/v1")
+    for name in ("d.npz", "nothing.npz"):
+        with pytest.raises(ValueError, match=rf"{name} is no \.npz file"):
+            load_gemma_scope(tmp_path / name, model="m", site=SITE)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_saelens_folders_are_their_formula(tmp_path, architecture, centred):
+    sae = load_saelens(folder(tmp_path / "sae", architecture, apply_b_dec_to_input=centred))
+    assert sae.kind == ARCHITECTURES[architecture]
+    assert_formula(sae, formula(architecture, X, centred))
+    made = sae.provenance
+    assert (made.model, made.named, made.site, made.dataset) == ("org/gemma2", True, str(SITE), "d")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_saelens_folders_of_old_versions_are_flat(tmp_path, architecture):
+    """Centring is their default; `topk` is an activation function of the standard architecture."""
+    path = folder(tmp_path / "sae", architecture)
+    old = {"d_in": WIDTH, "d_sae": FEATURES, "dtype": "float32", "hook_point_head_index": None}
+    old |= {"model_name": "gemma2", "hook_point": "blocks.2.hook_resid_post"}
+    if architecture == "topk":
+        old |= {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 5}}
+    if architecture == "jumprelu":
+        old |= {"architecture": "jumprelu", "normalize_activations": False}
+    (path / "cfg.json").write_text(json.dumps(old))
+    ones = {"scaling_factor": torch.ones(FEATURES)}
+    save_file(weights(architecture) | ones, path / "sae_weights.safetensors")
+    sae = load_saelens(path)
+    assert_formula(sae, formula(architecture, X, centred=True))
+    assert (sae.provenance.model, sae.provenance.site) == ("gemma2", str(SITE))
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_fixed_scale_of_activations_is_folded_in(tmp_path, architecture, centred):
+    path = folder(
+        tmp_path / "sae",
+        architecture,
+        apply_b_dec_to_input=centred,
+        normalize_activations="expected_average_only_in",
+    )
+    sae = load_saelens(path, scale=0.6)
+    assert_formula(sae, formula(architecture, X, centred, scale=0.6))
+    with pytest.raises(ValueError, match="'expected_average_only_in' needs `scale`"):
+        load_saelens(path)
+    with pytest.raises(ValueError, match=r"scale 0\.6 .*normalize_activations 'none'"):
+        load_saelens(folder(tmp_path / "other", architecture), scale=0.6)
+
+
+def test_decoder_lengths_in_topk_are_folded_in(tmp_path):
+    path = folder(tmp_path / "sae", "topk", rescale_acts_by_decoder_norm=True)
+    sae = load_saelens(path)
+    assert_formula(sae, formula("topk", X, rescaled=True))
+    torch.testing.assert_close(sae.decoder.norm(dim=-1), torch.ones(FEATURES))
+    assert not torch.allclose(formula("topk", X)[0], formula("topk", X, rescaled=True)[0])
+
+
+def test_half_precision_files_are_read_in_float32(tmp_path):
+    tensors = {name: value.bfloat16() for name, value in weights("standard").items()}
+    sae = load_saelens(folder(tmp_path / "sae", tensors=tensors, dtype="bfloat16"))
+    assert torch.equal(sae.encoder, tensors["W_enc"].float())
+
+
+@pytest.mark.parametrize(
+    ("hook", "head", "reshaped", "site"),
+    [
+        ("blocks.5.hook_resid_pre", None, "none", "blocks.5.resid_pre"),
+        ("blocks.5.hook_resid_mid", None, "none", "blocks.5.resid_mid"),
+        ("blocks.15.hook_resid_post", None, "none", "blocks.15.resid_post"),
+        ("blocks.5.hook_attn_out", None, "none", "blocks.5.attn_out"),
+        ("blocks.5.hook_mlp_out", None, "none", "blocks.5.mlp_out"),
+        ("blocks.5.mlp.hook_post", None, "none", "blocks.5.mlp_act"),
+        ("blocks.5.attn.hook_z", None, "hook_z", "blocks.5.z"),
+        ("blocks.5.attn.hook_z", 3, "none", "blocks.5.z[3]"),
+    ],
+)
+def test_hooks_have_sites_and_sites_have_hooks(tmp_path, hook, head, reshaped, site):
+    about = {"hook_name": hook, "hook_head_index": head}
+    path = folder(tmp_path / "sae", about=about, reshape_activations=reshaped)
+    sae = load_saelens(path)
+    assert sae.provenance.site == site
+    save_saelens(tmp_path / "again", sae, model="m")
+    written = json.loads((tmp_path / "again" / "cfg.json").read_text())
+    assert written["reshape_activations"] == reshaped
+    assert {name: written["metadata"][name] for name in about} == about
+
+
+def test_hook_z_may_be_named_in_short(tmp_path):
+    sae = load_saelens(folder(tmp_path / "sae", about={"hook_name": "blocks.5.hook_z"}))
+    assert sae.provenance.site == "blocks.5.z"
+
+
+VALID_HOOKS = r"valid: blocks\.LAYER\.HOOK with HOOK in hook_resid_pre, hook_z, attn\.hook_z,"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"architecture": "gated"}, "architecture 'gated'; valid: standard, topk, jumprelu$"),
+        ({"architecture": "jumprelu_transcoder"}, "'jumprelu_transcoder'; valid: standard"),
+        ({"activation_fn": "tanh-relu"}, "activation_fn 'tanh-relu'; valid: relu, topk$"),
+        ({"normalize_activations": "layer_norm"}, "'layer_norm'; valid: none, expected_average_o"),
+        ({"normalize_activations": "constant_norm_rescale"}, "'constant_norm_rescale'; valid: non"),
+        ({"normalize_activations": "covariance_whitening"}, "'covariance_whitening'; valid: none"),
+        ({"reshape_activations": "hook_z"}, "reshape_activations 'hook_z' .*; valid: none$"),
+        (
+            {"about": {"hook_name": "blocks.5.attn.hook_q"}},
+            rf"'blocks.5.attn.hook_q'; {VALID_HOOKS}",
+        ),
+        ({"about": {"hook_name": "hook_embed"}}, rf"hook_name 'hook_embed'; {VALID_HOOKS}"),
+        ({"about": {"hook_name": "model.layers.5"}}, rf"'model.layers.5'; {VALID_HOOKS}"),
+        ({"about": {"hook_name": None}}, rf"hook_name None; {VALID_HOOKS}"),
+        ({"about": {"hook_head_index": 1}}, "resid_post.1.: only z has heads"),
+        ({"about": {"model_name": None}}, "does not name its model: give `model`"),
+        (
+            {"about": {"model_from_pretrained_kwargs": {"center_writing_weights": True}}},
+            "of a model changed by center_writing_weights; valid: a model as it is",
+        ),
+        ({"leave_out": "b_enc"}, "lacks b_enc; valid: W_enc, b_enc, W_dec, b_dec$"),
+        ({"more": "W_gate"}, "has more besides: W_gate;"),
+        ({"more": "scaling_factor"}, "has more besides: scaling_factor;"),
+    ],
+)
+def test_what_we_do_not_have_is_refused_in_one_line(tmp_path, changed, message):
+    tensors = weights("standard")
+    tensors.pop(changed.pop("leave_out", ""), None)
+    more = changed.pop("more", None)
+    tensors |= {more: torch.full((FEATURES,), 2.0)} if more else {}
+    path = folder(tmp_path / "sae", tensors=tensors, **changed)
+    with pytest.raises(ValueError, match=message) as raised:
+        load_saelens(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_folders_that_are_none_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no cfg\.json"):
+        load_saelens(tmp_path)
+    path = folder(tmp_path / "sae", "topk", k=None)
+    with pytest.raises(ValueError, match="k 0 of a topk autoencoder; valid: 1 to 48"):
+        load_saelens(path)
+    (path / "sae_weights.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"there is no sae_weights\.safetensors"):
+        load_saelens(path)
+    with pytest.raises(ValueError, match=r"embed has no hook; valid: resid_pre, z,"):
+        save_saelens(tmp_path / "out", autoencoder(site=Site(0, "embed")), model="m")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_we_write_comes_back_and_is_written_alike(tmp_path, kind):
+    ours = autoencoder(kind)
+    save_saelens(tmp_path / "a", ours, model="gemma2")
+    back = load_saelens(tmp_path / "a")
+    save_saelens(tmp_path / "b", back, model=back.provenance.model)
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert torch.equal(back.encode(X), ours.encode(X))
+    assert torch.equal(back.reconstruct(X), ours.reconstruct(X))
+    assert (back.kind, back.k, back.provenance.site) == (kind, ours.k, ours.provenance.site)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "google/gemma2", "models/gemma2/"])
+def test_a_named_model_is_one_whose_path_ends_so(tmp_path, name):
+    save_saelens(tmp_path / "sae", autoencoder(), model=name)
+    sae = load_saelens(tmp_path / "sae")
+    sae.check(tiny("gemma2"), SITE)
+    with pytest.raises(ValueError, match="model 'gemma2', this is 'llama'"):
+        sae.check(tiny("llama"), SITE)
+    with pytest.raises(ValueError, match=r"site 'blocks.2.resid_post', this is 'blocks.1.resid_po"):
+        sae.check(tiny("gemma2"), Site(1, "resid_post"))
+    with pytest.raises(ValueError, match="width 32, this is 64"):
+        replace(sae, provenance=replace(sae.provenance, site="blocks.2.z")).check(
+            tiny("gemma2"), Site(2, "z")
+        )
+    load_saelens(tmp_path / "sae", model="llama").check(tiny("llama"), SITE)
+
+
+def test_our_own_file_keeps_the_name_and_pinning_makes_it_a_hash(tmp_path, monkeypatch):
+    save_saelens(tmp_path / "sae", autoencoder(), model="gemma2")
+    save_sae(tmp_path / "own", load_saelens(tmp_path / "sae"))
+    sae = load_sae(tmp_path / "own")
+    assert sae.provenance.named
+    model = tiny("gemma2")
+    monkeypatch.setattr(model, "weights", "abc")
+    sae.check(model, SITE)
+    pinned = sae.pinned(model)
+    assert (pinned.provenance.model, pinned.provenance.named) == ("abc", False)
+    pinned.check(model, SITE)
+    monkeypatch.setattr(model, "weights", "def")
+    with pytest.raises(ValueError, match="model 'abc', this is 'def'"):
+        pinned.check(model, SITE)
+    with pytest.raises(ValueError, match="model 'gemma2', this is 'llama'"):
+        sae.pinned(tiny("llama"))
