@@ -10,7 +10,7 @@ from pipeline.engine.conditions import Condition
 from pipeline.grid import Part
 from pipeline.model.loading import load_model
 from pipeline.model.sites import Site
-from pipeline.recording import drawn, whole
+from pipeline.recording import drawn, kept, whole
 from pipeline.scratch import scratch, whole_file
 from pipeline.sections import Study
 from pipeline.sweeping import complete, decoding_of
@@ -23,7 +23,7 @@ SECTIONS = ("autoencoders", "collect", "model", "sweep")
 
 
 def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
-    """Complete every prompt several times, and keep activations of all tokens but the first."""
+    """Complete every prompt several times, and keep the activations of prompts and completions."""
     assert study.autoencoders is not None
     prompts = drawn(pd.read_parquet(folder / "dataset.parquet"), study.autoencoders.recorded)
     model = load_model(study.model)
@@ -44,10 +44,9 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
             model,
             study.model,
             tokens,
-            # The first token's activations are unlike all others in many models.
-            {sample: tuple(range(1, len(own))) for sample, own in tokens.items()},
+            kept(prompts, tokens),
             [Site.parse(site) for site in study.autoencoders.sites],
-            rule="all but the first",
+            rule="prompts once, completions all",
             rows_per_shard=study.collect.rows_per_shard,
         )
         with whole_file(folder / "completions.parquet") as path:

@@ -72,7 +72,11 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
             },
         )
         figures[f"expression_{site}"] = feature_expression(
-            clusters, topics, value="activation", site=site
+            clusters,
+            topics,
+            value="activation",
+            site=site,
+            which=f"the {EXPRESSED} most attributed of those active in 5 to 95 % of lists",
         )
         found.append(
             communities(clusters, topics, readings, seed=study.score.seed).assign(site=site)

@@ -12,7 +12,7 @@ from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.methods.feature_sets import FeatureSet, ablations, feature_sets, strongest
 from pipeline.methods.sae_interventions import ablate
-from pipeline.recording import drawn, whole
+from pipeline.recording import drawn, kept, whole
 
 NAME = str(SITE)
 
@@ -101,6 +101,12 @@ def test_more_draws_leave_the_earlier_ones_as_they_are():
     assert few["topic"].tolist() == list("abcabc")
     done = pd.DataFrame({"sample": [4, 1], "tokens": [[8, 9], []]})
     assert whole(few, done) == {1: [2], 4: [2, 8, 9]}
+
+
+def test_a_prompt_is_collected_once_and_every_completion():
+    prompts = drawn(pd.DataFrame({"sample": [0, 1], "tokens": [[5, 6, 7], [5, 6]]}), 2)
+    tokens = {0: [5, 6, 7, 8], 1: [5, 6], 2: [5, 6, 7, 8, 9], 3: [5, 6]}
+    assert kept(prompts, tokens) == {0: (1, 2, 3), 1: (1,), 2: (2, 3, 4), 3: (1,)}
 
 
 @pytest.mark.parametrize("kind", ["l1", "topk"])

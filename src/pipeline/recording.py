@@ -1,5 +1,7 @@
 """Completions as texts of their own: each drawn one is a sample, with positions of its own."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -22,4 +24,18 @@ def whole(prompts: pd.DataFrame, completions: pd.DataFrame) -> dict[int, list[in
     return {
         int(sample): [*map(int, before[sample]), *map(int, tokens)]
         for sample, tokens in zip(rows["sample"], rows["tokens"], strict=True)
+    }
+
+
+def kept(prompts: pd.DataFrame, tokens: Mapping[int, Sequence[int]]) -> dict[int, tuple[int, ...]]:
+    """Positions to collect: a completion and the token before it; of first draws the prompt too.
+
+    A prompt's activations are the same in all its draws. Its first token is left out: activations
+    there are unlike all others in many models.
+    """
+    return {
+        sample: tuple(range(1 if draw == 0 else len(prompt) - 1, len(tokens[sample])))
+        for sample, draw, prompt in zip(
+            prompts["sample"], prompts["draw"], prompts["tokens"], strict=True
+        )
     }

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from pipeline.model.sites import Site
 from pipeline.views.marks import GREY, legend_key
 from pipeline.views.panels import COLOURS, caption, legend, panels
 
@@ -26,6 +28,9 @@ SERIES = {
 }
 """Source and position rule -> name, colour and marker."""
 
+BESIDE = (*COLOURS[3:], "#000000")
+"""Colours of what is beside the autoencoders."""
+
 ROW = 0.55
 """Inches for an autoencoder."""
 
@@ -40,7 +45,7 @@ def ablation_effects(table: pd.DataFrame, references: pd.DataFrame, column: str)
         column: which.
     """
     rows = table[table["column"] == column]
-    sites = list(dict.fromkeys(rows["site"]))
+    sites = sorted(set(rows["site"]), key=_component_and_layer)
     with panels(1, width=9.5, height=ROW * len(sites) + 1.6) as (figure, (axes,)):
         for place, key in enumerate(SERIES):
             own = rows[(rows["source"] == key[0]) & (rows["positions"] == key[1])]
@@ -50,20 +55,18 @@ def ablation_effects(table: pd.DataFrame, references: pd.DataFrame, column: str)
         largest = float(rows[["low", "high"]].astype(float).abs().max().max())
         beside = references[references["column"] == column]
         near = beside[beside["mean"].abs() <= 2 * largest]
-        for (name, mean), colour in zip(
-            zip(near["name"], near["mean"], strict=True), cycle(COLOURS[3:]), strict=False
-        ):
-            axes.axvline(mean, color=colour, lw=1.5, ls=(0, (5, 3)))
-            axes.text(mean, -0.7, name, fontsize=9.5, color=colour, ha="center")
-        axes.set_yticks(range(len(sites)), sites)
-        axes.set_ylim(len(sites) - 0.5, -0.6 - 0.5 * bool(len(near)))
-        axes.grid(axis="x")
-        axes.set_xlabel(AXES[column])
-        axes.set_title("What ablating an autoencoder's features does to lists")
         keys = {
             name: legend_key(color=colour, marker=marker, lw=0)
             for name, colour, marker in SERIES.values()
         }
+        for name, mean, colour in zip(near["name"], near["mean"], cycle(BESIDE), strict=False):
+            axes.axvline(mean, color=colour, lw=1.5, ls=(0, (5, 3)))
+            keys[name] = legend_key(color=colour, ls=(0, (5, 3)))
+        axes.set_yticks(range(len(sites)), sites)
+        axes.set_ylim(len(sites) - 0.5, -0.6)
+        axes.grid(axis="x")
+        axes.set_xlabel(AXES[column])
+        axes.set_title("What ablating an autoencoder's features does to lists")
         legend(figure, keys)
         caption(
             figure,
@@ -92,6 +95,11 @@ def _series(
     axes.plot(own["mean"], at, marker, color=colour, mfc=face, ms=6, lw=0, zorder=4)
 
 
+def _component_and_layer(site: str) -> tuple[str, int]:
+    place = Site.parse(site)
+    return place.component, place.layer
+
+
 def attribution_check(checked: pd.DataFrame, ranks: Mapping[str, float]) -> Figure:
     """Attribution against the metric's true change, a panel for each site.
 
@@ -104,6 +112,7 @@ def attribution_check(checked: pd.DataFrame, ranks: Mapping[str, float]) -> Figu
             own = checked[checked["site"] == site]
             axis.axline((0, 0), slope=1, color=GREY, lw=1, ls="--")
             axis.plot(own["attribution"], own["effect"], "o", ms=4, alpha=0.6, color=COLOURS[0])
+            axis.xaxis.set_major_locator(MaxNLocator(4))
             axis.set_title(f"{site}\nrank correlation {rank:.2f}", fontsize=11)
         figure.supylabel("change of the metric when ablated", fontsize=12)
         largest = int(checked.groupby("site").size().max())

@@ -17,9 +17,11 @@ from pipeline.views.panels import caption, panels
 
 
 def feature_expression(
-    clusters: Clusters, topics: Mapping[int, str], *, value: str, site: str
+    clusters: Clusters, topics: Mapping[int, str], *, value: str, site: str, which: str = "all"
 ) -> Figure:
     """Samples (rows) x features (columns) in the order of their trees, a colour for each topic.
+
+    `which` says in the caption which features are shown.
 
     Colour: the value, on a logarithmic scale; white: not expressed.
     """
@@ -69,8 +71,8 @@ def feature_expression(
         caption(
             figure,
             [
-                f"{matrix.shape[0]} samples, {matrix.shape[1]} features; {share:.0f} % of cells",
-                f"expressed, white: not. Cells: largest {value} at any position of the sample.",
+                f"{matrix.shape[0]} samples, {matrix.shape[1]} features ({which});",
+                f"{share:.0f} % of cells are expressed, white: not. Cells: largest {value} at any position of the sample.",
                 "Average linkage over Euclidean distances of what is expressed (1) or not (0).",
                 "Strip at the left: topic.",
             ],
