@@ -58,7 +58,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     tracked.table("quality", table)
 
 
-def _few(samples: np.ndarray, seed: int, count: int = 200) -> np.ndarray:
+def _few(samples: np.ndarray, seed: int, count: int = 50) -> np.ndarray:
     """Texts that the loss is read on: reading all would take longer than training."""
     return np.sort(np.random.default_rng(seed).permutation(samples)[:count])
 

@@ -72,7 +72,8 @@ def feature_expression(
             figure,
             [
                 f"{matrix.shape[0]} samples, {matrix.shape[1]} features ({which});",
-                f"{share:.0f} % of cells are expressed, white: not. Cells: largest {value} at any position of the sample.",
+                f"{share:.0f} % of cells are expressed, white: not. Cells: largest {value} at any",
+                "position of the sample.",
                 "Average linkage over Euclidean distances of what is expressed (1) or not (0).",
                 "Strip at the left: topic.",
             ],
