@@ -76,6 +76,8 @@ def _coverage(study: Study, folder: Path, store: ActivationStore) -> pd.DataFram
     prompts = drawn(pd.read_parquet(folder / "dataset.parquet"), section.recorded)
     by_sample = prompts.set_index("sample")
     topics = store.rows["sample"].map(by_sample["topic"])
+    # Of each topic there are lists to choose a feature by and others to report on.
+    odd = store.rows["sample"].map(by_sample["draw"]) % 2 == 1
     lengths = store.rows["sample"].map(by_sample["tokens"].map(len))
     return coverage(
         sorted(map(load_sae, files), key=lambda sae: sae.n_features),
@@ -83,6 +85,7 @@ def _coverage(study: Study, folder: Path, store: ActivationStore) -> pd.DataFram
         pd.DataFrame({topic: topics == topic for topic in sorted(topics.unique())}),
         (store.rows["position"] >= lengths).to_numpy(),
         seed=section.seed,
+        reported=odd.to_numpy(),
     )
 
 

@@ -72,9 +72,14 @@ def _hook(model, edit, prompt_length, number):
             return (change(output[0]), *output[1:])
         return change(output)
 
+    def before(module, args):
+        return (change(args[0]), *args[1:])
+
     component = edit.site.component
     if component == "resid_pre":
-        return block.register_forward_pre_hook(lambda module, args: (change(args[0]), *args[1:]))
+        return block.register_forward_pre_hook(before)
+    if component == "z":
+        return block.self_attn.o_proj.register_forward_pre_hook(before)
     if component == "resid_post":
         return block.register_forward_hook(after)
     names = {

@@ -25,7 +25,8 @@ SMALL = [
     "sweep.decoding={max_new_tokens: 24, temperature: 0.0, top_p: 1.0, repeats: 1}",
     "vectors.controls.shuffled=0",
     f"autoencoders.sites=[{','.join(SITES)}]",
-    "autoencoders.recorded=1",
+    "autoencoders.recorded=2",
+    "autoencoders.passes=20",
     "autoencoders.n_features=64",
     "autoencoders.k=8",
     "autoencoders.checked=5",
@@ -95,8 +96,9 @@ def test_completions_under_ablations_are_those_of_the_model_one_by_one(
                 (ablate(s, f), "all")
             ],
             ("ablate", "attributed", "recorded"): lambda end, s=sae, o=own: [
-                (ablate(s, [feature]), (end + place,))
-                for place, feature in zip(o["from_end"], o["feature"], strict=True)
+                # Features are read once: those of one position are one edit.
+                (ablate(s, list(here["feature"])), (end + place,))
+                for place, here in o.groupby("from_end")
             ],
         }
         for key, edits in wanted.items():
@@ -153,7 +155,7 @@ def test_the_metric_of_a_list_is_that_of_its_last_item(project, output, monkeypa
     model = load_model(study.model)
     lists = recorded_lists(study, output)
     end = list_ends(model.tokenizer, lists)[0]
-    logits = naive.logits(model, lists["whole"][0][: end + 1], Condition(), end + 1)
+    logits = naive.logits(model, lists["whole"][0][: end + 1], Condition(), end + 1)[-1]
     blank, line_break = (model.tokenizer.encode(t, add_special_tokens=False)[0] for t in " \n")
     totals = pd.read_parquet(output / "attributions" / "totals.parquet")
     metric = totals.loc[totals["prompt"] == 0, "metric"].iloc[0]

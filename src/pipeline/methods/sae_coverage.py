@@ -20,6 +20,7 @@ def coverage(
     kept: Bool[np.ndarray, " rows"],
     *,
     seed: int,
+    reported: Bool[np.ndarray, " rows"] | None = None,
     shuffles: int = 5,
     batch_rows: int = 4096,
 ) -> pd.DataFrame:
@@ -41,6 +42,8 @@ def coverage(
         labels: whether a row of the store (row) is of a concept (column).
         kept: the rows to look at, without special tokens.
         seed: of the halves and shuffles.
+        reported: rows of the store that are reported on, whole samples; half of the samples, drawn
+            at random, without it.
         shuffles: how many `shuffled` is the mean of.
         batch_rows: rows that are encoded at a time.
 
@@ -58,7 +61,7 @@ def coverage(
         raise ValueError(f"shuffles {shuffles}; valid: 1 or more")
     rows = {sae.provenance.site: sae.rows_of(store) for sae in autoencoders}
     numbers, samples = np.flatnonzero(kept), store.rows["sample"].to_numpy()[kept]
-    half = held_out(samples, 0.5, seed).astype(int)
+    half = (held_out(samples, 0.5, seed) if reported is None else reported[kept]).astype(int)
     own = labels.to_numpy(dtype=bool)[kept]
     for concept, column in zip(labels, own.T, strict=True):
         for side, purpose in enumerate(("to choose a feature by", "to report on")):
