@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from torch import Tensor
 
 from pipeline.lists import list_ends, recorded_lists
 from pipeline.measures.lists import blank_over_break
@@ -34,7 +35,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     prompts = [own[: end + 1] for own, end in zip(lists["whole"], ends, strict=True)]
     blank, line_break = single_tokens(model.tokenizer, [section.blank, section.line_break])
 
-    def measure(logits, numbers):  # type: ignore[no-untyped-def]
+    def measure(logits: Tensor, _: Tensor) -> Tensor:
         return blank_over_break(logits, blank=blank, line_break=line_break)
 
     autoencoders = [

@@ -8,7 +8,7 @@ import pandas as pd
 from pipeline.lists import recorded_lists
 from pipeline.methods.sae import load_sae
 from pipeline.methods.sae_coverage import coverage
-from pipeline.methods.sae_features import activations_by_layer, summarise_features
+from pipeline.methods.sae_features import STREAM, activations_by_layer, summarise_features
 from pipeline.model.loading import load_model
 from pipeline.model.sites import Site
 from pipeline.recording import drawn
@@ -30,7 +30,6 @@ INPUTS = (
 )
 OUTPUTS = ("features",)
 SECTIONS = ("autoencoders", "model", "sweep")
-STREAM = ("resid_pre", "resid_mid", "resid_post")
 
 
 def run(study: Study, folder: Path, tracked: Run, key: str) -> None:

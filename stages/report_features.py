@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.lists import recorded_lists, types
+from pipeline.lists import all_lists, types
 from pipeline.measures.expression import cluster, communities, expression_matrix
 from pipeline.measures.lists import ablation_table
 from pipeline.methods.attribution import rank_correlation
@@ -45,7 +45,9 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Draw, count and say what the study found."""
     assert study.autoencoders is not None
     features, checked, ablated = (pd.read_parquet(folder / name) for name in INPUTS[2:])
-    lists = pd.concat([recorded_lists(study, folder, label) for label in _labels(study, folder)])
+    lists = all_lists(study, folder)
+    # The study's own label first.
+    lists = lists.sort_values("label", key=lambda x: x != study.autoencoders.label, kind="stable")
     table, references = _tables(study, lists, ablated)
     tokenizer = load_tokenizer(study.model.path, study.model.revision)
     ranks = {site: rank_correlation(own) for site, own in checked.groupby("site", sort=False)}
@@ -76,7 +78,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
             topics,
             value="activation",
             site=site,
-            which=f"the {EXPRESSED} most attributed of those active in 5 to 95 % of lists",
+            which=f"at most {EXPRESSED}, the most attributed of those in 5 to 95 % of lists",
         )
         found.append(
             communities(clusters, topics, readings, seed=study.score.seed).assign(site=site)
@@ -96,13 +98,6 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     for name in figures:
         tracked.figure(folder / "report" / f"{name}.png")
     tracked.table("ablations", table)
-
-
-def _labels(study: Study, folder: Path) -> list[str]:
-    """The study's own label first."""
-    assert study.autoencoders is not None
-    labels = pd.read_parquet(folder / "dataset.parquet")["label"].unique()
-    return [study.autoencoders.label, *sorted(set(labels) - {study.autoencoders.label})]
 
 
 def _tables(

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.feature_checks import recipes
 from pipeline.methods.sae import save_sae
-from pipeline.methods.sae_quality import loss_recovered, quality
+from pipeline.methods.sae_quality import losses_recovered, quality
 from pipeline.methods.sae_training import train
 from pipeline.model.loading import load_model
 from pipeline.recording import drawn, whole
@@ -47,12 +47,12 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     with scratch(folder / "autoencoders", key, root=ROOT) as work:
         made = work / "autoencoders"
         made.mkdir(exist_ok=True)
-        for name, sae in zip(wanted, found, strict=True):
+        lost = losses_recovered(model, found, texts, batch_tokens=study.model.batch_tokens)
+        for name, sae, recovered in zip(wanted, found, lost, strict=True):
             save_sae(made / f"{name}.safetensors", sae)
             about = {"site": sae.provenance.site, "kind": sae.kind, "n_features": sae.n_features}
             measured = asdict(quality(sae, store, unseen))
-            lost = loss_recovered(model, sae, texts, batch_tokens=study.model.batch_tokens)
-            rows.append({**about, **measured, **asdict(lost)})
+            rows.append({**about, **measured, **asdict(recovered)})
         table = pd.DataFrame(rows)
         table.to_csv(made / "quality.csv", index=False)
     tracked.table("quality", table)

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from pipeline.methods import sae_training
 from pipeline.methods.sae import Provenance, SparseAutoencoder
-from pipeline.methods.sae_quality import held_out, loss_recovered, quality
+from pipeline.methods.sae_quality import held_out, losses_recovered, quality
 from pipeline.methods.sae_training import Recipe, train
 from pipeline.model.sites import Site
 from pipeline.store import ActivationStore, Fingerprint, SiteRows
@@ -205,29 +205,29 @@ def test_a_step_moves_thresholds_along_the_slope_of_its_loss():
     assert torch.equal(moved.sign(), -expected.sign())
 
 
-@pytest.mark.parametrize(("kind", "share"), [("topk", 0.9), ("l1", 0.9), ("jumprelu", 0.75)])
-def test_dead_features_begin_anew(kind, share):
-    """Half of the features cannot fire; revived, they do. Thresholds may silence some again."""
+@pytest.mark.parametrize(("kind", "steps"), [("topk", 400), ("l1", 400), ("jumprelu", 1200)])
+def test_dead_features_begin_anew(kind, steps):
+    """Half of the features cannot fire; revived, they do. Thresholds are learned more slowly."""
     _, _, x = planted(SITES[0])
     recipe = replace(BY_KIND[kind], n_features=FEATURES)
     scores = {}
     for every in (50, 10**9):
         learner = sae_training._Learner(
-            replace(recipe, revive_every=every), x[:256], steps=400, seed=0
+            replace(recipe, revive_every=every), x[:256], steps=steps, seed=0
         )
         with torch.no_grad():
             if kind == "jumprelu":
                 learner._log_threshold[: FEATURES // 2] = math.log(100.0)
             else:
                 learner._encoder_bias[: FEATURES // 2] = -100.0
-        for step in range(400):
+        for step in range(steps):
             start = 256 * step % len(x)
             learner.step(x[start : start + 256])
         sae = learner.finish(Provenance("", SITES[0], ""))
         alive = (sae.encode(x[:5000]) > 0).any(0)
         scores[every] = int(alive[: FEATURES // 2].sum())
     assert scores[10**9] == 0
-    assert scores[50] >= share * FEATURES / 2
+    assert scores[50] >= 0.9 * FEATURES / 2
 
 
 @pytest.mark.parametrize(("kind", "passes"), [("l1", 2), ("jumprelu", 5)])
@@ -277,7 +277,7 @@ def mirror(scale: float) -> SparseAutoencoder:
 
 def test_loss_recovered_is_1_for_an_exact_and_0_for_an_empty_autoencoder():
     model, texts = tiny("llama"), random_prompts(6)
-    exact, empty = (loss_recovered(model, mirror(s), texts, batch_tokens=100) for s in (1.0, 0.0))
+    exact, empty = losses_recovered(model, [mirror(1.0), mirror(0.0)], texts, batch_tokens=100)
     assert exact.recovered == pytest.approx(1, abs=1e-4)
     assert empty.recovered == pytest.approx(0, abs=1e-4)
     assert abs(exact.clean - exact.zeroed) > 0.005
@@ -301,7 +301,7 @@ def test_losses_are_those_of_one_text_at_a_time():
             total -= sum(float(logs[i, token]) for i, token in enumerate(text[1:]))
         handle.remove()
         losses[name] = total / sum(len(text) - 1 for text in texts)
-    result = loss_recovered(model, sae, texts, batch_tokens=60)
+    (result,) = losses_recovered(model, [sae], texts, batch_tokens=60)
     for name, expected in losses.items():
         assert getattr(result, name) == pytest.approx(expected, rel=1e-5)
     assert math.isclose(

@@ -10,13 +10,19 @@ from pipeline.recording import drawn, whole
 from pipeline.sections import Study
 
 
-def recorded_lists(study: Study, folder: Path, label: str | None = None) -> pd.DataFrame:
-    """Lists of the prompts of a label, as many draws as the sweep has repeats.
+def recorded_lists(study: Study, folder: Path) -> pd.DataFrame:
+    """The lists of the autoencoders' label, as `all_lists` has them."""
+    assert study.autoencoders is not None
+    lists = all_lists(study, folder)
+    return lists[lists["label"] == study.autoencoders.label].reset_index(drop=True)
+
+
+def all_lists(study: Study, folder: Path) -> pd.DataFrame:
+    """Recorded lists of all prompts, as many draws as the sweep has repeats.
 
     Args:
         study: has autoencoders.
         folder: of the study, with its prompts and recorded completions.
-        label: the autoencoders' own without one.
 
     Returns:
         The rows of the dataset, a sample each, with its `completion`, the tokens of that as
@@ -24,8 +30,7 @@ def recorded_lists(study: Study, folder: Path, label: str | None = None) -> pd.D
     """
     assert study.autoencoders is not None
     prompts = drawn(pd.read_parquet(folder / "dataset.parquet"), study.autoencoders.recorded)
-    few = prompts["draw"] < study.sweep.decoding.repeats
-    prompts = prompts[few & (prompts["label"] == (label or study.autoencoders.label))]
+    prompts = prompts[prompts["draw"] < study.sweep.decoding.repeats]
     completions = pd.read_parquet(folder / "completions.parquet")
     own = completions[completions["sample"].isin(prompts["sample"])]
     tokens = whole(prompts, own)

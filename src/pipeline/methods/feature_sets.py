@@ -109,11 +109,10 @@ def ablations(
             draw=found.draw,
             layer=Site.parse(found.site).layer,
             positions=rule,
-            edits=edits,
+            edits=_edits(found, autoencoders[found.site], ends, rule),
         )
         for found in sets
         for rule in RULES
-        if (edits := _edits(found, autoencoders[found.site], ends, rule))
     ]
 
 

@@ -16,7 +16,8 @@ from pipeline.model.sites import Site
 from pipeline.model.unembedding import direct_logits
 from pipeline.store import ActivationStore, SiteRows
 
-_STREAM = ("resid_pre", "resid_mid", "resid_post")
+STREAM = ("resid_pre", "resid_mid", "resid_post")
+"""What every layer has of one stream, so that one encoder can be put at all of them."""
 
 
 def summarise_features(
@@ -111,10 +112,10 @@ def activations_by_layer(
     place = Site.parse(sae.provenance.site)
     sae.check(model, place)
     sae.check_features([feature])
-    if place.component not in _STREAM:
+    if place.component not in STREAM:
         raise ValueError(
             f"{place} is not the residual stream, which all layers share; "
-            f"valid: {', '.join(_STREAM)}"
+            f"valid: {', '.join(STREAM)}"
         )
     sites = [Site(layer, place.component) for layer in range(model.n_layers)]
     ids, mask = model.pad([tokens])

@@ -92,26 +92,28 @@ def held_out(samples: np.ndarray, share: float, seed: int) -> Bool[np.ndarray, "
     return np.isin(samples, drawn)
 
 
-def loss_recovered(
+def losses_recovered(
     model: LanguageModel,
-    sae: SparseAutoencoder,
+    autoencoders: Sequence[SparseAutoencoder],
     texts: Sequence[Sequence[int]],
     *,
     batch_tokens: int,
-) -> LossRecovered:
-    """Put the reconstruction, and zero, at the autoencoder's site in the model, and read texts.
+) -> list[LossRecovered]:
+    """Put each reconstruction, and zero, at its site in the model, and read texts.
 
     Every token is edited but the first, where activations of many models are unlike any others;
     losses are averaged over tokens, the first left out.
     """
-    site = Site.parse(sae.provenance.site)
-    edits = (Reconstruct(sae), Replace(torch.zeros(sae.width)))
-    conditions = [
-        Condition(),
-        *(Condition(edits=(Edit(site, edit, "generated"),)) for edit in edits),
+    edits = [
+        Edit(Site.parse(sae.provenance.site), edit, "generated")
+        for sae in autoencoders
+        for edit in (Reconstruct(sae), Replace(torch.zeros(sae.width)))
     ]
+    conditions = [Condition(), *(Condition(edits=(edit,)) for edit in edits)]
     losses = cross_entropy(model, texts, conditions, batch_tokens=batch_tokens)
     tokens: Tensor = torch.tensor([len(text) - 1.0 for text in texts])
-    clean, reconstructed, zeroed = ((losses @ tokens) / tokens.sum()).tolist()
-    recovered = (zeroed - reconstructed) / (zeroed - clean)
-    return LossRecovered(clean, reconstructed, zeroed, recovered)
+    clean, *changed = ((losses @ tokens) / tokens.sum()).tolist()
+    return [
+        LossRecovered(clean, reconstructed, zeroed, (zeroed - reconstructed) / (zeroed - clean))
+        for reconstructed, zeroed in zip(changed[::2], changed[1::2], strict=True)
+    ]
