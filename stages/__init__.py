@@ -58,6 +58,8 @@ def stage_key(module: ModuleType, study: Study, folder: Path) -> str:
     digest.update(json.dumps(sections, sort_keys=True).encode())
     code = [*ROOT.glob("stages/*.py"), *package_sources(study.packages)]
     read = [folder / name for name in module.INPUTS]
+    if "autoencoders" in module.SECTIONS and study.autoencoders:
+        read += study.autoencoders.read
     if "model" in module.SECTIONS:
         digest.update(str(folder_digest(study.model.path)).encode())
     for path in [*sorted(code), *read]:

@@ -47,8 +47,8 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     conditions = [
         Condition(),
         *ablations(
-            feature_sets(features, chosen, section.seed),
-            {s: load_sae(folder / "autoencoders" / f"{s}.safetensors") for s in section.sites},
+            feature_sets(features, chosen, draws=section.random, seed=section.seed),
+            {s: load_sae(folder / "autoencoders" / f"{s}.safetensors") for s in section.all_sites},
             list_ends(model.tokenizer, lists),
         ),
         *_steered(study, model, lists, folder),

@@ -39,7 +39,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         return blank_over_break(logits, blank=blank, line_break=line_break)
 
     autoencoders = [
-        load_sae(folder / "autoencoders" / f"{site}.safetensors") for site in section.sites
+        load_sae(folder / "autoencoders" / f"{site}.safetensors") for site in section.all_sites
     ]
     found = attribute(
         model, prompts, autoencoders, measure, top=KEPT, batch_tokens=study.model.batch_tokens
@@ -69,7 +69,10 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         chosen.to_csv(made / "chosen.csv", index=False)
     tracked.table("chosen", chosen)
     tracked.summary(
-        {f"rank correlation/{s}": one.rank for s, one in zip(section.sites, checks, strict=True)}
+        {
+            f"rank correlation/{s}": one.rank
+            for s, one in zip(section.all_sites, checks, strict=True)
+        }
     )
 
 

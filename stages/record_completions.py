@@ -45,7 +45,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
             study.model,
             tokens,
             kept(prompts, tokens),
-            [Site.parse(site) for site in study.autoencoders.sites],
+            [Site.parse(site) for site in study.autoencoders.all_sites],
             rule="prompts once, completions all",
             rows_per_shard=study.collect.rows_per_shard,
         )

@@ -60,7 +60,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     }
     found = []
     own = lists[lists["label"] == study.autoencoders.label].reset_index(drop=True)
-    for site in study.autoencoders.sites:
+    for site in study.autoencoders.all_sites:
         topics = dict(own["topic"].items())
         readings = _expressed(features[features["site"] == site])
         matrix = expression_matrix(readings, value="activation")
@@ -110,7 +110,7 @@ def _tables(
     changes = ablation_table(ablated, baseline=base, seed=seed)
     known = ablated.drop_duplicates("condition")[[*names, "layer", "positions"]]
     changes = changes.merge(known, on="condition", validate="many_to_one")
-    of_sites = changes["arm"].isin(study.autoencoders.sites)
+    of_sites = changes["arm"].isin(study.autoencoders.all_sites)
     others = lists[lists["label"] != study.autoencoders.label]
     written = pd.concat(
         [

@@ -1,4 +1,4 @@
-"""recorded/ -> autoencoders/: a file for each site, and quality.csv on held-out topics."""
+"""recorded/ -> autoencoders/: trained or from files, and quality.csv on held-out topics."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.feature_checks import recipes
+from pipeline.feature_checks import from_files, recipes
 from pipeline.methods.sae import save_sae
 from pipeline.methods.sae_quality import losses_recovered, quality
 from pipeline.methods.sae_training import train
@@ -24,7 +24,10 @@ SECTIONS = ("autoencoders", "model")
 
 
 def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
-    """Train at all sites in one pass over topics that are not of the test split; measure on it."""
+    """Train at all sites in one pass over topics that are not of the test split; measure on it.
+
+    Autoencoders that are ready are measured beside them.
+    """
     section = study.autoencoders
     assert section is not None
     store = ActivationStore(folder / "recorded")
@@ -32,23 +35,28 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     held_out = prompts.loc[prompts["split"] == "test", "sample"]
     unseen = store.rows["sample"].isin(held_out).to_numpy()
     model = load_model(study.model)
+    found = {site: sae.pinned(model) for site, sae in from_files(section, model).items()}
     wanted = recipes(section)
-    found = train(
-        store,
-        list(wanted.values()),
-        ~unseen,
-        passes=section.passes,
-        seed=section.seed,
-        device=str(model.device),
-    )
+    if wanted:
+        trained = train(
+            store,
+            list(wanted.values()),
+            ~unseen,
+            passes=section.passes,
+            seed=section.seed,
+            device=str(model.device),
+        )
+        found |= dict(zip(wanted, trained, strict=True))
     tokens = whole(prompts, pd.read_parquet(folder / "completions.parquet"))
     texts = [tokens[sample] for sample in _few(held_out.to_numpy(), section.seed)]
     rows = []
     with scratch(folder / "autoencoders", key, root=ROOT) as work:
         made = work / "autoencoders"
         made.mkdir(exist_ok=True)
-        lost = losses_recovered(model, found, texts, batch_tokens=study.model.batch_tokens)
-        for name, sae, recovered in zip(wanted, found, lost, strict=True):
+        lost = losses_recovered(
+            model, list(found.values()), texts, batch_tokens=study.model.batch_tokens
+        )
+        for (name, sae), recovered in zip(found.items(), lost, strict=True):
             save_sae(made / f"{name}.safetensors", sae)
             about = {"site": sae.provenance.site, "kind": sae.kind, "n_features": sae.n_features}
             measured = asdict(quality(sae, store, unseen))

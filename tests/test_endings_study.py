@@ -11,6 +11,7 @@ from project import copy_project, run
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.lists import list_ends, recorded_lists
 from pipeline.methods.sae import load_sae
+from pipeline.methods.sae_files import save_saelens
 from pipeline.methods.sae_interventions import Reconstruct, ablate
 from pipeline.model.loading import load_model
 from pipeline.model.sites import Site
@@ -32,6 +33,7 @@ SMALL = [
     "autoencoders.checked=5",
     "autoencoders.sizes=[16,32]",
     "autoencoders.top=2",
+    "autoencoders.random=2",
 ]
 
 
@@ -169,3 +171,21 @@ def test_a_second_run_keeps_all(project):
     assert done.returncode == 0, done.stderr
     for name in ("record_completions", "train_autoencoders", "ablate_features", "report_features"):
         assert f"{name}: finished before, kept" in done.stdout
+
+
+def test_autoencoders_in_files_do_what_trained_ones_did(project, output):
+    """The same ones, in SAELens' form: the same lists under every ablation, and quality."""
+    before = pd.read_parquet(output / "ablations.parquet")
+    quality = pd.read_csv(output / "autoencoders" / "quality.csv").head(2)
+    for site in SITES:
+        sae = load_sae(output / "autoencoders" / f"{site}.safetensors")
+        save_saelens(project / "files" / site, sae, model="embedded_model")
+    files = ", ".join(f"{site}: files/{site}" for site in SITES)
+    given = [item for item in SMALL if "sites" not in item and "sizes" not in item]
+    own = ["autoencoders.sites=[]", f"autoencoders.files={{{files}}}"]
+    done = run(project, "run", *given, *own, "autoencoders.sizes=[]", "autoencoders.sizes_at=null")
+    assert done.returncode == 0, done.stderr
+    (again,) = set((project / "outputs").iterdir()) - {output}
+    found = pd.read_csv(again / "autoencoders" / "quality.csv")
+    pd.testing.assert_frame_equal(found, quality, rtol=1e-4)
+    pd.testing.assert_frame_equal(pd.read_parquet(again / "ablations.parquet"), before)

@@ -49,15 +49,17 @@ def test_the_strongest_raise_the_metric_most_over_all_samples():
 
 def test_sets_are_the_chosen_each_alone_and_random_others():
     chosen = strongest(FEATURES, samples=4, top=2)
-    sets = feature_sets(FEATURES, chosen, seed=0)
+    sets = feature_sets(FEATURES, chosen, draws=2, seed=0)
     own = {(s.source, s.draw): s.pairs for s in sets if s.site == NAME}
     assert own[("attributed", 0)] == ((0, 7), (-2, 7))
     assert own[("single", 1)] == ((0, 7),)
     assert own[("single", 2)] == ((-2, 7),)
-    assert set(own[("random", 0)]) == {(0, 5), (0, 9)}
-    (other,) = [s for s in sets if s.site == "blocks.1.z" and s.source == "random"]
-    assert other.pairs == ((-1, 4),)
-    assert sets == feature_sets(FEATURES, chosen, seed=0)
+    for draw in (0, 1):
+        assert set(own[("random", draw)]) == {(0, 5), (0, 9)}
+    others = [s for s in sets if s.site == "blocks.1.z" and s.source == "random"]
+    assert [(s.draw, s.pairs) for s in others] == [(0, ((-1, 4),)), (1, ((-1, 4),))]
+    assert sets == feature_sets(FEATURES, chosen, draws=2, seed=0)
+    assert not [s for s in feature_sets(FEATURES, chosen, draws=0, seed=0) if s.source == "random"]
 
 
 def test_recorded_positions_are_each_samples_own_and_firing_ones_are_all():

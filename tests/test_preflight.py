@@ -1,9 +1,14 @@
 """What is wrong with a study is said before it runs, in one line, with what is valid."""
 
+import numpy as np
 import pytest
+import torch
 from families import write_model
 from project import ROOT
+from safetensors.numpy import load_file
 
+from pipeline.methods.sae import Provenance, SparseAutoencoder
+from pipeline.methods.sae_files import save_saelens
 from pipeline.preflight import check
 from pipeline.study import compose_study
 
@@ -77,6 +82,63 @@ def test_what_the_model_or_data_do_not_have_is_named(override, message):
 )
 def test_autoencoders_that_cannot_be_are_named(override, message):
     assert message in error_of(f"autoencoders.{override}", study="endings")
+
+
+def write_autoencoder(folder, width=192, site="blocks.3.resid_post", model="embedded_model"):
+    """In both forms: a folder `sae` of SAELens, and `params.npz` as Gemma Scope has it."""
+    sae = SparseAutoencoder(
+        kind="jumprelu",
+        encoder=torch.zeros(width, 4),
+        encoder_bias=torch.zeros(4),
+        decoder=torch.zeros(4, width),
+        decoder_bias=torch.zeros(width),
+        threshold=torch.zeros(4),
+        provenance=Provenance("", site, ""),
+    )
+    save_saelens(folder / "sae", sae, model=model)
+    arrays = load_file(folder / "sae" / "sae_weights.safetensors")
+    np.savez(folder / "params.npz", **arrays)
+
+
+@pytest.mark.parametrize(
+    ("place", "about", "given", "message"),
+    [
+        ("none", {}, [], "files.blocks.3.resid_post: PATH is neither a file nor a folder"),
+        ("params.npz", {}, [], "PATH does not name its model: give autoencoders.trained_at"),
+        ("sae", {"width": 8}, [], "blocks.3.resid_post: autoencoder was trained at width 8, this"),
+        (
+            "sae",
+            {"site": "blocks.2.z"},
+            [],
+            "trained at site 'blocks.2.z', this is 'blocks.3.resid",
+        ),
+        ("sae", {"model": "gpt2"}, [], "trained at model 'gpt2', this is 'embedded_model'"),
+        (
+            "params.npz",
+            {},
+            ["autoencoders.trained_at=gemma-2-2b"],
+            "autoencoder was trained at model 'gemma-2-2b', this is 'embedded_model'",
+        ),
+        ("", {}, [], "PATH is no autoencoder of SAELens: there is no cfg.json there"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_with_both_sides(tmp_path, place, about, given, message):
+    write_autoencoder(tmp_path, **about)
+    path = tmp_path / place
+    files = f"autoencoders.files={{blocks.3.resid_post: {path}}}"
+    own = ["autoencoders.sites=[]", "autoencoders.sizes=[]", "autoencoders.sizes_at=null"]
+    found = error_of(files, *own, *given, study="endings")
+    assert found.startswith("autoencoders.files.blocks.3.resid_post: ")
+    assert message.replace("PATH", str(path)) in found
+
+
+@pytest.mark.parametrize("place", ["sae", "params.npz"])
+def test_files_that_fit_pass(tmp_path, place):
+    write_autoencoder(tmp_path)
+    files = f"autoencoders.files={{blocks.3.resid_post: {tmp_path / place}}}"
+    name = "autoencoders.trained_at=embedded_model"
+    sites = "autoencoders.sites=[blocks.5.resid_post]"
+    check(compose_study("endings", [files, name, sites], root=ROOT))
 
 
 def test_without_a_selection_the_position_must_be_collected():

@@ -36,6 +36,8 @@ def test_every_file_holds_to_its_groups_contract(path):
     elif group == "model":
         study = compose_study("refusal", [f"model={name}", "model.path=somewhere"], root=ROOT)
         assert study.model.path == "somewhere"
+    elif group == "sae":
+        assert compose_study("endings", [f"sae={name}"], root=ROOT).autoencoders.all_sites
     elif group == "tracking":
         assert compose_study("refusal", [f"tracking={name}"], root=ROOT).tracking.mode == name
     else:

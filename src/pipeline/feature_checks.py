@@ -1,11 +1,15 @@
 """What can be wrong with a study's autoencoders is found before it runs."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pipeline.methods.sae import SparseAutoencoder
+from pipeline.methods.sae_files import load_gemma_scope, load_saelens
 from pipeline.methods.sae_training import Recipe
 from pipeline.methods.selection import single_tokens
+from pipeline.model.loading import LanguageModel, without_weights
 from pipeline.model.sites import Site, check_component
 from pipeline.sections import Autoencoders, Study
 from pipeline.study import at_key
@@ -33,6 +37,29 @@ def recipes(section: Autoencoders) -> dict[str, Recipe]:
     }
 
 
+def from_files(section: Autoencoders, model: LanguageModel) -> dict[str, SparseAutoencoder]:
+    """The autoencoders that are not trained, by their sites.
+
+    Raises:
+        ValueError: a path where there is none, or one of another model, site or width; names both.
+    """
+    found = {}
+    for name, path in section.files.items():
+        place, site = Path(path), Site.parse(name)
+        with at_key(f"autoencoders.files.{name}"):
+            if place.is_dir():
+                sae = load_saelens(place, model=section.trained_at)
+            elif not place.is_file():
+                raise ValueError(f"{path} is neither a file nor a folder")
+            elif section.trained_at is None:
+                raise ValueError(f"{path} does not name its model: give autoencoders.trained_at")
+            else:
+                sae = load_gemma_scope(place, model=section.trained_at, site=site)
+            sae.check(model, site)
+        found[name] = sae
+    return found
+
+
 def check_autoencoders(
     study: Study, n_layers: int, dataset: pd.DataFrame, tokenizer: Any, *, parallel: bool
 ) -> None:
@@ -45,12 +72,14 @@ def check_autoencoders(
     if section is None:
         return
     with at_key("autoencoders.sites"):
-        _check_sites(section.sites, n_layers, study.model.path, parallel)
-    if bool(section.sizes) != (section.sizes_at in section.sites):
+        _check_sites(section.all_sites, n_layers, study.model.path, parallel)
+    if bool(section.sizes) != (section.sizes_at in section.all_sites):
         raise ValueError(
             f"autoencoders.sizes_at: {section.sizes_at!r} for the sizes {section.sizes}; "
-            f"valid: {', '.join(section.sites)}, and none without sizes"
+            f"valid: {', '.join(section.all_sites)}, and none without sizes"
         )
+    if section.files:
+        from_files(section, without_weights(study.model, tokenizer))
     with at_key("autoencoders"):
         recipes(section)
         single_tokens(tokenizer, [section.blank, section.line_break])
@@ -65,7 +94,7 @@ def check_autoencoders(
             "autoencoders: they are trained on topics that are not of the test split, and measured "
             f"on those that are; the dataset has splits: {', '.join(sorted(splits))}"
         )
-    for name, least in (("top", 1), ("checked", 2), ("passes", 1)):
+    for name, least in (("top", 1), ("random", 0), ("checked", 2), ("passes", 1)):
         if getattr(section, name) < least:
             raise ValueError(f"autoencoders.{name}: {getattr(section, name)} is less than {least}")
     repeats = study.sweep.decoding.repeats

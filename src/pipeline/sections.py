@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 MISSING: Any = "???"
@@ -126,16 +127,23 @@ class Score:
 
 @dataclass
 class Autoencoders:
-    """Sparse autoencoders at `sites`: trained on completions of all prompts, `recorded` of each.
+    """Sparse autoencoders: at `sites` trained on completions of all prompts, `recorded` of each.
+
+    At the sites of `files` they are read from there, an `.npz` of Gemma Scope or a folder of
+    SAELens. `trained_at` is the name of their model, for files that do not say it, or where the
+    model is loaded by another name than they say.
 
     Features are attributed and ablated in the completions of the prompts of `label`: `top` of each
-    site, and as many random ones. The metric is logit(`blank`) - logit(`line_break`) after the last
-    item's last token. `checked` attributions of each site are compared with true ablations. For
-    which topics there is a feature is compared over dictionaries of `sizes` at the site `sizes_at`.
+    site, and `random` draws of as many others. The metric is logit(`blank`) - logit(`line_break`)
+    after the last item's last token. `checked` attributions of each site are compared with true
+    ablations. For which topics there is a feature is compared over dictionaries of `sizes` at the
+    site `sizes_at`.
     """
 
     label: str = MISSING
-    sites: list[str] = MISSING
+    sites: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    trained_at: str | None = None
     blank: str = " "
     line_break: str = "\n"
     recorded: int = 20
@@ -146,10 +154,24 @@ class Autoencoders:
     learning_rate: float = 1e-3
     passes: int = 5
     top: int = 5
+    random: int = 3
     checked: int = 50
     sizes: list[int] = field(default_factory=list)
     sizes_at: str | None = None
     seed: int = 0
+
+    @property
+    def all_sites(self) -> list[str]:
+        """Of files, then those that are trained at."""
+        return [*self.files, *self.sites]
+
+    @property
+    def read(self) -> list[Path]:
+        """All files that `files` names, those in its folders too."""
+        places = map(Path, self.files.values())
+        return sorted(
+            path for place in places for path in (place.rglob("*") if place.is_dir() else [place])
+        )
 
 
 @dataclass

@@ -54,8 +54,10 @@ def strongest(features: pd.DataFrame, samples: int, top: int) -> pd.DataFrame:
     return ordered[ordered["rank"] <= top].reset_index(drop=True)
 
 
-def feature_sets(features: pd.DataFrame, chosen: pd.DataFrame, seed: int) -> list[FeatureSet]:
-    """Of each site the chosen pairs together, each alone, and as many random active ones.
+def feature_sets(
+    features: pd.DataFrame, chosen: pd.DataFrame, *, draws: int, seed: int
+) -> list[FeatureSet]:
+    """Of each site the chosen pairs together, each alone, and draws of as many random active ones.
 
     Random pairs are drawn from those that `features` has and that are not chosen, in proportion to
     the samples in which they are active.
@@ -69,12 +71,11 @@ def feature_sets(features: pd.DataFrame, chosen: pd.DataFrame, seed: int) -> lis
         counts = features[features["site"] == site].groupby(["from_end", "feature"]).size()
         others = counts[~counts.index.isin(pairs)]
         count = min(len(pairs), len(others))
-        if count:
-            weights = others.to_numpy() / others.sum()
+        weights = others.to_numpy() / others.sum()
+        for draw in range(draws if count else 0):
             places = np.sort(rng.choice(len(others), count, replace=False, p=weights))
-            found.append(
-                FeatureSet(str(site), "random", 0, _pairs(others.index[places].to_frame()))
-            )
+            pairs = _pairs(others.index[places].to_frame())
+            found.append(FeatureSet(str(site), "random", draw, pairs))
     return found
 
 

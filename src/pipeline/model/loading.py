@@ -196,6 +196,14 @@ def load_model(section: Model) -> LanguageModel:
     )
 
 
+def without_weights(section: Model, tokenizer: Any) -> LanguageModel:
+    """The model of a study with shapes only, which takes no time: to check what is to fit it."""
+    config = transformers.AutoConfig.from_pretrained(section.path, revision=section.revision)
+    with torch.device("meta"):
+        hf = transformers.AutoModelForCausalLM.from_config(config)
+    return LanguageModel(hf, tokenizer, name=section.path)
+
+
 def choose_dtype(name: str) -> torch.dtype | None:
     """A torch dtype by its name; None for `auto`, which keeps that of the file.
 

@@ -73,8 +73,8 @@ def ablation_effects(table: pd.DataFrame, references: pd.DataFrame, column: str)
             [
                 "Ablated minus base, mean over topics; bars: 95 % intervals, topics resampled.",
                 f"n = {int(rows['n'].max())} topics. Attributed: the features of each site that",
-                "raise logit(blank) - logit(line break) most after the last item; random: as many",
-                "other active ones. Without autoencoders: "
+                "raise logit(blank) - logit(line break) most after the last item; random: draws of",
+                "as many other active ones. Without autoencoders: "
                 + ", ".join(
                     f"{name} {mean:+.2g}"
                     for name, mean in zip(beside["name"], beside["mean"], strict=True)
@@ -160,7 +160,7 @@ def finding(table: pd.DataFrame, references: pd.DataFrame, lists: int) -> str:
     """One paragraph: which autoencoders' features keep lists from ending, by how much.
 
     An autoencoder counts where the interval of the change in items is above 0 and its mean above
-    that of its random features' interval, by the same position rule.
+    those of all its random features' intervals, by the same position rule.
     """
     rows = table[table["column"] == "n_items_mean"]
     said, topics = [], int(rows["n"].max())
@@ -168,7 +168,8 @@ def finding(table: pd.DataFrame, references: pd.DataFrame, lists: int) -> str:
     for rule, words in (("firing", "wherever they are active"), ("recorded", "where recorded")):
         own = rows[rows["positions"] == rule].set_index("site")
         strong = own[own["source"] == "attributed"]
-        random = own[own["source"] == "random"]["high"].reindex(strong.index).fillna(-np.inf)
+        drawn = own[own["source"] == "random"].groupby("site")["high"].max()
+        random = drawn.reindex(strong.index).fillna(-np.inf)
         longer = strong[(strong["low"] > 0) & (strong["mean"] > random)]
         longer = longer.sort_values("mean", ascending=False)
         listed = "; ".join(
