@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from pipeline.methods.sae import KINDS, Provenance, SparseAutoencoder, activate
+from pipeline.methods.sae_topk import decode, largest
 from pipeline.shuffling import shuffled_batches
 from pipeline.store import ActivationStore
 
@@ -178,24 +179,26 @@ class _Learner:
             start = torch.full((count,), math.log(THRESHOLD), device=first.device)
             self._log_threshold = start.requires_grad_()
             parameters.append(self._log_threshold)
-        self._adam = torch.optim.Adam(parameters, lr=recipe.learning_rate)
+        self._adam = torch.optim.Adam(parameters, lr=recipe.learning_rate, fused=True)
         self._fired = torch.zeros(count, dtype=torch.bool, device=first.device)
         self._zeros = torch.zeros(count, device=first.device)
 
     def step(self, rows: Float[Tensor, "rows width"]) -> None:
         """One step of Adam on a batch."""
         x = rows / self._scale
-        pre = (x - self._decoder_bias) @ self._encoder + self._encoder_bias
-        if self.recipe.kind == "jumprelu":
-            features, counted = jump(pre, self._log_threshold.exp())
-        else:
-            features = counted = activate(self.recipe.kind, pre, self.recipe.k, self._zeros)
-        error = x - features @ self._decoder - self._decoder_bias
         share = self._done / self._steps
-        loss = error.square().mean()
-        if self.recipe.kind != "topk":
+        if self.recipe.kind == "topk":
+            bias = self._encoder_bias - self._decoder_bias @ self._encoder
+            values, chosen = largest(x, self._encoder, bias, self.recipe.k)
+            error = x - decode(values, chosen, self._decoder) - self._decoder_bias
+            loss = error.square().mean()
+            self._fired[chosen[values > 0]] = True
+        else:
+            features, counted = self._dense(x)
+            error = x - features @ self._decoder - self._decoder_bias
             weight = self.recipe.sparsity * min(1.0, share / _WARM)
-            loss = loss + weight * counted.sum(-1).mean() / x.shape[1]
+            loss = error.square().mean() + weight * counted.sum(-1).mean() / x.shape[1]
+            self._fired |= (features > 0).any(0)
         self._adam.zero_grad()
         loss.backward()
         decoder_gradient = self._decoder.grad
@@ -209,12 +212,19 @@ class _Learner:
         self._adam.step()
         with torch.no_grad():
             self._decoder.copy_(normalize(self._decoder, dim=-1))
-            self._fired |= (features > 0).any(0)
             self._done += 1
             if self._done % self.recipe.revive_every == 0:
                 if self._done < (1 - _DECAY) * self._steps:
                     self._revive(error)
                 self._fired.zero_()
+
+    def _dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of `l1` and `jumprelu`, and what of them costs the sparsity weight."""
+        pre = (x - self._decoder_bias) @ self._encoder + self._encoder_bias
+        if self.recipe.kind == "jumprelu":
+            return jump(pre, self._log_threshold.exp())
+        features = activate(self.recipe.kind, pre, self.recipe.k, self._zeros)
+        return features, features
 
     def _revive(self, error: Float[Tensor, "rows width"]) -> None:
         dead = (~self._fired).nonzero()[:, 0]
