@@ -91,7 +91,7 @@ def train(
     error of rows drawn in proportion to their squared loss, encoder bias 0, Adam's moments 0, the
     threshold where it began
     (Bricken et al. 2023, who take the row itself and a fifth of the encoders' mean length; we take
-    the error, which is what is missing, and half of it). None in the last fifth.
+    the error, which is what is missing, and all of it). None in the last fifth.
 
     Args:
         store: activations.
@@ -170,7 +170,8 @@ class _Learner:
         width, count = first.shape[1], recipe.n_features
         shape = (count, width)
         decoder = normalize(torch.randn(shape, generator=self._draw, device=first.device), dim=-1)
-        self._encoder = decoder.T.clone().requires_grad_()
+        # Full length would begin with reconstructions that are too long, by many features at once.
+        self._encoder = (0.5 * decoder.T).requires_grad_()
         self._encoder_bias = torch.zeros(count, device=first.device, requires_grad=True)
         self._decoder = decoder.requires_grad_()
         self._decoder_bias = (first.mean(0) / self._scale).requires_grad_()
@@ -235,7 +236,7 @@ class _Learner:
         directions = normalize(error[drawn], dim=-1)
         usual = self._encoder[:, self._fired].norm(dim=0).mean() if self._fired.any() else 1.0
         self._decoder[dead] = directions
-        self._encoder[:, dead] = 0.5 * usual * directions.T
+        self._encoder[:, dead] = usual * directions.T
         self._encoder_bias[dead] = 0
         begun: list[tuple[Tensor, tuple[slice | Tensor, ...]]] = [
             (self._encoder, (slice(None), dead)),
