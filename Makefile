@@ -4,6 +4,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 PEERS := .venv-peers
+AUTOENCODERS := .venv-autoencoders
 STUDIES := $(shell sed -n 's/^  - //p' params.yaml)
 
 .PHONY: repro test check fast bench
@@ -24,8 +25,9 @@ check: $(INSTALLED)         ## all that continuous integration looks at
 	mypy
 	pytest
 
-bench: $(PEERS)/.installed  ## what the engine costs, beside the same work done otherwise
+bench: $(PEERS)/.installed $(AUTOENCODERS)/.installed  ## what the engine costs, beside the same work done otherwise
 	$(PEERS)/bin/python -m benchmarks.run
+	$(AUTOENCODERS)/bin/python -m benchmarks.run autoencoder
 	$(PEERS)/bin/python -m benchmarks.report
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -37,4 +39,9 @@ $(PEERS)/.installed: pyproject.toml constraints.txt $(wildcard benchmarks/requir
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet -c constraints.txt -e . -r benchmarks/requirements-peers.txt
 	$(PEERS)/bin/pip install --quiet --no-deps -r benchmarks/requirements-steering-vectors.txt
+	touch $@
+
+$(AUTOENCODERS)/.installed: pyproject.toml constraints.txt benchmarks/requirements-autoencoders.txt
+	$(PYTHON) -m venv $(AUTOENCODERS)
+	$(AUTOENCODERS)/bin/pip install --quiet -c constraints.txt -e . -r benchmarks/requirements-autoencoders.txt
 	touch $@

@@ -66,9 +66,12 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
         ValueError: a side's output is not ours.
     """
     ours, *others = work.sides
-    output = work.sides[ours]()
+    outputs = {side: run() for side, run in work.sides.items()}
+    output = outputs[ours]
     for side in others:
-        work.same(side, output, work.sides[side]())
+        work.same(side, output, outputs[side])
+    scores = {s: work.score(made) for s, made in outputs.items()} if work.score else {}
+    del outputs
     times: dict[str, list[float]] = {side: [] for side in work.sides}
     for _ in range(rounds):
         for side, run in work.sides.items():
@@ -85,6 +88,7 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
         "ceiling": _ceiling(work, output, statistics.median(times[ours])),
         "seconds": {side: _spread(seconds) for side, seconds in times.items()},
         "ratios": {side: _spread(values) for side, values in ratios.items()},
+        "scores": scores,
         "not_measured": work.missing,
     }
 

@@ -27,6 +27,18 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Autoencoder:
+    """An autoencoder, and the activations that it is trained on: sums of planted features."""
+
+    rows: int
+    batch: int
+    width: int
+    features: int
+    k: int
+    planted: int
+
+
+@dataclass(frozen=True)
 class Size:
     """How much of each work there is.
 
@@ -44,6 +56,7 @@ class Size:
         every: of so many conditions a loop over them runs one; its time is that of a condition
             times their number.
         rows: of 512 bfloat16 numbers, to read back.
+        autoencoder: to train.
     """
 
     model: Shape
@@ -58,6 +71,7 @@ class Size:
     longest: int
     every: int
     rows: int
+    autoencoder: Autoencoder
 
 
 SIZES = {
@@ -74,6 +88,7 @@ SIZES = {
         longest=12,
         every=3,
         rows=2**12,
+        autoencoder=Autoencoder(2**17, 256, 128, 512, k=8, planted=128),
     ),
     "full": Size(
         # 45 million parameters.
@@ -102,6 +117,7 @@ SIZES = {
         every=7,
         # 4 GB.
         rows=2**22,
+        autoencoder=Autoencoder(2**18, 1024, 512, 4096, k=32, planted=1024),
     ),
 }
 

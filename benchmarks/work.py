@@ -25,6 +25,7 @@ class Work:
         tokens: through all blocks: of a loop over conditions, and where they share.
         done: share of the work that a side does, where it is not all; seconds are divided by it.
         missing: sides that cannot be measured here, and why.
+        score: how good an output is, where outputs are alike and not equal; written down per side.
         prepare: done before each side's turn.
         device: that the model runs on.
         dtype: that it computes in.
@@ -37,6 +38,7 @@ class Work:
     tokens: Mapping[str, float] = field(default_factory=dict)
     done: Mapping[str, float] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    score: Callable[[Any], float] | None = None
     prepare: Callable[[], None] = lambda: None
     device: str = "cpu"
     dtype: str = "float32"

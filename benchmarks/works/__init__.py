@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks.shapes import Size
 from benchmarks.work import Work
+from benchmarks.works.autoencoding import autoencoder
 from benchmarks.works.collecting import collection
 from benchmarks.works.completing import generation_sweep, mixed_lengths, no_condition, on_gpu
 from benchmarks.works.reading import read_back
@@ -23,6 +24,7 @@ WORKS: dict[str, Callable[[Size, Path], Work]] = {
     "no_condition": no_condition,
     "read_warm": partial(read_back, cold=False),
     "read_cold": partial(read_back, cold=True),
+    "autoencoder": autoencoder,
     "collection_wide": partial(collection, wide=True),
     "generation_gpu": on_gpu,
 }
