@@ -261,6 +261,16 @@ def test_a_store_of_another_model_is_refused(store, kept, trained):
         quality(sae, store, kept)
 
 
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_activations_that_are_not_finite_are_named(kind):
+    x = planted(SITES[0])[2][:256].clone()
+    learner = sae_training._Learner(replace(BY_KIND[kind], revive_every=2), x, steps=10, seed=0)
+    x[3, 5] = math.nan
+    with pytest.raises(ValueError, match=r"^the autoencoder at blocks.*diverged: activations that"):
+        for _ in range(2):
+            learner.step(x)
+
+
 def mirror(scale: float) -> SparseAutoencoder:
     """x = max(x, 0) - max(-x, 0), hence exact at scale 1 and 0 at scale 0."""
     eye = torch.eye(WIDTH)

@@ -104,7 +104,7 @@ def train(
         device: to train on.
 
     Raises:
-        ValueError: no rows, or a site that is not in the store.
+        ValueError: no rows, a site that is not in the store, or weights that are not finite.
     """
     n_rows = int(kept.sum())
     if n_rows == 0 or not recipes:
@@ -228,6 +228,7 @@ class _Learner:
         return features, features
 
     def _revive(self, error: Float[Tensor, "rows width"]) -> None:
+        self._check()
         dead = (~self._fired).nonzero()[:, 0]
         if not len(dead):
             return
@@ -250,8 +251,17 @@ class _Learner:
             for name in ("exp_avg", "exp_avg_sq"):
                 self._adam.state[parameter][name][place] = 0
 
+    def _check(self) -> None:
+        # What is not finite anywhere reaches all of the bias at the next step.
+        if not bool(self._decoder_bias.isfinite().all()):
+            raise ValueError(
+                f"the autoencoder at {self.recipe.site} diverged: activations that are not finite, "
+                f"or a learning rate of {self.recipe.learning_rate} that is too high"
+            )
+
     def finish(self, provenance: Provenance) -> SparseAutoencoder:
         """The autoencoder of unscaled, uncentred activations: f = scale f', x̂ = scale x̂'."""
+        self._check()
         with torch.no_grad():
             bias = self._encoder_bias - self._decoder_bias @ self._encoder
             jumps = self.recipe.kind == "jumprelu"
