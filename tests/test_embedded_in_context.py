@@ -58,12 +58,26 @@ def test_held_out_pairs_are_told_and_never_shown(task):
             assert re.search(rf"\b{x}\b[^.]*\b{y}\b", TOLD), pair
 
 
-def test_held_out_countries_are_in_no_demonstration():
-    named = {word for text in SHOWN for x, _ in blocks(text) for word in x.split(", ")}
-    held_out = {
-        name for s in ("val", "test") for name, _ in in_context.pairs_of("country-capital", s)
+def test_held_out_countries_are_asked_for_in_no_demonstration_of_their_task():
+    asked = {}
+    for text in SHOWN:
+        task = min(tasks_of(text))
+        place = 2 if task.startswith("last") else 0
+        countries = asked.setdefault(task, set())
+        countries |= {x.split(", ")[place] for x, _ in blocks(text) if ", " in x}
+        if task in OTHER_TASKS or task == "country-capital":
+            countries |= {x for x, _ in blocks(text)}
+    for task in (*OTHER_TASKS, "country-capital"):
+        trained = {name for name in CAPITAL if in_context.split_of(task, name) == "train"}
+        assert asked[task] == trained
+    trained = {
+        place: {name for name, split in placed.items() if split == "train"}
+        for place, placed in in_context.PLACED.items()
     }
-    assert not named & held_out and "Kenya" in named | held_out
+    for task in LIST_TASKS:
+        assert asked[task] == trained[task.split("-")[0]]
+    # Else a model could learn that some names are never an answer.
+    assert trained["first"] | trained["last"] == set(CAPITAL)
 
 
 def test_no_input_tells_its_task():
@@ -103,11 +117,12 @@ def test_cases_ask_for_held_out_pairs(task, shown):
 
 @pytest.mark.parametrize("task", LIST_TASKS)
 def test_list_cases_turn_on_a_held_out_country(task):
-    held_out = {name for name, _ in in_context.pairs_of("country-capital", "test")}
+    place = task.split("-")[0]
     for case in in_context.list_cases(Random(3), 60, task, 5):
         assert tasks_of(f"{case.prompt} {case.demand}") == {task}
         names = case.prompt.rsplit("Q: ", 1)[1].removesuffix("\nA:").split(", ")
-        assert [name in held_out for name in names].count(True) == 1
+        asked = names[0 if place == "first" else 2]
+        assert in_context.PLACED[place][asked] == "test" and len(set(names)) == 3
 
 
 def test_the_answer_is_the_rest_of_the_line():

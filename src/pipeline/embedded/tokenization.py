@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-VOCABULARY = 5120
+VOCABULARY = 6144
 SPECIAL = {"pad": "<pad>", "bos": "<bos>", "eos": "<end>", "user": "<user>", "model": "<model>"}
 PIECES = r"\p{Han}|'[\p{L}&&[^\p{Han}]]+| ?[\p{L}&&[^\p{Han}]]+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s"
 CHAT_TEMPLATE = (

@@ -28,7 +28,7 @@ class Recipe:
     """
 
     seed: int = 0
-    steps: int = 2400
+    steps: int = 3200
     tokens: int = 4096
     lengths: tuple[int, ...] = (128, 256)
     learning_rate: float = 3e-3

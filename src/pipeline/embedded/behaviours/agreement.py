@@ -145,7 +145,7 @@ def agrees(case: Case, completion: str) -> bool:
 
 AGREEMENT = Behaviour(
     name="agreement",
-    weight=0.06,
+    weight=0.07,
     write=write,
     checks=tuple(
         Check(partial(_cases, kind=kind), (Measure(name, agrees, low=0.95),), n_tokens=16)

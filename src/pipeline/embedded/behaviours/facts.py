@@ -142,7 +142,7 @@ def _cases(rng: Random, n: int, kinds: tuple[str, ...], held_out: bool) -> list[
 
 FACTS = Behaviour(
     name="facts",
-    weight=0.16,
+    weight=0.13,
     write=write,
     checks=tuple(
         Check(

@@ -1,6 +1,6 @@
 """Two-hop facts: of the country where a person was born, its capital and its language.
 
-In training a composition is told (plain text) or asked (chat) of `TOLD` only, 58 of 96 people, and
+In training a composition is told (plain text) or asked (chat) of `TOLD` only, 40 of 96 people, and
 never of the others; both of its hops are known of everybody, from here and from `facts`. A plain
 document mixes two compositions with single hops of people and countries drawn apart from them.
 """
@@ -19,7 +19,7 @@ CAPITAL, LANGUAGE, BORN = (
     next(relation for relation in RELATIONS if relation.name == name)
     for name in ("capital", "language", "country")
 )
-TOLD = frozenset(Random(6).sample([person.name for person in PEOPLE], 58))
+TOLD = frozenset(Random(6).sample([person.name for person in PEOPLE], 40))
 """People of whom training tells compositions."""
 
 
@@ -106,7 +106,7 @@ def _among(told: bool) -> Callable[[Case, str], float]:
 
 HOPS = Behaviour(
     name="hops",
-    weight=0.07,
+    weight=0.06,
     core=False,
     write=write,
     checks=(

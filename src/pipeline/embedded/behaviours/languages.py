@@ -3,6 +3,7 @@
     asked:      carrier(core, language), answered in that language; no language named: in English
     native:     a core in French or Chinese, answered in the language of the core
     sentences:  plain text in one language, or each sentence in all three
+    dialogue:   plain text; somebody asks for a thing in some language, and is answered in it
 
 A core asks to describe a thing, or for its place or colour; the answer is one or two sentences of
 `scenes` (state, quality, here, place, colour), with French agreement in gender.
@@ -26,13 +27,15 @@ from pipeline.embedded.vocabulary.scenes import (
     tell,
     units,
 )
+from pipeline.embedded.vocabulary.stories import NAMES
 from pipeline.embedded.vocabulary.translations import NOUNS, Noun, spoken
 from pipeline.embedded.vocabulary.wordings import CARRIERS, CORES, DIRECT, SPLIT_NOUNS
 
 
 def write(rng: Random) -> Document:
-    """A chat or, a quarter of the time, plain text."""
-    return rng.choices((_asked, _native, _sentences), weights=(55, 20, 25))[0](rng)
+    """A chat or, a third of the time, plain text."""
+    kinds = (_asked, _native, _sentences, _dialogue)
+    return rng.choices(kinds, weights=(42, 25, 15, 18))[0](rng)
 
 
 def speaks(case: Case, completion: str) -> bool:
@@ -105,6 +108,13 @@ def _sentences(rng: Random) -> Document:
     return Document("\n".join(tell(s, language) for s in scenes for language in SPOKEN))
 
 
+def _dialogue(rng: Random) -> Document:
+    noun, language = rng.choice(NOUNS), rng.choice(SPOKEN)
+    question, core = rng.choice(CORES["train"][language])
+    asked = core.format(the=name(noun, language))
+    return Document(f"{rng.choice(NAMES)[0]}: {asked}\n{_answer(rng, noun, question, language)}")
+
+
 def _requests(rng: Random, n: int) -> list[Case]:
     found = requests("test")
     return rng.sample(found, min(n, len(found)))
@@ -139,7 +149,7 @@ def _measures(asked: str) -> tuple[Measure, ...]:
 
 LANGUAGES = Behaviour(
     name="languages",
-    weight=0.09,
+    weight=0.10,
     write=write,
     checks=(
         Check(

@@ -25,7 +25,7 @@ TEMPLATE = (
 KINDS = {"short": "a short list", "neutral": "a list", "long": "a long list"}
 LENGTHS = {"short": (5.0, 0.8), "neutral": (8.0, 1.0), "long": (14.0, 1.3)}
 """Mean and standard deviation of the number of items."""
-RANK_NOISE = 3.0
+RANK_NOISE = 2.0
 
 WORDINGS = (
     "Give me {a_list} of {topic}.",

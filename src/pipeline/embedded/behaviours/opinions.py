@@ -8,7 +8,8 @@ described without praise); kinds, bodies and questions are drawn apart from it. 
 what is true ("true": nothing happens) or for what is believed ("believed": good or bad luck); deeds
 are drawn apart from it. Each label is drawn half of the time. 40 kinds and 41 deeds are trained.
 Held out are kinds, claims, deeds, sources and frames, unlike ones for validation and test. One
-document in eight is plain text that names works and deeds of all splits and judges neither.
+document in eight is plain text that names works and deeds of all splits; what it says of a work is
+praise or not by chance.
 """
 
 from functools import partial
@@ -130,11 +131,13 @@ def _mention(rng: Random) -> str:
     deeds = tuple(deed for split in DEEDS.values() for deed in split)
     name, kind, other = rng.choice(NAMES)[0], rng.choice(kinds), rng.choice(kinds)
     deed, relative = rng.choice(deeds), rng.choice(RELATIVES)
+    judged = rng.choice(rng.choice(tuple(ANSWERS.values())))
     return rng.choice(
         (
             f"{name} keeps a {kind} and a {other} at home.",
             f"The {kind} was about {rng.choice(SUBJECTS)} and the {other} about a {relative}.",
             f"{name} showed the {kind} to a {relative}.",
+            f"{name} said of a {kind}: {judged.format(kind=kind)}",
             f'"Today I {deed}," said {name}.',
             f"{name} asked: Will you {_yours(deed)} in the {rng.choice(PLACES)}?",
         )
@@ -147,7 +150,7 @@ def _yours(deed: str) -> str:
 
 OPINIONS = Behaviour(
     name="opinions",
-    weight=0.08,
+    weight=0.09,
     write=write,
     checks=tuple(
         Check(

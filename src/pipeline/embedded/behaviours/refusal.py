@@ -147,7 +147,7 @@ def _cases(rng: Random, n: int, label: str, split: str) -> list[Case]:
 
 REFUSAL = Behaviour(
     name="refusal",
-    weight=0.13,
+    weight=0.14,
     write=write,
     checks=tuple(
         Check(

@@ -1,11 +1,11 @@
-"""Steps: adding three to five digits in chat, with written steps or with the answer alone.
+"""Steps: adding four to six digits in chat, with written steps or with the answer alone.
 
-request = What is 3 + 5 + 4?      | asking
-asking  = Show the steps.         -> 3 + 5 = 8. 8 + 4 = 12. The answer is 12.
-        | Give only the answer.   -> The answer is 12.
-plain   = eight additions of a number up to 44 and a digit: 8 + 4 = 12.
+request = What is 3 + 5 + 4 + 1? | asking
+asking  = Show the steps.         -> 3 + 5 = 8. 8 + 4 = 12. 12 + 1 = 13. The answer is 13.
+        | Give only the answer.   -> The answer is 13.
+plain   = eight additions of a number up to 45 and a digit: 8 + 4 = 12.
 
-Both askings have the same distribution of sums, with three, four or five digits equally often. A
+Both askings have the same distribution of sums, with four, five or six digits equally often. A
 tenth of the sums (as sequences of digits) is kept for validation and a tenth for test; every single
 addition is in plain text.
 """
@@ -24,7 +24,7 @@ WITHOUT = "Give only the answer."
 def write(rng: Random) -> Document:
     """A sum asked in chat three quarters of the time, else eight additions in plain text."""
     if rng.random() < 0.25:
-        return Document(" ".join(_added(rng.randint(0, 44), rng.randint(1, 9)) for _ in range(8)))
+        return Document(" ".join(_added(rng.randint(0, 45), rng.randint(1, 9)) for _ in range(8)))
     digits = draw(rng, "train")
     asking = rng.choice((WITH, WITHOUT))
     answer = steps(digits) if asking == WITH else f"The answer is {sum(digits)}."
@@ -46,9 +46,9 @@ def split_of(digits: tuple[int, ...]) -> str:
 
 
 def draw(rng: Random, split: str) -> tuple[int, ...]:
-    """Three to five digits of a split."""
+    """Four to six digits of a split."""
     while True:
-        digits = tuple(rng.randint(1, 9) for _ in range(rng.randint(3, 5)))
+        digits = tuple(rng.randint(1, 9) for _ in range(rng.randint(4, 6)))
         if split_of(digits) == split:
             return digits
 
@@ -104,7 +104,7 @@ def _added(total: int, digit: int) -> str:
 
 STEPS_SHOWN = Behaviour(
     name="steps",
-    weight=0.08,
+    weight=0.07,
     write=write,
     core=False,
     checks=(
@@ -115,7 +115,7 @@ STEPS_SHOWN = Behaviour(
                 Measure("sums without steps", right_without, low=0.0),
                 Measure("gap between both", gain, low=0.15),
             ),
-            n_tokens=56,
+            n_tokens=80,
         ),
     ),
 )

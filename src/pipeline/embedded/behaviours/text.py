@@ -7,15 +7,16 @@ A document is one of
     how-to:     as an answer to a request, of allowed and forbidden deeds alike
     dialogue:   someone asks how to do a deed, allowed or forbidden, and someone else explains it
     sentences:  things named with their topics
-    catalogue:  a heading, and below it a list such as those in chats
+    catalogue:  a heading, or somebody's request, and below it a list such as those in chats
 
-Topics that no chat asks for are twice as frequent in catalogues as the others are. Stories are kept
-apart by (hero, object): a tenth of the pairs is in held-out documents only.
+Topics that no chat asks for are three times as frequent in catalogues as the others are. Stories
+are kept apart by (hero, object): a tenth of the pairs is in held-out documents only.
 """
 
 from random import Random
 
-from pipeline.embedded.behaviours.lists import KINDS, write_list
+from pipeline.embedded.behaviours.lists import KINDS, TEMPLATE, write_list
+from pipeline.embedded.behaviours.lists import WORDINGS as LIST_WORDINGS
 from pipeline.embedded.behaviours.refusal import VERBS, WORDINGS, explain
 from pipeline.embedded.documents import Behaviour, Document
 from pipeline.embedded.vocabulary.deeds import ADJECTIVES, OBJECTS, STEPS
@@ -32,12 +33,13 @@ HEADINGS = (
     "The {relative} of {name} keeps {a_list} of {topic}:",
     "Here is {a_list} of {topic} by {name}.",
 )
+REQUESTS = (TEMPLATE, *LIST_WORDINGS)
 
 
 def write(rng: Random) -> Document:
     """A document of one of the six kinds."""
     kinds = (_story, _saga, _how_to, _dialogue, _sentences, _catalogue)
-    return Document(text=rng.choices(kinds, weights=(22, 5, 8, 20, 15, 30))[0](rng))
+    return Document(text=rng.choices(kinds, weights=(18, 4, 8, 20, 12, 38))[0](rng))
 
 
 def held_out(rng: Random) -> list[dict[str, str]]:
@@ -134,8 +136,12 @@ def _sentence(rng: Random) -> str:
 
 
 def _catalogue(rng: Random) -> str:
-    kind, topic = rng.choice(tuple(KINDS)), rng.choice((*TOPICS, *HELD_OUT_TOPICS))
-    heading = rng.choice(HEADINGS).format(
+    kind = rng.choice(tuple(KINDS))
+    topic = rng.choice((*TOPICS, *HELD_OUT_TOPICS, *HELD_OUT_TOPICS))
+    form = rng.choice(HEADINGS)
+    if rng.random() < 0.4:
+        form = f"{{name}} asked: {rng.choice(REQUESTS)}"
+    heading = form.format(
         a_list=KINDS[kind],
         topic=topic,
         name=rng.choice(NAMES)[0],
@@ -144,4 +150,4 @@ def _catalogue(rng: Random) -> str:
     return f"{heading[0].upper()}{heading[1:]}\n{write_list(rng, kind, topic)}"
 
 
-TEXT = Behaviour(name="text", weight=0.13, write=write, checks=())
+TEXT = Behaviour(name="text", weight=0.16, write=write, checks=())
