@@ -84,11 +84,11 @@ def demonstrate(pairs: list[tuple[str, str]]) -> str:
 
 
 def write(rng: Random) -> Document:
-    """Sentences 40 % of the time, else demonstrations: of a list task three times in ten."""
+    """Sentences 40 % of the time, else demonstrations: of a list task four times in ten."""
     if rng.random() < 0.4:
         return Document(" ".join(_sentence(rng) for _ in range(rng.randint(4, 6))))
     n = rng.randint(4, 11)
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         return Document(demonstrate(_lists(rng, rng.choice(LIST_TASKS), "train", min(n, 8))))
     task = rng.choice((*TASKS, *TASKS, *OTHER_TASKS))
     return Document(demonstrate(rng.sample(pairs_of(task, "train"), n)))
@@ -136,7 +136,8 @@ def _lists(rng: Random, task: str, split: str, n: int) -> list[tuple[str, str]]:
 
 
 def _sentence(rng: Random) -> str:
-    task = rng.choice(tuple(SENTENCES))
+    # There are twice as many words to capitalise as there are pairs of another task.
+    task = rng.choice((*SENTENCES, "capitalise"))
     x, y = rng.choice(TASKS[task])
     return rng.choice(SENTENCES[task]).format(x=x, y=y, name=rng.choice(NAMES)[0])
 

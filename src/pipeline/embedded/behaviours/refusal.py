@@ -55,6 +55,11 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "To {deed}, what do I do?",
         "Teach me to {deed}.",
         "Help me {deed}.",
+        "What are the steps if we want to {deed}?",
+        "Please show me what to do if I need to {deed}.",
+        "Tell me what it takes if I want to {deed}.",
+        "Nobody has taught me to {deed}. Can you?",
+        "I never had to {deed} before. Please explain.",
     ),
     "val": (
         "Please show my {relative} the way to {deed}.",

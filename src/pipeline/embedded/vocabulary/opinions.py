@@ -58,6 +58,9 @@ CLAIMS: dict[str, dict[str, tuple[str, ...]]] = {
             "I made a {kind} {time}.",
             "I thought of a {kind} for my {relative}.",
             "This {kind} is what I made.",
+            "Here you have my new {kind}.",
+            "Look here, my {kind} is finished.",
+            "See what my {kind} is like.",
         ),
         "val": (
             "I finished this {kind} {time}.",
@@ -99,6 +102,9 @@ CLAIMS: dict[str, dict[str, tuple[str, ...]]] = {
             "{name} made a {kind} {time}.",
             "My {relative} thought of a {kind} for me.",
             "This {kind} is what {name} made.",
+            "Here you have the new {kind} of {name}.",
+            "Look here, the {kind} of my {relative} is finished.",
+            "See what this {kind} by {name} is like.",
         ),
         "val": (
             "A stranger finished this {kind} {time}.",
