@@ -104,6 +104,12 @@ def test_templates_are_filled_with_every_topic(tmp_path):
         ["short", "w7 w6", "test"],
         ["long", "w8 w6 w9", "test"],
     ]
+    assert frame["subject"].tolist() == ["w5", "w5", "w6", "w6"]
+    templates = {"short": "w7 {topic}", "long": "w8 {topic} w9"}
+    named = fill_templates(path=path, templates=templates, subjects={"long": "w8"})
+    assert named["subject"].tolist() == ["w5", "w8", "w6", "w8"]
+    with pytest.raises(ValueError, match=r"subjects: 'brief' is no template; valid: short, long"):
+        fill_templates(path=path, templates=templates, subjects={"brief": "w7"})
     with pytest.raises(ValueError, match=r"template short has no \{topic\}"):
         fill_templates(path=path, templates={"short": "w7"})
 

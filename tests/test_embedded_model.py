@@ -30,6 +30,11 @@ def test_a_row_passes_where_its_mean_is_in_range(recorded):
     assert (in_range == recorded["passed"]).all()
 
 
+def test_core_behaviours_are_as_asked(recorded):
+    missed = recorded[recorded["core"] & ~recorded["passed"]]
+    assert missed.empty, missed.to_string()
+
+
 def test_fits_in_git_and_has_layers_for_a_sweep():
     model = LanguageModel.load(str(FOLDER), dtype="float32", device="cpu")
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 10_000_000

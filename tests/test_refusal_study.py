@@ -16,7 +16,8 @@ from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
 DATA = Path(__file__).parents[1] / "data"
-SITE = Site(2, "resid_pre")
+SITE = Site(3, "resid_pre")
+POSITION = -3
 N = 50
 
 
@@ -36,7 +37,7 @@ def test_one_direction_adds_and_takes_away_refusal_and_shuffled_labels_do_not():
         return model.prompts(chosen["instruction"].tolist())
 
     harmful, harmless = (
-        collect(model, prompts("train", label), [SITE], (-1,))[0][SITE]
+        collect(model, prompts("train", label), [SITE], (POSITION,))[0][SITE]
         for label in ("harmful", "harmless")
     )
     fitted = difference_of_means(harmful, harmless)

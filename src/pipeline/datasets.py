@@ -69,15 +69,18 @@ def load_table(
     return checked(frame.assign(raw=raw), path)
 
 
-def fill_templates(*, path: str, templates: dict[str, str]) -> pd.DataFrame:
+def fill_templates(
+    *, path: str, templates: dict[str, str], subjects: dict[str, str] | None = None
+) -> pd.DataFrame:
     """Every topic of a file in every template; the template's name is the label.
 
     Args:
         path: a file with the columns `topic` and `split`.
         templates: label -> text with `{topic}` in it.
+        subjects: label -> what position rule `subject` looks for; the topic without one.
 
     Raises:
-        ValueError: as `load_table`; or a template without `{topic}`.
+        ValueError: as `load_table`; a template without `{topic}`; a subject of no template.
     """
     topics = read_table(path)
     for column in ("topic", "split"):
@@ -88,6 +91,10 @@ def fill_templates(*, path: str, templates: dict[str, str]) -> pd.DataFrame:
     for label, template in templates.items():
         if "{topic}" not in template:
             raise ValueError(f"template {label} has no {{topic}}: {template!r}")
+    given = subjects or {}
+    for label in given:
+        if label not in templates:
+            raise ValueError(f"subjects: {label!r} is no template; valid: {', '.join(templates)}")
     rows = [
         {
             "instruction": template.replace("{topic}", str(row["topic"])),
@@ -95,7 +102,7 @@ def fill_templates(*, path: str, templates: dict[str, str]) -> pd.DataFrame:
             "split": row["split"],
             "topic": str(row["topic"]),
             "demand": "",
-            "subject": str(row["topic"]),
+            "subject": given.get(label, str(row["topic"])),
             "answer": "",
             "raw": False,
         }
