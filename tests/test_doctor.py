@@ -66,4 +66,7 @@ def test_what_is_no_model_is_one_line(tmp_path, capsys, name):
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert ("'mnie' is no folder here" if name else "there is no config.json") in error
-    assert "; conf/model here has: embedded, gemma_2_2b_it" in error and error.count("\n") == 1
+    assert (
+        "; conf/model here has: embedded, gemma_2_2b, gemma_2_2b_it" in error
+        and error.count("\n") == 1
+    )

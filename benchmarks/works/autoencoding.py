@@ -42,7 +42,7 @@ def autoencoder(size: Size, folder: Path) -> Work:
     store = ActivationStore(folder)
     kept = (store.rows["sample"] < SHARDS - 1).to_numpy()
     recipe = Recipe(SITE, "topk", sizes.features, k=sizes.k, learning_rate=3e-3)
-    x = torch.cat([values.float() for _, values in store[SITE]])[torch.from_numpy(kept)]
+    x = torch.cat([values.float() for _, values in store[SITE]])[torch.tensor(kept)]
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     batches = list(x[order].split(sizes.batch))
     sides: dict[str, Callable[[], SparseAutoencoder]] = {
