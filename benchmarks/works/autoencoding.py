@@ -25,7 +25,7 @@ from pipeline.store_writer import StoreWriter
 SITE = "blocks.0.resid_post"
 SHARDS = 8
 NOISE = 0.01
-"""How far explained variances may be apart: the spread of ours over five seeds is below it."""
+"""How far explained variances may be apart."""
 PEERS: dict[str, Callable[[list[Tensor], Recipe], dict[str, Tensor]]] = {
     "sae_lens": sae_lens.trained,
     "sparsify": sparsify.trained,
