@@ -87,6 +87,16 @@ def test_unknown_controls_are_refused():
         control_direction("random", POSITIVE, NEGATIVE, norm=1.0, seed=0, draw=0)
 
 
+@pytest.mark.parametrize("source", ["shuffled", "covariance"])
+def test_controls_of_labels_whose_activations_are_alike_are_refused(source):
+    alike = torch.ones(12, 24) / 3
+    # As batches of different shapes round the same prompt.
+    alike[0] *= 1 + 1e-6
+    with pytest.raises(ValueError, match="all alike; valid there: isotropic"):
+        control_direction(source, alike, -alike, norm=1.0, seed=0, draw=0)
+    control_direction("isotropic", alike, -alike, norm=1.0, seed=0, draw=0)
+
+
 def candidates(rows) -> pd.DataFrame:
     columns = ["position", "layer", "refusal_score", "steering_score", "kl_div_score"]
     return pd.DataFrame(rows, columns=columns)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from pipeline.methods.sae import KINDS, Provenance, SparseAutoencoder, activate
+from pipeline.methods.sae import KINDS, Provenance, SparseAutoencoder
 from pipeline.methods.sae_topk import decode, largest
 from pipeline.shuffling import shuffled_batches
 from pipeline.store import ActivationStore
@@ -224,7 +224,7 @@ class _Learner:
         pre = (x - self._decoder_bias) @ self._encoder + self._encoder_bias
         if self.recipe.kind == "jumprelu":
             return jump(pre, self._log_threshold.exp())
-        features = activate(self.recipe.kind, pre, self.recipe.k, self._zeros)
+        features = pre.relu()
         return features, features
 
     def _revive(self, error: Float[Tensor, "rows width"]) -> None:

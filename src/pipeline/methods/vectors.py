@@ -40,12 +40,18 @@ def control_direction(
     `isotropic`: a standard normal draw.
 
     Raises:
-        ValueError: an unknown source.
+        ValueError: an unknown source, or one made of differences within labels that have none.
     """
     if source not in CONTROLS:
         raise ValueError(f"control {source!r} is unknown; valid: {', '.join(CONTROLS)}")
     rng = np.random.default_rng([seed, CONTROLS.index(source), draw])
     both = torch.cat([rows.double() - rows.double().mean(0) for rows in (positive, negative)])
+    rounding = 1e-5 * torch.cat([positive, negative]).double().norm()
+    if source != "isotropic" and both.norm() <= rounding:
+        raise ValueError(
+            f"control {source!r} cannot be drawn where the activations of a label are all alike; "
+            "valid there: isotropic"
+        )
     if source == "shuffled":
         order = torch.from_numpy(rng.permutation(len(both)))
         direction = difference_of_means(both[order[: len(positive)]], both[order[len(positive) :]])
