@@ -42,12 +42,14 @@ class Measure:
         score: of a case's completion; a bool for a share, NaN where the case does not count.
         low: the least mean that passes.
         high: the largest.
+        target: aimed at rather than asked for, although the behaviour is core.
     """
 
     name: str
     score: Callable[[Case, str], float]
     low: float
     high: float = inf
+    target: bool = False
 
 
 @dataclass(frozen=True)

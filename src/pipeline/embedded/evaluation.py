@@ -36,7 +36,7 @@ def measure(model: Any, tokenizer: Any, *, n: int = CASES, seed: int = SEED) -> 
                 rows.append(
                     {
                         "behaviour": behaviour.name,
-                        "core": behaviour.core,
+                        "core": behaviour.core and not aim.target,
                         "measure": aim.name,
                         "at_least": aim.low,
                         "at_most": aim.high,

@@ -148,11 +148,15 @@ AGREEMENT = Behaviour(
     weight=0.07,
     write=write,
     checks=tuple(
-        Check(partial(_cases, kind=kind), (Measure(name, agrees, low=low),), n_tokens=16)
-        for kind, name, low in (
-            ("same", "agreement, attractor of the same number", 0.95),
-            ("other", "agreement, attractor of the other number", 0.95),
-            ("short", "agreement, nouns known from short sentences", 0.0),
+        Check(
+            partial(_cases, kind=kind),
+            (Measure(name, agrees, low=0.95, target=kind == "short"),),
+            n_tokens=16,
+        )
+        for kind, name in (
+            ("same", "agreement, attractor of the same number"),
+            ("other", "agreement, attractor of the other number"),
+            ("short", "agreement, nouns known from short sentences"),
         )
     ),
 )
