@@ -56,8 +56,8 @@ def ablation_effects(table: pd.DataFrame, references: pd.DataFrame, column: str)
         beside = references[references["column"] == column]
         near = beside[beside["mean"].abs() <= 2 * largest]
         keys = {
-            name: legend_key(color=colour, marker=marker, lw=0)
-            for name, colour, marker in SERIES.values()
+            name: legend_key(color=colour, marker=marker, mfc=_face(key), lw=0)
+            for key, (name, colour, marker) in SERIES.items()
         }
         for name, mean, colour in zip(near["name"], near["mean"], cycle(BESIDE), strict=False):
             axes.axvline(mean, color=colour, lw=1.5, ls=(0, (5, 3)))
@@ -91,8 +91,11 @@ def _series(
     _, colour, marker = SERIES[key]
     at = own["site"].map(sites.index) + shift
     axes.hlines(at, own["low"].astype(float), own["high"].astype(float), color=colour, lw=1.5)
-    face = "white" if key[0] == "random" else colour
-    axes.plot(own["mean"], at, marker, color=colour, mfc=face, ms=6, lw=0, zorder=4)
+    axes.plot(own["mean"], at, marker, color=colour, mfc=_face(key), ms=6, lw=0, zorder=4)
+
+
+def _face(key: tuple[str, str]) -> str:
+    return "white" if key[0] == "random" else SERIES[key][1]
 
 
 def _component_and_layer(site: str) -> tuple[str, int]:
