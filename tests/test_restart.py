@@ -68,10 +68,11 @@ def test_scores_are_the_logits_of_the_naive_loop(family):
             assert (scores[c, p] - logits[0]).abs().max() <= tolerance, (condition, p)
 
 
-def test_only_what_an_edit_can_change_is_computed():
-    """One clean run of the prompts, and behind it one token per row from the edited layer on."""
+@pytest.mark.parametrize("site", [(2, "resid_pre"), (1, "resid_post")])
+def test_only_what_an_edit_can_change_is_computed(site):
+    """One clean run of the prompts, and behind it one token per row from the edited stream on."""
     model = tiny("llama")
-    conditions = [edits(((2, "resid_pre"), Add(vector(n)), "last")) for n in range(6)]
+    conditions = [edits((site, Add(vector(n)), "last")) for n in range(6)]
     counts, handles = count_tokens(model)
     score_last(model, PROMPTS, [Condition(), *conditions], lambda x, _: x, batch_tokens=10**6)
     for handle in handles:
@@ -79,6 +80,17 @@ def test_only_what_an_edit_can_change_is_computed():
     clean = len(PROMPTS) * max(map(len, PROMPTS))
     restarted = clean + len(PROMPTS) * len(conditions)
     assert counts == [clean, clean, restarted, restarted]
+
+
+def test_the_last_output_and_the_baseline_need_no_block_again():
+    model = tiny("llama")
+    behind = edits(((LAYERS - 1, "resid_post"), Add(vector(1)), "all"))
+    counts, handles = count_tokens(model)
+    score_last(model, PROMPTS, [Condition(), behind], lambda x, _: x, batch_tokens=10**6)
+    cross_entropy(model, PROMPTS, [Condition(), behind], batch_tokens=10**6)
+    for handle in handles:
+        handle.remove()
+    assert counts == [2 * len(PROMPTS) * max(map(len, PROMPTS))] * LAYERS
 
 
 def test_conditions_that_start_with_the_model_need_no_clean_run():
@@ -91,7 +103,7 @@ def test_conditions_that_start_with_the_model_need_no_clean_run():
     assert counts == [len(PROMPTS) * max(map(len, PROMPTS))] * LAYERS
 
 
-def test_a_start_is_the_first_layer_and_column_that_is_touched():
+def test_a_start_is_the_first_layer_and_column_that_an_edit_changes():
     width = max(map(len, PROMPTS))
     generated = edits(((0, "resid_pre"), Add(vector(1)), "generated"))
     found = Prefix(tiny("llama"), PROMPTS, range(5), [*CONDITIONS[:5], *CONDITIONS[-2:], generated])
@@ -102,7 +114,7 @@ def test_a_start_is_the_first_layer_and_column_that_is_touched():
         (0, width - 3),
         (0, 1),
         (1, width - 2),
-        (3, width - 1),
+        (LAYERS, width - 1),
         (LAYERS, width),
     ]
 
@@ -124,6 +136,7 @@ def test_cross_entropy_is_that_of_the_naive_loop_and_holds_few_logits(family, mo
         Condition(),
         edits(((2, "resid_pre"), Add(vector(1)), "all")),
         edits(((1, "resid_post"), ProjectOut(vector(2)), "generated")),
+        edits(((LAYERS - 1, "resid_post"), ProjectOut(vector(5)), "generated")),
         edits(
             ((3, "resid_post"), Add(vector(3)), "all"), ((0, "resid_pre"), Add(vector(4)), "last")
         ),

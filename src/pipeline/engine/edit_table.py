@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Container, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -114,7 +115,7 @@ class EditTable:
     def visits(self) -> dict[Site, Visit]:
         """A visit for every site that any condition edits."""
         sites = {edit.site for condition in self._conditions for edit in condition.edits}
-        return {site: self._visit(site) for site in sites}
+        return {site: partial(self.edit, site) for site in sites}
 
     def check_fired(self, ended_at_once: Container[int] = ()) -> None:
         """Fail if an edit by a rule that names tokens of every row never touched one.
@@ -136,17 +137,15 @@ class EditTable:
                 f"positions {edit.positions!r}"
             )
 
-    def _visit(self, site: Site) -> Visit:
-        def visit(hidden: Float[Tensor, "rows pos width"]) -> Tensor | None:
-            changed = hidden
-            for group, mask in self._active[site]:
-                self._pending -= group.edits
-                every_row = len(group.rows) == len(hidden)
-                before = changed if every_row else changed[group.rows]
-                after = group.intervention.edit(before.float()).to(hidden.dtype)
-                if mask is not None:
-                    after = torch.where(mask, after, before)
-                changed = after if every_row else changed.index_copy(0, group.rows, after)
-            return None if changed is hidden else changed
-
-        return visit
+    def edit(self, site: Site, hidden: Float[Tensor, "rows pos width"]) -> Tensor | None:
+        """The activation at a site as the rows' conditions want it; None if none changes it."""
+        changed = hidden
+        for group, mask in self._active.get(site, ()):
+            self._pending -= group.edits
+            every_row = len(group.rows) == len(hidden)
+            before = changed if every_row else changed[group.rows]
+            after = group.intervention.edit(before.float()).to(hidden.dtype)
+            if mask is not None:
+                after = torch.where(mask, after, before)
+            changed = after if every_row else changed.index_copy(0, group.rows, after)
+        return None if changed is hidden else changed

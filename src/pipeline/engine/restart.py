@@ -18,7 +18,7 @@ from pipeline.model.sites import Site
 
 
 class Start(NamedTuple):
-    """The first layer and the first column of the left-padded prompts that a condition touches."""
+    """The first layer and the first column of the left-padded prompts that have to be computed."""
 
     layer: int
     column: int
@@ -29,9 +29,11 @@ class Prefix:
 
     Below a condition's first layer l, and before its first column p, nothing differs from the clean
     run: what is computed is the blocks from l on for the columns from p on, with the clean residual
-    stream at (l, p...) as input and the clean keys and values before p. A condition that touches
-    no token of its prompts starts behind them all, at (n_layers, width), and computes nothing. This
-    asks for keys and values that are each layer's own, as in every family of `ARCHITECTURES`.
+    stream at (l, p...) as input and the clean keys and values before p. An edit of a block's output
+    starts at the block after it, on the output that it makes of the clean one. A condition that
+    touches no token of its prompts starts behind them all, at (n_layers, width), and computes
+    nothing. This asks for keys and values that are each layer's own, as in every family of
+    `ARCHITECTURES`.
 
     Args:
         model: the model.
@@ -39,7 +41,8 @@ class Prefix:
         block: numbers of the prompts to run.
         conditions: what will start here.
         ends: where to position rules each prompt of the block ends; its length if left out.
-        every_position: what is wanted are the outputs at all positions, not at the last alone.
+        every_position: what is wanted is the residual stream at all positions (`stream`), rather
+            than the logits after the last (`restart`).
     """
 
     def __init__(
@@ -68,11 +71,10 @@ class Prefix:
             self._run()
 
     def _start(self, condition: Condition, every_position: bool) -> Start:
-        firsts = ((edit.site.layer, self._first(edit.positions)) for edit in condition.edits)
+        firsts = ((_changed(edit.site), self._first(edit.positions)) for edit in condition.edits)
         touched = [(layer, column) for layer, column in firsts if column < self.width]
-        if not touched:
-            return Start(0, 0) if every_position else Start(self._model.n_layers, self.width)
-        layer, column = (min(values) for values in zip(*touched, strict=True))
+        behind = (self._model.n_layers, self.width)
+        layer, column = (min(values) for values in zip(*touched, behind, strict=True))
         return Start(layer, 0 if every_position else column)
 
     def _first(self, rule: Positions) -> int:
@@ -93,9 +95,9 @@ class Prefix:
             return visit
 
         visits = {
-            Site(layer, "resid_pre"): keep(layer, column)
+            Site(layer - 1, "resid_post"): keep(layer, column)
             for layer, column in first.items()
-            if 0 < layer < self._model.n_layers
+            if layer > 0 and column < self.width
         }
         with torch.inference_mode(), visiting(self._model, visits):
             self._logits = self._forward(self.ids, self.mask, self._positions, self._cache)
@@ -129,23 +131,50 @@ class Prefix:
         cache = cache_of(states)
         if column == self.width:
             return self._logits[taken], cache
-        table.set_rows(owners, self.ends[taken], self.numbers[taken])
-        table.set_positions(self._absolute[taken, column:])
+        self._set(start, table, owners, taken)
         ids, mask, absolute = self.ids[taken], self.mask[taken], self._positions[taken]
-        with self._from(layer, taken, column):
+        with self._from(start, table, taken):
             logits = self._forward(ids[:, column:], mask, absolute[:, column:], cache)
         return logits, cache
 
-    def _from(self, layer: int, rows: Tensor, column: int) -> AbstractContextManager[None]:
-        if layer == 0:
+    def stream(
+        self, start: Start, table: EditTable, owners: Sequence[int], rows: Sequence[int]
+    ) -> Float[Tensor, "rows pos d_model"]:
+        """Residual stream before the final norm of rows of the block, each under its owner."""
+        taken = torch.tensor(rows)
+        if start.layer == self._model.n_layers:
+            self._set(start, table, owners, taken)
+            return self._begin(start, table, taken)
+        found: list[Tensor] = []
+        with visiting(self._model, {Site(self._model.n_layers - 1, "resid_post"): found.append}):
+            self.restart(start, table, owners, rows)
+        return found[0]
+
+    def _set(self, start: Start, table: EditTable, owners: Sequence[int], rows: Tensor) -> None:
+        table.set_rows(owners, self.ends[rows], self.numbers[rows])
+        table.set_positions(self._absolute[rows, start.column :])
+
+    def _from(self, start: Start, table: EditTable, rows: Tensor) -> AbstractContextManager[None]:
+        if start.layer == 0:
             return nullcontext()
-        return starting_at(self._model, layer, self._streams[layer][rows, column - self.width :])
+        return starting_at(self._model, start.layer, self._begin(start, table, rows))
+
+    def _begin(self, start: Start, table: EditTable, rows: Tensor) -> Tensor:
+        """What the blocks below a start hand on, their last output edited."""
+        clean = self._streams[start.layer][rows, start.column - self.width :]
+        edited = table.edit(Site(start.layer - 1, "resid_post"), clean)
+        return clean if edited is None else edited
 
     def complete(self, cache: DynamicCache, start: Start, rows: Sequence[int]) -> None:
         """Put the clean keys and values into the layers below a start, for decoding to go on."""
         taken = torch.tensor(rows)
         for own, clean in zip(cache.layers[: start.layer], self._cache.layers, strict=False):
             own.keys, own.values = clean.keys[taken], clean.values[taken]
+
+
+def _changed(site: Site) -> int:
+    """The first block that computes anything else when this site is edited."""
+    return site.layer + (site.component == "resid_post")
 
 
 def cache_of(states: Iterable[tuple[Tensor, Tensor]]) -> DynamicCache:

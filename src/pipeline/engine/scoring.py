@@ -14,7 +14,6 @@ from pipeline.engine.limits import check_context, check_listed
 from pipeline.engine.restart import Prefix, Start
 from pipeline.model.hooks import starting_at, visiting
 from pipeline.model.loading import LanguageModel
-from pipeline.model.sites import Site
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """From logits [rows, vocab] after each row's last token, and its prompt's number, to scores."""
@@ -61,13 +60,11 @@ def cross_entropy(
     def score(
         prefix: Prefix, start: Start, table: EditTable, owners: list[int], rows: list[int]
     ) -> Tensor:
-        stream: list[Tensor] = []
-        with visiting(model, {Site(model.n_layers - 1, "resid_post"): stream.append}):
-            prefix.restart(start, table, owners, rows)
+        stream = prefix.stream(start, table, owners, rows)
         ids, mask = prefix.ids[rows], prefix.mask[rows].bool()
         inside = mask[:, 1:] & mask[:, :-1]
         losses = torch.zeros(inside.shape, device=ids.device)
-        losses[inside] = _losses(model, stream[0][:, :-1][inside], ids[:, 1:][inside])
+        losses[inside] = _losses(model, stream[:, :-1][inside], ids[:, 1:][inside])
         return losses.sum(1) / inside.sum(1)
 
     return _run(model, texts, conditions, score, batch_tokens=batch_tokens, text=True)
