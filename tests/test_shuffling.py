@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import spearmanr
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from pipeline import shuffling
 from pipeline.shuffling import shuffled_batches, shuffled_rows
@@ -114,17 +115,19 @@ def test_the_seed_decides(store):
     assert not np.array_equal(first, other)
 
 
-def test_no_more_than_a_buffer_is_read_at_once(store, monkeypatch):
-    asked = []
+def test_no_more_than_a_buffer_of_each_site_is_held_at_once(store, monkeypatch):
+    read, held = [], []
     original = type(store[SITES[0]]).__getitem__
 
     def counted(self, rows):
-        asked.append(len(rows))
-        return original(self, rows)
+        found = original(self, rows)
+        read.append((len(found), StorageWeakRef(found.untyped_storage())))
+        held.append(sum(size for size, storage in read if not storage.expired()))
+        return found
 
     monkeypatch.setattr(type(store[SITES[0]]), "__getitem__", counted)
-    order_of(store, buffer_rows=1000)
-    assert 900 < max(asked) <= 1000
+    order_of(store, buffer_rows=1000, batch_rows=300)
+    assert 1900 < max(held) <= 2000
 
 
 def test_a_buffer_that_cannot_mix_is_refused():

@@ -27,20 +27,25 @@ def shuffled_batches(
     Memory holds one buffer of all sites; each batch has `batch_rows` rows, the last one what is
     left. The order is `shuffled_rows`'.
     """
-    left: dict[str, Tensor] | None = None
+    left: dict[str, Tensor] = {}
     for rows in shuffled_rows(np.flatnonzero(kept), buffer_rows=buffer_rows, seed=seed):
-        # Shards are read forward, the shuffle is made in memory.
-        places = torch.from_numpy(np.argsort(np.argsort(rows)))
+        # Shards are read forward; the shuffle is made by taking batches out of order.
         ordered = np.sort(rows)
-        buffer = {site: store[site][ordered][places] for site in sites}
-        if left is not None:
-            buffer = {site: torch.cat([left[site], buffer[site]]) for site in sites}
-        whole = len(buffer[sites[0]]) // batch_rows * batch_rows
-        for start in range(0, whole, batch_rows):
-            yield {site: buffer[site][start : start + batch_rows].float() for site in sites}
-        left = {site: buffer[site][whole:] for site in sites}
-    if left is not None and len(left[sites[0]]):
-        yield {site: rows.float() for site, rows in left.items()}
+        places = torch.from_numpy(np.searchsorted(ordered, rows))
+        buffer = {site: store[site][ordered] for site in sites}
+        begun = len(left[sites[0]]) if left else 0
+        start = 0
+        while start + batch_rows - begun <= len(rows):
+            taken = places[start : start + batch_rows - begun]
+            batch = {site: buffer[site][taken].float() for site in sites}
+            yield {s: torch.cat([left[s], x]) for s, x in batch.items()} if begun else batch
+            start, begun = start + len(taken), 0
+        rest = {site: buffer[site][places[start:]].float() for site in sites}
+        left = {s: torch.cat([left[s], x]) for s, x in rest.items()} if begun else rest
+        # Before the next is read: two would be held otherwise.
+        del buffer
+    if left and len(left[sites[0]]):
+        yield left
 
 
 def shuffled_rows(
