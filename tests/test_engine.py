@@ -55,6 +55,12 @@ RULES = [
 GRID = [condition(i, rule) for i in INTERVENTIONS for rule in RULES]
 
 
+@dataclasses.dataclass(frozen=True)
+class Failing:
+    def edit(self, hidden):
+        raise RuntimeError("in the middle of a pass")
+
+
 def assert_as_naive(model, conditions, **settings):
     done = generate(model, PROMPTS, conditions, Decoding(STEPS), **settings)
     assert len(done) == len(conditions) * len(PROMPTS)
@@ -147,11 +153,26 @@ def test_the_model_is_bit_equal_afterwards(family):
     ids, mask = model.pad(PROMPTS)
     logits = model.hf(ids, attention_mask=mask).logits
     generate(model, PROMPTS, GRID[:3], Decoding(2))
-    with pytest.raises(ValueError, match="never fired"):
-        generate(model, PROMPTS, [condition(Add(vector(1)), "generated")], Decoding(1))
+    with pytest.raises(RuntimeError, match="in the middle of a pass"):
+        generate(model, PROMPTS, [condition(Failing(), "all")], Decoding(2))
     after = model.hf.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert torch.equal(model.hf(ids, attention_mask=mask).logits, logits)
+
+
+def test_generated_tokens_that_no_pass_is_fed_are_refused_before_the_model_runs(monkeypatch):
+    model, edited = tiny("llama"), condition(Add(vector(1)), "generated")
+    monkeypatch.setattr(model.hf, "forward", None)
+    refused = pytest.raises(ValueError, match="no sequence has positions 'generated'")
+    with refused:
+        generate(model, PROMPTS, [edited], Decoding(1))
+    with refused:
+        score_last(model, PROMPTS, [edited], lambda x, _: x, batch_tokens=100)
+
+
+def test_no_condition_is_refused():
+    with pytest.raises(ValueError, match="no condition to run"):
+        generate(tiny("llama"), PROMPTS, [])
 
 
 @pytest.mark.parametrize("rule", [(12,), (-11,), Places("answer", [(), (12,), (9,)])])

@@ -28,8 +28,8 @@ class Chunk:
 _WAVES = 4
 """Rows of a chunk for each that runs at a time: enough to enter, and little to lose."""
 
-_SHARE = 4
-"""A block has this part of the tokens at a time, so that many conditions share its clean run."""
+_CONDITIONS = 4
+"""A block is as small as lets this many conditions of it run at a time, to share its clean run."""
 
 
 def plan(
@@ -40,16 +40,20 @@ def plan(
     new_tokens: int = 0,
     repeats: int = 1,
 ) -> list[Chunk]:
-    """Pack conditions x prompts x repeats into chunks that hold `batch_tokens` tokens at a time.
+    """Pack conditions x prompts x repeats into chunks whose rows hold `batch_tokens` at a time.
 
     Prompts are taken in order of length. A row counts as the longest sequence of its block,
-    `new_tokens` included; a single row over the budget runs alone.
+    `new_tokens` included; a single row over the budget runs alone. The keys and values of a block's
+    clean run, which its conditions share, come on top: a quarter of that at most where there are
+    four conditions or more.
 
     Raises:
-        ValueError: `batch_tokens` below 1.
+        ValueError: `batch_tokens` below 1, or no condition.
     """
+    if n_conditions < 1:
+        raise ValueError("there is no condition to run; an unedited one is `Condition()`")
     chunks: list[Chunk] = []
-    share = batch_tokens // min(_SHARE, n_conditions) or batch_tokens
+    share = batch_tokens // min(_CONDITIONS, n_conditions) or batch_tokens
     for block in blocks(lengths, share, new_tokens=new_tokens, repeats=repeats):
         slots = max(1, batch_tokens // (max(lengths[p] for p in block) + new_tokens))
         group = max(1, _WAVES * slots // (len(block) * repeats))

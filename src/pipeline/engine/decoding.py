@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+_NOISE = 2**24
+"""Noise that exists at a time: 0.1 GB for each of the few tensors of 64 bits it is made with."""
+
 _ODD = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number: 2^64 / golden ratio
 
 
@@ -72,7 +75,9 @@ def choose(
         probability = scaled.softmax(-1)
         least = least_kept(probability, decoding.top_p)
         scaled = scaled.masked_fill(probability < least, -torch.inf)
-    return (scaled + gumbel(keys, steps, scaled.shape[-1])).argmax(-1)
+    at_once = max(1, _NOISE // scaled.shape[-1])
+    parts = zip(*(x.split(at_once) for x in (scaled, keys, steps.expand(len(keys)))), strict=True)
+    return torch.cat([(s + gumbel(k, n, s.shape[-1])).argmax(-1) for s, k, n in parts])
 
 
 def least_kept(

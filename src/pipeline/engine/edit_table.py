@@ -94,7 +94,7 @@ class EditTable:
 
     def set_positions(self, absolute: Int[Tensor, "rows pos"]) -> None:
         """Say where in their sequences the tokens of the coming forward pass stand; pads are -1."""
-        masks: dict[tuple[Positions, int], Tensor] = {}
+        masks: dict[tuple[Positions, int], tuple[Tensor | None, bool]] = {}
         self._active = defaultdict(list)
         for site, groups in self._groups.items():
             for group in groups:
@@ -102,14 +102,15 @@ class EditTable:
                 key = (group.rule, id(group.rows))
                 if key not in masks:
                     rows = group.rows.to(absolute.device)
-                    mask = position_mask(
+                    named = position_mask(
                         group.rule, absolute[rows], self._lengths[rows], self._prompts[rows]
                     )
-                    masks[key] = mask.to(group.rows.device)
-                mask = masks[key]
-                if bool(mask.any()):
-                    whole = bool(mask.all())
-                    self._active[site].append((group, None if whole else mask[..., None]))
+                    # Asked once for all sites: each answer waits for the device.
+                    mask = None if bool(named.all()) else named.to(group.rows.device)[..., None]
+                    masks[key] = (mask, bool(named.any()))
+                mask, touched = masks[key]
+                if touched:
+                    self._active[site].append((group, mask))
 
     @property
     def visits(self) -> dict[Site, Visit]:

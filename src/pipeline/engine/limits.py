@@ -23,7 +23,7 @@ def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: i
 def check_listed(
     conditions: Sequence[Condition], ends: Sequence[int], lengths: Sequence[int]
 ) -> None:
-    """Fail if an edit's listed positions are in none of the run's sequences.
+    """Fail if no sequence of the run has a position that an edit names.
 
     Args:
         conditions: what will run on every prompt.
@@ -40,6 +40,8 @@ def check_listed(
                 listed: Sequence[tuple[int, ...]] = rule.of
             elif isinstance(rule, tuple):
                 listed = [rule] * len(ends)
+            elif rule == "generated":
+                listed = [(end,) for end in ends]
             else:
                 continue
             named = (

@@ -92,6 +92,8 @@ def _run(
     batch_tokens: int,
     text: bool = False,
 ) -> Tensor:
+    if not conditions or not prompts:
+        raise ValueError(f"{len(conditions)} conditions of {len(prompts)} prompts: nothing to run")
     check_context(model, prompts)
     lengths = [len(prompt) for prompt in prompts]
     check_listed(conditions, [1] * len(prompts) if text else lengths, lengths)

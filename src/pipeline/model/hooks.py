@@ -79,9 +79,7 @@ def read(
 
     visits = {site: visit(site) for site in ordered}
     with torch.inference_mode(), visiting(model, visits), suppress(_DeepEnough):
-        model.decoder(
-            ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
-        )
+        model.decoder(ids, attention_mask=mask, position_ids=positions(mask), use_cache=False)
     return found
 
 
