@@ -75,7 +75,7 @@ def _ratio_axis(axes: Axes) -> None:
 
 
 def _sentences(measured: dict[str, Any]) -> list[str]:
-    machines = {_machine(found["machine"]) for found in measured.values()}
+    machines = {_machine(found) for found in measured.values()}
     rounds = sorted({found["rounds"] for found in measured.values()})
     parts = {share for found in measured.values() for share in found["done"].values()}
     small = [name for name, found in measured.items() if found["size"] != "full"]
@@ -93,4 +93,7 @@ def _shares(shares: set[float]) -> str:
 
 
 def _machine(found: dict[str, Any]) -> str:
-    return f"{found['gpu'] or found['processor']}, threads: {found['threads']}"
+    machine = found["machine"]
+    if found["device"] != "cpu":
+        return str(machine["gpu"])
+    return f"{machine['processor']}, threads: {machine['threads']}"

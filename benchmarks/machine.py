@@ -1,6 +1,7 @@
 """What the numbers were measured on."""
 
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ PACKAGES = [
     "transformer-lens",
     "nnsight",
     "pyvene",
+    "sae-lens",
+    "eai-sparsify",
 ]
 
 
@@ -34,6 +37,13 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "versions": {package: _version(package) for package in PACKAGES},
     }
+
+
+def commit() -> str:
+    """What is measured: the commit, and whether files differ from it."""
+    here = Path(__file__).parent
+    told = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    return subprocess.run(told, cwd=here, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _version(package: str) -> str | None:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--readme", type=Path, default=README)
     asked = parser.parse_args(arguments)
     results = json.loads(asked.results.read_text())
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    provenance = {"commit": commit.stdout.strip(), "results": sha256(asked.results)}
+    commits = sorted({found["commit"] for found in results.values()})
+    provenance = {"commit": ", ".join(commits), "results": sha256(asked.results)}
     save(figure(results), asked.figure, provenance)
     asked.readme.write_text(with_table(asked.readme.read_text(), table(results)))
 
@@ -60,7 +57,16 @@ def table(results: dict[str, Any]) -> str:
         for reason in found["not_measured"]
     ]
     unmeasured = "\nNot measured:\n\n" + "".join(missing) if missing else ""
-    return HEAD + "".join(rows) + unmeasured
+    return HEAD + "".join(rows) + unmeasured + _provenance(results)
+
+
+def _provenance(results: dict[str, Any]) -> str:
+    """Which works were measured at which commit: all at one, unless some were measured again."""
+    works: dict[str, list[str]] = {}
+    for name, found in results.items():
+        works.setdefault(found["commit"], []).append(name)
+    told = [f"{', '.join(names)} at commit {commit[:12]}" for commit, names in works.items()]
+    return f"\nMeasured: {'; '.join(told)}.\n"
 
 
 def _rows(name: str, found: dict[str, Any]) -> Iterator[str]:

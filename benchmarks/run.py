@@ -13,11 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 from benchmarks import memory
 from benchmarks.arithmetic import rates
-from benchmarks.machine import machine
+from benchmarks.machine import commit, machine
 from benchmarks.shapes import SIZES
 from benchmarks.work import NotMeasurable, Work
 from benchmarks.works import WORKS
@@ -38,11 +39,20 @@ def main(arguments: list[str] | None = None) -> None:
         if name not in WORKS:
             parser.error(f"no work {name!r}; valid: {', '.join(WORKS)}")
     results = json.loads(asked.results.read_text()) if asked.results.exists() else {}
+    told = {"size": asked.size, "rounds": asked.rounds, "commit": commit(), "machine": machine()}
+    unlike = []
     for name in asked.works or WORKS:
-        found = measured(name, asked.size, asked.rounds, with_memory=not asked.no_memory)
-        results[name] = {"size": asked.size, "rounds": asked.rounds, "machine": machine(), **found}
+        try:
+            found = measured(name, asked.size, asked.rounds, with_memory=not asked.no_memory)
+        except ValueError as error:
+            # The other works are measured all the same; this one keeps no older figures.
+            found = {"what": name, "not_measured": [str(error)]}
+            unlike.append(f"{name}: {error}")
+        results[name] = told | found
         asked.results.write_text(json.dumps(results, indent=1) + "\n")
         _show(name, found)
+    if unlike:
+        sys.exit("error: " + "; ".join(unlike))
 
 
 def measured(name: str, size: str, rounds: int, *, with_memory: bool) -> dict[str, Any]:
@@ -55,7 +65,12 @@ def measured(name: str, size: str, rounds: int, *, with_memory: bool) -> dict[st
         found = measure(work, rounds)
     if with_memory:
         # After the folder is gone: each of these processes writes what it reads.
-        found["resident_bytes"] = {side: memory.peak(name, side, size) for side in work.sides}
+        found["resident_bytes"] = {}
+        for side in found["seconds"]:
+            try:
+                found["resident_bytes"][side] = memory.peak(name, side, size)
+            except CalledProcessError as error:
+                found["not_measured"].append(f"{side}: memory; the process ended: {error}")
     return found
 
 
@@ -65,21 +80,31 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
     Raises:
         ValueError: a side's output is not ours.
     """
-    ours, *others = work.sides
-    outputs = {side: run() for side, run in work.sides.items()}
-    output = outputs[ours]
-    for side in others:
-        work.same(side, output, outputs[side])
-    scores = {s: work.score(made) for s, made in outputs.items()} if work.score else {}
-    del outputs
-    times: dict[str, list[float]] = {side: [] for side in work.sides}
+    (ours, run_ours), *others = work.sides.items()
+    output = run_ours()
+    scores = {ours: work.score(output)} if work.score else {}
+    sides, missing = {ours: run_ours}, list(work.missing)
+    for side, run in others:
+        try:
+            made = run()
+        # A library that fails does not end the benchmark.
+        except Exception as error:
+            missing.append(f"{side}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            continue
+        work.same(side, output, made)
+        if work.score:
+            scores[side] = work.score(made)
+        sides[side] = run
+        del made
+    times: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(rounds):
-        for side, run in work.sides.items():
+        for side, run in sides.items():
             work.prepare()
             times[side].append(_timed(run) / work.done.get(side, 1.0))
     ratios = {
         side: [theirs / own for theirs, own in zip(times[side], times[ours], strict=True)]
-        for side in others
+        for side in sides
+        if side != ours
     }
     return {
         "what": work.what,
@@ -89,7 +114,8 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
         "seconds": {side: _spread(seconds) for side, seconds in times.items()},
         "ratios": {side: _spread(values) for side, values in ratios.items()},
         "scores": scores,
-        "not_measured": work.missing,
+        "not_measured": missing,
+        "device": work.device,
     }
 
 

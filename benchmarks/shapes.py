@@ -91,7 +91,7 @@ SIZES = {
         autoencoder=Autoencoder(2**17, 256, 128, 512, k=8, planted=128),
     ),
     "full": Size(
-        # 45 million parameters.
+        # 44 million parameters.
         model=Shape(8_000, 512, 1408, 12),
         # 0.6 billion; 0.36 without the embedding and the head.
         wide=Shape(151_936, 896, 4864, 24, heads=14, kv_heads=2),

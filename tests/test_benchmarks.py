@@ -8,7 +8,7 @@ import pytest
 from benchmarks import memory, report, run
 from benchmarks.arithmetic import Need, Rates, decoding_need
 from benchmarks.shapes import SIZES, random_model
-from benchmarks.work import alike, near
+from benchmarks.work import Work, alike, near
 from benchmarks.works import WORKS
 
 
@@ -62,6 +62,37 @@ def test_a_work_that_the_machine_cannot_do_says_what_it_needs(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     found = run.measured("generation_gpu", "full", 1, with_memory=False)
     assert found["not_measured"] == ["needs a CUDA GPU with 40 GB of free memory: none here"]
+
+
+def work(**others) -> Work:
+    def equal(side, expected, found):
+        if found != expected:
+            raise ValueError(f"{side}: {found} instead of {expected}")
+
+    sides = {"actsweep": lambda: 1, **others}
+    return Work("a number", sides, equal, lambda _: Need(flop=1, bytes=1))
+
+
+def test_a_library_that_fails_is_said_to_be_missing_and_the_others_are_measured():
+    def fails():
+        raise RuntimeError("no such\nkernel")
+
+    found = run.measure(work(broken=fails, other=lambda: 1), rounds=2)
+    assert found["ratios"].keys() == {"other"}
+    assert found["not_measured"] == ["broken: RuntimeError: no such kernel"]
+
+
+def test_other_outputs_fail_the_benchmark_and_leave_no_figures(monkeypatch, tmp_path):
+    wrong = {"wrong": lambda *_: work(wrong=lambda: 2), "right": lambda *_: work(same=lambda: 1)}
+    monkeypatch.setattr(run, "WORKS", wrong)
+    path = tmp_path / "results.json"
+    with pytest.raises(SystemExit, match="wrong: wrong: 2 instead of 1"):
+        run.main(["--size", "tiny", "--rounds", "1", "--no-memory", "--results", str(path)])
+    results = json.loads(path.read_text())
+    assert results["wrong"]["not_measured"] == ["wrong: 2 instead of 1"]
+    assert "ratios" not in results["wrong"]
+    assert results["right"]["ratios"].keys() == {"same"}
+    assert all(len(found["commit"]) >= 40 for found in results.values())
 
 
 def test_other_outputs_are_told():

@@ -1,5 +1,6 @@
-"""Collecting and adding interventions by pyvene."""
+"""Collecting and adding interventions by pyvene; its wrapped model is kept from batch to batch."""
 
+import functools
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +11,21 @@ from pipeline.model.loading import LanguageModel
 
 def residuals(model: LanguageModel, ids: Tensor, mask: Tensor) -> list[Tensor]:
     """Each block's output at the last token [batch, d_model]."""
+    collecting = _collecting(model)
+    (_, found), _ = collecting(inputs(ids, mask), unit_locations={"base": ids.shape[1] - 1})
+    return [value.squeeze(1) for value in found]
+
+
+def logits(model: LanguageModel, ids: Tensor, mask: Tensor, steered: Steered, rule: str) -> Tensor:
+    """Logits after the last token [batch, vocab]."""
+    at: dict[str, Any] = {"all": None, "last": {"base": ids.shape[1] - 1}}
+    given = {**inputs(ids, mask), "logits_to_keep": 1}
+    _, out = _adding(model, *steered)(given, unit_locations=at[rule])
+    return out.logits[:, -1]
+
+
+@functools.lru_cache(maxsize=1)
+def _collecting(model: LanguageModel) -> Any:
     import pyvene
 
     at = [
@@ -20,17 +36,14 @@ def residuals(model: LanguageModel, ids: Tensor, mask: Tensor) -> list[Tensor]:
         }
         for layer in range(model.n_layers)
     ]
-    collecting = pyvene.IntervenableModel(at, model.hf)
-    (_, found), _ = collecting(inputs(ids, mask), unit_locations={"base": ids.shape[1] - 1})
-    return [value.squeeze(1) for value in found]
+    return pyvene.IntervenableModel(at, model.hf)
 
 
-def logits(model: LanguageModel, ids: Tensor, mask: Tensor, steered: Steered, rule: str) -> Tensor:
-    """Logits after the last token [batch, vocab]."""
+@functools.lru_cache(maxsize=1)
+def _adding(model: LanguageModel, layer: int, vector: Tensor) -> Any:
     import pyvene
 
-    layer, vector = steered
-    adding = pyvene.IntervenableModel(
+    return pyvene.IntervenableModel(
         {
             "layer": layer,
             "component": "block_output",
@@ -39,6 +52,3 @@ def logits(model: LanguageModel, ids: Tensor, mask: Tensor, steered: Steered, ru
         },
         model.hf,
     )
-    at: dict[str, Any] = {"all": None, "last": {"base": ids.shape[1] - 1}}
-    _, out = adding({**inputs(ids, mask), "logits_to_keep": 1}, unit_locations=at[rule])
-    return out.logits[:, -1]
