@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figure import figure
-from benchmarks.run import RESULTS
+from benchmarks.run import HALF, RESULTS
 from pipeline.scratch import sha256
 from pipeline.views.panels import save
 
@@ -82,6 +82,9 @@ def _rows(name: str, found: dict[str, Any]) -> Iterator[str]:
             "" if ratio else f"{found['ceiling']['share_reached']:.0%}",
         ]
         yield f"| {' | '.join(cells)} |\n"
+    if half := found.get("resident_bytes", {}).get(HALF):
+        peaks = " | ".join(_gigabytes(half, kind) for kind in ("anonymous", "file"))
+        yield f"| {name} | {HALF} | | | {peaks} | |\n"
 
 
 def _gigabytes(memory: dict[str, dict[str, int]] | None, kind: str) -> str:

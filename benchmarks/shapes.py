@@ -1,7 +1,7 @@
 """The models and prompts that are measured: random weights, random tokens."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tokenizers
 import torch
@@ -120,6 +120,19 @@ SIZES = {
         autoencoder=Autoencoder(2**18, 1024, 512, 4096, k=32, planted=1024),
     ),
 }
+
+
+# Against "full" it shows whether memory grows with the number of samples.
+SIZES["half"] = replace(
+    SIZES["full"],
+    collected=250,
+    collected_wide=50,
+    scored=32,
+    completed=8,
+    few=2,
+    rows=2**21,
+    autoencoder=replace(SIZES["full"].autoencoder, rows=2**17),
+)
 
 
 # One at a time: the wide one and its peers' copies take most of a small machine.
