@@ -30,7 +30,7 @@ CONDITIONS = [
     *(
         edits(((layer, "resid_pre"), Add(vector(layer)), rule))
         for layer in range(LAYERS)
-        for rule in ("all", "last", (-3, -1), (1,), OWN)
+        for rule in ("all", "after_first", "last", (-3, -1), (1,), OWN)
     ),
     edits(
         ((2, "resid_post"), Replace(vector(7)), (-2,)), ((1, "resid_pre"), Add(vector(8)), "last")
