@@ -1,5 +1,6 @@
 """Training finds planted features, and what is said of an autoencoder is so."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from pipeline.methods import sae_training
 from pipeline.methods.sae import Provenance, SparseAutoencoder
 from pipeline.methods.sae_quality import held_out, losses_recovered, quality
 from pipeline.methods.sae_training import Recipe, train
+from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.store import ActivationStore, Fingerprint, SiteRows
 from pipeline.store_writer import StoreWriter
@@ -285,16 +287,32 @@ def mirror(scale: float) -> SparseAutoencoder:
     )
 
 
+def with_logits(factor: float) -> LanguageModel:
+    """A tiny model whose logits are multiplied."""
+    model = tiny("llama")
+    hf = copy.deepcopy(model.hf)
+    hf.lm_head.register_forward_hook(lambda module, args, out: factor * out)
+    return LanguageModel(hf, model.tokenizer, name=model.name)
+
+
 def test_loss_recovered_is_1_for_an_exact_and_0_for_an_empty_autoencoder():
-    model, texts = tiny("llama"), random_prompts(6)
+    model, texts = with_logits(20.0), random_prompts(6)
     exact, empty = losses_recovered(model, [mirror(1.0), mirror(0.0)], texts, batch_tokens=100)
     assert exact.recovered == pytest.approx(1, abs=1e-4)
     assert empty.recovered == pytest.approx(0, abs=1e-4)
-    assert abs(exact.clean - exact.zeroed) > 0.005
+    assert abs(exact.clean - exact.zeroed) > 0.05
+
+
+def test_where_zeroing_changes_little_there_is_no_share_recovered():
+    model, texts = with_logits(0.1), random_prompts(6)
+    (found,) = losses_recovered(model, [mirror(0.5)], texts, batch_tokens=100)
+    assert 0 < abs(found.zeroed - found.clean) < 0.05
+    assert math.isnan(found.recovered)
+    assert math.isfinite(found.reconstructed)
 
 
 def test_losses_are_those_of_one_text_at_a_time():
-    model, texts, sae = tiny("llama"), random_prompts(6), mirror(0.6)
+    model, texts, sae = with_logits(20.0), random_prompts(6), mirror(0.6)
     losses, site = {}, Site.parse(sae.provenance.site)
     for name, factor in (("clean", 1.0), ("reconstructed", 0.6), ("zeroed", 0.0)):
 
