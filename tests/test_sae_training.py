@@ -232,6 +232,28 @@ def test_dead_features_begin_anew(kind, steps):
     assert scores[50] >= 0.9 * FEATURES / 2
 
 
+@pytest.mark.parametrize(
+    ("steps", "every", "looks"),
+    [
+        (40, None, [10, 20, 30]),
+        (3, None, [1, 2]),
+        (2200, None, [500, 1000, 1500]),
+        (40, 15, [15, 30]),
+    ],
+)
+def test_dead_features_are_looked_for_in_short_trainings_too(monkeypatch, steps, every, looks):
+    """Every quarter, at most 500 steps apart, but for the last fifth; or as the recipe says."""
+    seen = []
+    monkeypatch.setattr(
+        sae_training._Learner, "_revive", lambda learner, error: seen.append(learner._done)
+    )
+    x = planted(SITES[0])[2][:8]
+    learner = sae_training._Learner(replace(TOPK, revive_every=every), x, steps=steps, seed=0)
+    for _ in range(steps):
+        learner.step(x)
+    assert seen == looks
+
+
 @pytest.mark.parametrize(("kind", "passes"), [("l1", 2), ("jumprelu", 5)])
 def test_a_larger_sparsity_weight_leaves_fewer_active(store, kept, kind, passes):
     """Of thresholds, a step moves the logarithm by the learning rate: they need more of them."""
@@ -251,6 +273,8 @@ def test_wrong_recipes_are_named(store, kept):
         Recipe(SITES[0], "topk", 8, k=9)
     with pytest.raises(ValueError, match=r"sparsity 0\.0 of l1"):
         Recipe(SITES[0], "l1", 8)
+    with pytest.raises(ValueError, match="revive_every 0 is less than 1"):
+        replace(TOPK, revive_every=0)
     with pytest.raises(ValueError, match=r"'blocks\.9\.z' is not in"):
         train(store, [replace(TOPK, site="blocks.9.z")], kept)
     with pytest.raises(ValueError, match="nothing to train"):
