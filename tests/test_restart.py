@@ -94,10 +94,11 @@ def test_conditions_that_start_with_the_model_need_no_clean_run():
 def test_a_start_is_the_first_layer_and_column_that_is_touched():
     width = max(map(len, PROMPTS))
     generated = edits(((0, "resid_pre"), Add(vector(1)), "generated"))
-    found = Prefix(tiny("llama"), PROMPTS, range(5), [*CONDITIONS[:5], *CONDITIONS[-2:], generated])
+    found = Prefix(tiny("llama"), PROMPTS, range(5), [*CONDITIONS[:6], *CONDITIONS[-2:], generated])
     assert found.starts == [
         (LAYERS, width),
         (0, 0),
+        (0, 1),
         (0, width - 1),
         (0, width - 3),
         (0, 1),
