@@ -37,11 +37,16 @@ SECTIONS = ("autoencoders", "model", "sweep", "vectors")
 
 
 def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
-    """Complete the recorded lists' prompts anew under every ablation, and under what is beside."""
+    """Complete the recorded lists' prompts anew under every ablation, and under what is beside.
+
+    Of lists that have an end: see `list_ends`.
+    """
     section = study.autoencoders
     assert section is not None
     model = load_model(study.model)
-    lists = recorded_lists(study, folder)
+    recorded = recorded_lists(study, folder)
+    ends = list_ends(model.tokenizer, recorded)
+    lists = recorded.loc[ends.index].reset_index(drop=True)
     features = pd.read_parquet(folder / "attributions" / "features.parquet")
     chosen = pd.read_csv(folder / "attributions" / "chosen.csv")
     conditions = [
@@ -49,7 +54,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         *ablations(
             feature_sets(features, chosen, draws=section.random, seed=section.seed),
             {s: load_sae(folder / "autoencoders" / f"{s}.safetensors") for s in section.all_sites},
-            list_ends(model.tokenizer, lists),
+            ends.tolist(),
         ),
         *_steered(study, model, lists, folder),
     ]
@@ -77,7 +82,14 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         ]
         table = pd.concat(tables, ignore_index=True)
         table.to_parquet(work / "ablations.parquet")
-    tracked.summary({"conditions": table["condition"].nunique(), "completions": len(table)})
+    tracked.summary(
+        {
+            "conditions": table["condition"].nunique(),
+            "completions": len(table),
+            "lists": len(lists),
+            "lists without an end": len(recorded) - len(lists),
+        }
+    )
 
 
 def _steered(

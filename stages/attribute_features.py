@@ -32,7 +32,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     model = load_model(study.model)
     lists = recorded_lists(study, folder)
     ends = list_ends(model.tokenizer, lists)
-    prompts = [own[: end + 1] for own, end in zip(lists["whole"], ends, strict=True)]
+    prompts = [lists.at[number, "whole"][: end + 1] for number, end in ends.items()]
     blank, line_break = single_tokens(model.tokenizer, [section.blank, section.line_break])
 
     def measure(logits: Tensor, _: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         model, prompts, autoencoders, measure, top=KEPT, batch_tokens=study.model.batch_tokens
     )
     features = found.features.assign(
-        from_end=found.features["position"] - found.features["prompt"].map(dict(enumerate(ends)))
+        from_end=found.features["position"] - ends.to_numpy()[found.features["prompt"]]
     )
     check = partial(
         check_by_ablation,
@@ -56,20 +56,25 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         batch_tokens=study.model.batch_tokens,
     )
     checks = [check(sae, attribution=features) for sae in autoencoders]
+    chosen = strongest(features, len(prompts), section.top)
+    checked = pd.concat([one.table for one in checks], ignore_index=True)
+
+    def numbered(table: pd.DataFrame) -> pd.DataFrame:
+        """In tables a prompt goes by its number among all lists, those left out too."""
+        return table.assign(prompt=ends.index.to_numpy()[table["prompt"]])
+
     with scratch(folder / "attributions", key, root=ROOT) as work:
         made = work / "attributions"
         made.mkdir(exist_ok=True)
-        features.to_parquet(made / "features.parquet")
-        found.errors.to_parquet(made / "errors.parquet")
-        found.totals.to_parquet(made / "totals.parquet")
-        pd.concat([one.table for one in checks], ignore_index=True).to_parquet(
-            made / "checked.parquet"
-        )
-        chosen = strongest(features, len(prompts), section.top)
+        numbered(features).to_parquet(made / "features.parquet")
+        numbered(found.errors).to_parquet(made / "errors.parquet")
+        numbered(found.totals).to_parquet(made / "totals.parquet")
+        numbered(checked).to_parquet(made / "checked.parquet")
         chosen.to_csv(made / "chosen.csv", index=False)
     tracked.table("chosen", chosen)
     tracked.summary(
-        {
+        {"lists": len(ends), "lists without an end": len(lists) - len(ends)}
+        | {
             f"rank correlation/{s}": one.rank
             for s, one in zip(section.all_sites, checks, strict=True)
         }

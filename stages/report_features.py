@@ -111,7 +111,10 @@ def _tables(
     known = ablated.drop_duplicates("condition")[[*names, "layer", "positions"]]
     changes = changes.merge(known, on="condition", validate="many_to_one")
     of_sites = changes["arm"].isin(study.autoencoders.all_sites)
-    others = lists[lists["label"] != study.autoencoders.label]
+    # A topic all of whose own lists were cut off is in no ablation.
+    others = lists[
+        (lists["label"] != study.autoencoders.label) & lists["topic"].isin(ablated["topic"])
+    ]
     written = pd.concat(
         [
             ablated[ablated["condition"] == base].assign(name="base"),

@@ -72,11 +72,12 @@ def _read_texts(
     """
     if texts.empty:
         return pd.DataFrame({"condition": []})
+    anywhere = ("none", "all", "after_first", "generated")
     conditions = [
         condition
         for part in sweep
         for condition in part.conditions
-        if compared(condition, settings) and condition.positions in ("none", "all", "generated")
+        if compared(condition, settings) and condition.positions in anywhere
     ]
     losses = cross_entropy(
         model, texts["tokens"].tolist(), conditions, batch_tokens=study.model.batch_tokens

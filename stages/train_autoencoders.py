@@ -26,7 +26,7 @@ SECTIONS = ("autoencoders", "model")
 def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Train at all sites in one pass over topics that are not of the test split; measure on it.
 
-    Autoencoders that are ready are measured beside them.
+    Special tokens are in neither. Autoencoders that are ready are measured beside them.
     """
     section = study.autoencoders
     assert section is not None
@@ -35,13 +35,14 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     held_out = prompts.loc[prompts["split"] == "test", "sample"]
     unseen = store.rows["sample"].isin(held_out).to_numpy()
     model = load_model(study.model)
+    ordinary = ~store.rows["token"].isin(model.tokenizer.all_special_ids).to_numpy()
     found = {site: sae.pinned(model) for site, sae in from_files(section, model).items()}
     wanted = recipes(section)
     if wanted:
         trained = train(
             store,
             list(wanted.values()),
-            ~unseen,
+            ~unseen & ordinary,
             passes=section.passes,
             seed=section.seed,
             device=str(model.device),
@@ -59,7 +60,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         for (name, sae), recovered in zip(found.items(), lost, strict=True):
             save_sae(made / f"{name}.safetensors", sae)
             about = {"site": sae.provenance.site, "kind": sae.kind, "n_features": sae.n_features}
-            measured = asdict(quality(sae, store, unseen))
+            measured = asdict(quality(sae, store, unseen & ordinary))
             rows.append({**about, **measured, **asdict(recovered)})
         table = pd.DataFrame(rows)
         table.to_csv(made / "quality.csv", index=False)

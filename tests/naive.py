@@ -52,6 +52,8 @@ def _hook(model, edit, prompt_length, number):
     def positions(length):
         if edit.positions == "all":
             return range(length)
+        if edit.positions == "after_first":
+            return range(1, length)
         if edit.positions == "last":
             return [prompt_length - 1]
         if edit.positions == "generated":

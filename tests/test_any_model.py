@@ -51,7 +51,7 @@ def test_a_study_runs_whole_on_a_family(family, template, rules, settings, rows_
     losses = pd.read_parquet(output / "text_losses.parquet")
     if family == "neox":
         assert {"none", "project_out"} <= set(losses["intervention"]) <= kinds - {"add"}
-        assert set(losses["positions"]) <= {"none", "all", "generated"}
+        assert set(losses["positions"]) <= {"none", "all", "after_first", "generated"}
     said = {
         "gemma2": "",
         "gpt2": "the tokenizer has no chat template: prompts are the instruction and a newline",

@@ -70,12 +70,16 @@ def test_features_error_and_bias_add_up_to_gradient_times_activation():
         x, gradient, metric = hooks.differentiate(
             model, [SITE], ids, torch.ones_like(ids), lambda logits: difference(logits, logits)
         )
-        bias = float(-(sae.decoder_bias * gradient[SITE]).sum())
+        # All of it without the first token.
+        x, gradient = x[SITE][:, 1:], gradient[SITE][:, 1:]
+        bias = float(-(sae.decoder_bias * gradient).sum())
         total = found.totals.set_index("prompt").loc[number]
-        errors = found.errors.loc[found.errors["prompt"] == number, "attribution"]
-        assert len(errors) == len(prompt)
-        expected = float(-(x[SITE] * gradient[SITE]).sum())
-        assert total["attribution"] + errors.sum() + bias == pytest.approx(expected, abs=1e-4)
+        errors = found.errors[found.errors["prompt"] == number]
+        assert sorted(errors["position"]) == list(range(1, len(prompt)))
+        expected = float(-(x * gradient).sum())
+        assert total["attribution"] + errors["attribution"].sum() + bias == pytest.approx(
+            expected, abs=1e-4
+        )
         assert total["metric"] == pytest.approx(float(metric), abs=1e-5)
 
 
@@ -131,10 +135,21 @@ def test_the_largest_are_kept_and_only_active_ones():
         largest = own["attribution"].abs().nlargest(5).tolist()
         kept = few.loc[few["prompt"] == prompt, "attribution"].abs().tolist()
         assert kept == pytest.approx(largest, rel=1e-4)
-        assert own["position"].max() < len(PROMPTS[prompt])
+        assert own["position"].between(1, len(PROMPTS[prompt]) - 1).all()
     sums = everything.groupby("prompt")["attribution"].sum()
     totals = run(model, sae).totals.set_index("prompt")["attribution"]
     assert sums.tolist() == pytest.approx(totals.tolist(), abs=1e-3)
+
+
+def test_after_the_last_block_only_the_last_position_is_attributed_anything():
+    """No other has a gradient there; 0 is no attribution, however many are asked for."""
+    prompts, site = [p for p in PROMPTS if len(p) > 2], Site(LAYERS - 1, "resid_post")
+    sae = autoencoder("l1", site=site)
+    found = attribute(tiny("llama"), prompts, [sae], difference, top=10**6, batch_tokens=60)
+    assert set(found.features["prompt"]) == set(range(len(prompts)))
+    assert (found.features["attribution"] != 0).all()
+    lengths = found.features["prompt"].map(lambda p: len(prompts[p]))
+    assert (found.features["position"] == lengths - 1).all()
 
 
 def test_the_check_would_catch_a_wrong_attribution():

@@ -82,7 +82,9 @@ def test_completions_under_ablations_are_those_of_the_model_one_by_one(
     study = load_study(output / "config.yaml")
     model = load_model(study.model)
     lists = recorded_lists(study, output)
-    ends = dict(zip(lists["sample"], list_ends(model.tokenizer, lists), strict=True))
+    found = list_ends(model.tokenizer, lists)
+    lists = lists.loc[found.index]
+    ends = dict(zip(lists["sample"], found, strict=True))
     table = pd.read_parquet(output / "ablations.parquet")
     base = table[table["arm"] == ""].set_index("sample")["completion"]
     assert base.to_dict() == dict(zip(lists["sample"], lists["completion"], strict=True))
@@ -93,9 +95,9 @@ def test_completions_under_ablations_are_those_of_the_model_one_by_one(
         own = chosen[chosen["site"] == site]
         features = sorted(set(own["feature"]))
         wanted = {
-            ("reconstruct", "none", "all"): lambda end, s=sae: [(Reconstruct(s), "all")],
+            ("reconstruct", "none", "all"): lambda end, s=sae: [(Reconstruct(s), "after_first")],
             ("ablate", "attributed", "firing"): lambda end, s=sae, f=features: [
-                (ablate(s, f), "all")
+                (ablate(s, f), "after_first")
             ],
             ("ablate", "attributed", "recorded"): lambda end, s=sae, o=own: [
                 # Features are read once: those of one position are one edit.
@@ -145,9 +147,9 @@ def test_the_table_is_the_means_of_the_lists(output):
 def test_restricted_sampling_has_no_filler_blank(output):
     table = pd.read_parquet(output / "ablations.parquet")
     restricted = table[table["arm"] == "restricted sampling"]
-    assert len(restricted) == 23
-    assert not restricted["completion"].str.contains(" \n| $", regex=True).any()
     base = table[table["arm"] == ""]
+    assert len(restricted) == len(base) > 15
+    assert not restricted["completion"].str.contains(" \n| $", regex=True).any()
     assert base["completion"].str.contains(" \n| $", regex=True).any()
 
 
@@ -156,11 +158,12 @@ def test_the_metric_of_a_list_is_that_of_its_last_item(project, output, monkeypa
     study = load_study(output / "config.yaml")
     model = load_model(study.model)
     lists = recorded_lists(study, output)
-    end = list_ends(model.tokenizer, lists)[0]
-    logits = naive.logits(model, lists["whole"][0][: end + 1], Condition(), end + 1)[-1]
+    ends = list_ends(model.tokenizer, lists)
+    number, end = ends.index[0], ends.iloc[0]
+    logits = naive.logits(model, lists["whole"][number][: end + 1], Condition(), end + 1)[-1]
     blank, line_break = (model.tokenizer.encode(t, add_special_tokens=False)[0] for t in " \n")
     totals = pd.read_parquet(output / "attributions" / "totals.parquet")
-    metric = totals.loc[totals["prompt"] == 0, "metric"].iloc[0]
+    metric = totals.loc[totals["prompt"] == number, "metric"].iloc[0]
     assert metric == pytest.approx(float(logits[blank] - logits[line_break]), abs=1e-4)
     checked = pd.read_parquet(output / "attributions" / "checked.parquet")
     assert checked.groupby("site").size().tolist() == [5, 5]

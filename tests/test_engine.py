@@ -11,7 +11,7 @@ from transformers import TopPLogitsWarper
 
 from pipeline.engine import chunks
 from pipeline.engine.collection import collect
-from pipeline.engine.conditions import Condition, Edit, Places
+from pipeline.engine.conditions import Condition, Edit, Places, position_mask
 from pipeline.engine.decoding import Decoding, choose, gumbel, least_kept, row_keys
 from pipeline.engine.generation import generate, generate_chunk
 from pipeline.engine.scoring import cross_entropy, score_last
@@ -46,6 +46,7 @@ INTERVENTIONS = [
 ]
 RULES = [
     "all",
+    "after_first",
     "last",
     "generated",
     (0, -2),
@@ -221,13 +222,22 @@ def test_an_edit_of_generated_tokens_may_find_none():
         assert (done.tokens, done.stopped) == ((), "end")
 
 
+def test_the_first_token_is_the_first_behind_the_pads():
+    absolute = torch.tensor([[-1, -1, 0, 1, 2], [0, 1, 2, 3, 4], [-1, -1, -1, -1, 0]])
+    lengths, numbers = torch.tensor([2, 4, 1]), torch.arange(3)
+    mask = position_mask("after_first", absolute, lengths, numbers)
+    assert mask.int().tolist() == [[0, 0, 0, 1, 1], [0, 1, 1, 1, 1], [0, 0, 0, 0, 0]]
+
+
 def test_unknown_layers_sites_and_rules_are_named():
     model = tiny("llama")
     with pytest.raises(ValueError, match=r"no layer 9; valid: 0 to 3"):
         generate(model, PROMPTS, [condition(Add(vector(1)), "all", layers=(9,))])
     with pytest.raises(ValueError, match="'resid_ost'; valid: resid_pre"):
         Site(1, "resid_ost")
-    with pytest.raises(ValueError, match="'first' is unknown; valid: all, last, generated"):
+    with pytest.raises(
+        ValueError, match="'first' is unknown; valid: all, after_first, last, generated"
+    ):
         Edit(Site(0, "resid_pre"), Add(vector(1)), "first")
     with pytest.raises(ValueError, match="no resid_mid"):
         generate(tiny("neox"), PROMPTS, [condition(Add(vector(1)), "all", ("resid_mid",))])

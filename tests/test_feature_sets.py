@@ -62,13 +62,45 @@ def test_sets_are_the_chosen_each_alone_and_random_others():
     assert not [s for s in feature_sets(FEATURES, chosen, draws=0, seed=0) if s.source == "random"]
 
 
+def test_random_features_are_others_active_at_the_same_places():
+    """Beside the chosen (0, 7), (-1, 8) and (-5, 4); nothing else is active at -5, 2 is at -4."""
+    active = {(0, 7): 9, (0, 5): 8, (0, 6): 2, (-1, 8): 9, (-1, 7): 9, (-1, 5): 5, (-1, 3): 1}
+    active |= {(-5, 4): 9, (-4, 2): 1, (-9, 1): 9}
+    features = attributed(
+        [(n, NAME, place, f, 1.0) for (place, f), count in active.items() for n in range(count)]
+    )
+    chosen = pd.DataFrame({"site": NAME, "from_end": [0, -1, -5], "feature": [7, 8, 4]})
+    sets = feature_sets(features, chosen, draws=300, seed=0)
+    drawn_sets = [s.pairs for s in sets if s.source == "random"]
+    assert len(drawn_sets) == 300
+    for (at_end, first), (before, second), third in drawn_sets:
+        assert (at_end, before, third) == (0, -1, (-4, 2))
+        assert first in (5, 6) and second in (5, 3) and first != second
+    # In proportion to samples, 8 of 10 and 5 of 6.
+    assert 0.72 < sum(pairs[0][1] == 5 for pairs in drawn_sets) / 300 < 0.88
+    second = [pairs[1][1] for pairs in drawn_sets if pairs[0][1] == 6]
+    assert 0.6 < second.count(5) / len(second) < 1
+
+
+def test_there_are_fewer_random_features_only_if_no_others_are_active():
+    features = attributed([(0, NAME, 0, 7, -1.0), (0, NAME, -1, 8, -1.0), (0, NAME, -4, 7, -1.0)])
+    chosen = pd.DataFrame({"site": NAME, "from_end": [0, -1], "feature": [7, 8]})
+    assert {s.source for s in feature_sets(features, chosen, draws=2, seed=0)} == {
+        "attributed",
+        "single",
+    }
+    one = pd.concat([features, attributed([(0, NAME, -9, 3, 1.0)])])
+    sets = feature_sets(one, chosen, draws=2, seed=0)
+    assert [s.pairs for s in sets if s.source == "random"] == [((-9, 3),)] * 2
+
+
 def test_recorded_positions_are_each_samples_own_and_firing_ones_are_all():
     """Beside edits at absolute positions, one sample at a time, in the naive loop."""
     model, sae = tiny("llama"), autoencoder("l1")
     prompts = [[1, 20, 30, 40], [1, 50, 60, 70, 80, 90, 20]]
     ends = [5, 7]
     early, late = range(12), range(12, sae.n_features)
-    pairs = (*((0, f) for f in early), *((-1, f) for f in late), *((-6, f) for f in early))
+    pairs = (*((0, f) for f in early), *((-1, f) for f in late), *((-5, f) for f in early))
     conditions = ablations([FeatureSet(NAME, "attributed", 0, pairs)], {NAME: sae}, ends)
     reconstruct, recorded, firing = conditions
     assert reconstruct.intervention == "reconstruct"
@@ -76,12 +108,14 @@ def test_recorded_positions_are_each_samples_own_and_firing_ones_are_all():
     assert len({c.id for c in conditions}) == 3
 
     def by_hand(end: int) -> Condition:
-        places = {end: early, end - 1: late, end - 6: early}
-        # The first sample has no sixth position before its end.
-        edits = [Edit(SITE, ablate(sae, f), (p,)) for p, f in places.items() if p >= 0]
+        places = {end: early, end - 1: late, end - 5: early}
+        # Five places before the first sample's end is its first token.
+        edits = [Edit(SITE, ablate(sae, f), (p,)) for p, f in places.items() if p > 0]
         return Condition(edits=tuple(edits))
 
-    everywhere = Condition(edits=(Edit(SITE, ablate(sae, range(sae.n_features)), "all"),))
+    assert [c.edits[0].positions for c in (reconstruct, firing)] == ["after_first"] * 2
+    ablated = ablate(sae, range(sae.n_features))
+    everywhere = Condition(edits=(Edit(SITE, ablated, "after_first"),))
     rows, changed = [], set()
     done = generate(model, prompts, [Condition(), recorded, firing], Decoding(6))
     plain = {c.prompt: c.tokens for c in done if c.condition == 0}
@@ -116,4 +150,4 @@ def test_all_features_ablated_leave_error_and_bias(kind):
     sae = autoencoder(kind)
     x = torch.randn(3, 4, sae.width, generator=torch.Generator().manual_seed(1))
     left = ablate(sae, range(sae.n_features)).edit(x)
-    torch.testing.assert_close(left, sae.error(x) + sae.decoder_bias)
+    torch.testing.assert_close(left, x - sae.reconstruct(x) + sae.decoder_bias)

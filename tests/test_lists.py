@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline.lists import list_ends
 from pipeline.measures.lists import (
     COLUMNS,
     ablation_table,
@@ -42,6 +43,33 @@ def test_the_metric_is_read_at_the_last_items_last_token():
         last_item_token([N, E])
     logits = torch.tensor([[0.0, 3.0, 1.0], [2.0, 0.5, 4.0]])
     assert blank_over_break(logits, blank=1, line_break=2).tolist() == [2.0, -3.5]
+
+
+class Letters:
+    """A tokenizer whose tokens are characters, by their numbers."""
+
+    @staticmethod
+    def decode(tokens):
+        return "".join(map(chr, tokens))
+
+
+def generated(texts: list[tuple[str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "tokens": [[1] * (3 + number) for number in range(len(texts))],
+            "generated": [list(map(ord, text)) for text, _ in texts],
+            "stopped": [stopped for _, stopped in texts],
+        }
+    )
+
+
+def test_lists_that_are_cut_off_or_empty_have_no_end():
+    lists = generated([("a\nbc \n", "length"), ("a\nbc \n", "end"), ("\n ", "end"), ("d", "end")])
+    ends = list_ends(Letters, lists)
+    # Prompts have 4 and 6 tokens; the last item's last is the fourth, and the first, behind them.
+    assert ends.to_dict() == {1: 4 + 3, 3: 6 + 0}
+    with pytest.raises(ValueError, match="none of 2 lists has an item and ended before the length"):
+        list_ends(Letters, lists.loc[[0, 2]])
 
 
 def completions(condition: str, texts: dict[str, list[str]]) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def test_a_sweep_gets_the_places_of_its_prompts_in_their_order():
         _, places = place(DATASET, CHATTY, rule)
         assert isinstance(found, Places)
         assert (found.rule, found.of) == (str(rule), [places[8], places[3]])
-    with pytest.raises(ValueError, match="'first' is unknown; valid: all, last, generated, templ"):
+    with pytest.raises(ValueError, match="'first' is unknown; valid: all, after_first, last"):
         resolve(DATASET, CHATTY, "first")
 
 

@@ -72,6 +72,7 @@ def test_what_the_model_or_data_do_not_have_is_named(override, message):
         ("sites=[]", "autoencoders.sites: there are none"),
         ("label=brief", "autoencoders.label: no prompt has label 'brief'; valid: long, neutral"),
         ("kind=vanilla", "autoencoders: autoencoders of kind 'vanilla' are not trained; valid: l1"),
+        ("revive_every=0", "autoencoders: revive_every 0 is less than 1"),
         ("k=600", "autoencoders: k 600 of topk; valid: 1 to 512"),
         ("blank=ab cd", "'ab cd' is"),
         ("sizes_at=null", "autoencoders.sizes_at: None for the sizes [32, 128, 512, 2048]; valid"),

@@ -34,7 +34,7 @@ some_prompts = st.lists(
     st.lists(st.integers(4, VOCAB - 1), min_size=SHORTEST, max_size=11), min_size=1, max_size=3
 )
 rules = st.one_of(
-    st.sampled_from(["all", "last", "generated"]),
+    st.sampled_from(["all", "after_first", "last", "generated"]),
     st.sets(st.integers(-SHORTEST, SHORTEST - 1), min_size=1).map(tuple),
 )
 kinds = st.sampled_from([Add, Subtract, ProjectOut, Replace])

@@ -5,11 +5,15 @@ import shlex
 import shutil
 from pathlib import Path
 
-import pytest
+import torch
 from families import CONFIGS
+from test_sae import autoencoder
 
 from pipeline.cli import parser
+from pipeline.methods.sae import save_sae
+from pipeline.methods.sae_files import load_saelens
 from pipeline.model.architectures import ARCHITECTURES
+from pipeline.model.sites import Site
 from pipeline.study import compose_study
 
 ROOT = Path(__file__).parents[1]
@@ -68,9 +72,22 @@ def test_the_study_composes(tmp_path, monkeypatch):
     assert compose_study("mine", root=tmp_path).vectors.positive == "harmful"
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_the_notebook_runs(code, monkeypatch, capsys):
+def test_a_trained_autoencoder_is_written_for_saelens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _ = blocks("python")
+    (name,) = re.findall(r'"(outputs/.*\.safetensors)"', code)
+    (tmp_path / name).parent.mkdir(parents=True)
+    sae = autoencoder("topk", site=Site.parse(Path(name).stem))
+    save_sae(tmp_path / name, sae)
+    exec(code, {})
+    again = load_saelens(tmp_path / Path(name).stem)
+    assert (again.provenance.site, again.provenance.model) == (Path(name).stem, "embedded_model")
+    assert torch.equal(again.encoder, sae.encoder)
+
+
+def test_the_notebook_runs(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
+    _, code = blocks("python")
     assert len(code.strip().splitlines()) <= 11
     exec(code, {})
     printed = capsys.readouterr().out.splitlines()

@@ -30,7 +30,7 @@ CONDITIONS = [
     *(
         edits(((layer, "resid_pre"), Add(vector(layer)), rule))
         for layer in range(LAYERS)
-        for rule in ("all", "last", (-3, -1), (1,), OWN)
+        for rule in ("all", "after_first", "last", (-3, -1), (1,), OWN)
     ),
     edits(
         ((2, "resid_post"), Replace(vector(7)), (-2,)), ((1, "resid_pre"), Add(vector(8)), "last")
@@ -106,10 +106,11 @@ def test_conditions_that_start_with_the_model_need_no_clean_run():
 def test_a_start_is_the_first_layer_and_column_that_an_edit_changes():
     width = max(map(len, PROMPTS))
     generated = edits(((0, "resid_pre"), Add(vector(1)), "generated"))
-    found = Prefix(tiny("llama"), PROMPTS, range(5), [*CONDITIONS[:5], *CONDITIONS[-2:], generated])
+    found = Prefix(tiny("llama"), PROMPTS, range(5), [*CONDITIONS[:6], *CONDITIONS[-2:], generated])
     assert found.starts == [
         (LAYERS, width),
         (0, 0),
+        (0, 1),
         (0, width - 1),
         (0, width - 3),
         (0, 1),

@@ -96,6 +96,44 @@ def test_gemma_scope_by_hand(tmp_path):
     assert (sae.provenance.model, sae.provenance.site) == ("gemma-2-2b", "blocks.2.resid_post")
 
 
+RES, ATT = "gemma-scope-2b-pt-res", "models--google--gemma-scope-9b-pt-att-canonical/snapshots/1"
+LAYER = "layer_2/width_16k/average_l0_7"
+
+
+@pytest.mark.parametrize(
+    ("folder", "site"),
+    [
+        (f"{RES}/{LAYER}", "blocks.2.resid_post"),
+        (f"{ATT}/{LAYER}", "blocks.2.z"),
+        (f"gemma-scope-2b-pt-mlp/{LAYER}", "blocks.2.mlp_out"),
+        (LAYER, "blocks.2.attn_out"),
+        (RES, "blocks.9.resid_post"),
+        (f"{RES}/embedding/width_4k", "blocks.0.resid_pre"),
+        ("player_5/gemma-scope", "blocks.0.z"),
+    ],
+)
+def test_paths_of_gemma_scope_that_agree_or_say_nothing_are_read(tmp_path, folder, site):
+    (tmp_path / folder).mkdir(parents=True)
+    path = scope(tmp_path / folder / "params.npz")
+    assert load_gemma_scope(path, model="m", site=Site.parse(site)).provenance.site == site
+
+
+@pytest.mark.parametrize(
+    ("folder", "site", "stated"),
+    [
+        (f"{RES}/{LAYER}", "blocks.10.resid_post", "blocks.2.resid_post"),
+        (f"{RES}/{LAYER}", "blocks.2.z", "blocks.2.resid_post"),
+        (ATT, "blocks.2.attn_out", "blocks.2.z"),
+        (LAYER, "blocks.20.z", "blocks.2.z"),
+    ],
+)
+def test_paths_of_gemma_scope_of_another_site_are_refused(tmp_path, folder, site, stated):
+    (tmp_path / folder).mkdir(parents=True)
+    path = scope(tmp_path / folder / "params.npz")
+    with pytest.raises(ValueError, match=rf"params.npz is by its path of {stated}, this is {site}"):
+        load_gemma_scope(path, model="m", site=Site.parse(site))
+
+
 def test_gemma_scope_files_of_another_form_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"lacks threshold; valid: W_enc, b_enc, W_dec, b_dec, th"):
         load_gemma_scope(scope(tmp_path / "a.npz", "threshold"), model="m", site=SITE)

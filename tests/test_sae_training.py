@@ -1,5 +1,6 @@
 """Training finds planted features, and what is said of an autoencoder is so."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from pipeline.methods import sae_training
 from pipeline.methods.sae import Provenance, SparseAutoencoder
 from pipeline.methods.sae_quality import held_out, losses_recovered, quality
 from pipeline.methods.sae_training import Recipe, train
+from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.store import ActivationStore, Fingerprint, SiteRows
 from pipeline.store_writer import StoreWriter
@@ -230,6 +232,28 @@ def test_dead_features_begin_anew(kind, steps):
     assert scores[50] >= 0.9 * FEATURES / 2
 
 
+@pytest.mark.parametrize(
+    ("steps", "every", "looks"),
+    [
+        (40, None, [10, 20, 30]),
+        (3, None, [1, 2]),
+        (2200, None, [500, 1000, 1500]),
+        (40, 15, [15, 30]),
+    ],
+)
+def test_dead_features_are_looked_for_in_short_trainings_too(monkeypatch, steps, every, looks):
+    """Every quarter, at most 500 steps apart, but for the last fifth; or as the recipe says."""
+    seen = []
+    monkeypatch.setattr(
+        sae_training._Learner, "_revive", lambda learner, error: seen.append(learner._done)
+    )
+    x = planted(SITES[0])[2][:8]
+    learner = sae_training._Learner(replace(TOPK, revive_every=every), x, steps=steps, seed=0)
+    for _ in range(steps):
+        learner.step(x)
+    assert seen == looks
+
+
 @pytest.mark.parametrize(("kind", "passes"), [("l1", 2), ("jumprelu", 5)])
 def test_a_larger_sparsity_weight_leaves_fewer_active(store, kept, kind, passes):
     """Of thresholds, a step moves the logarithm by the learning rate: they need more of them."""
@@ -249,6 +273,8 @@ def test_wrong_recipes_are_named(store, kept):
         Recipe(SITES[0], "topk", 8, k=9)
     with pytest.raises(ValueError, match=r"sparsity 0\.0 of l1"):
         Recipe(SITES[0], "l1", 8)
+    with pytest.raises(ValueError, match="revive_every 0 is less than 1"):
+        replace(TOPK, revive_every=0)
     with pytest.raises(ValueError, match=r"'blocks\.9\.z' is not in"):
         train(store, [replace(TOPK, site="blocks.9.z")], kept)
     with pytest.raises(ValueError, match="nothing to train"):
@@ -285,16 +311,32 @@ def mirror(scale: float) -> SparseAutoencoder:
     )
 
 
+def with_logits(factor: float) -> LanguageModel:
+    """A tiny model whose logits are multiplied."""
+    model = tiny("llama")
+    hf = copy.deepcopy(model.hf)
+    hf.lm_head.register_forward_hook(lambda module, args, out: factor * out)
+    return LanguageModel(hf, model.tokenizer, name=model.name)
+
+
 def test_loss_recovered_is_1_for_an_exact_and_0_for_an_empty_autoencoder():
-    model, texts = tiny("llama"), random_prompts(6)
+    model, texts = with_logits(20.0), random_prompts(6)
     exact, empty = losses_recovered(model, [mirror(1.0), mirror(0.0)], texts, batch_tokens=100)
     assert exact.recovered == pytest.approx(1, abs=1e-4)
     assert empty.recovered == pytest.approx(0, abs=1e-4)
-    assert abs(exact.clean - exact.zeroed) > 0.005
+    assert abs(exact.clean - exact.zeroed) > 0.05
+
+
+def test_where_zeroing_changes_little_there_is_no_share_recovered():
+    model, texts = with_logits(0.1), random_prompts(6)
+    (found,) = losses_recovered(model, [mirror(0.5)], texts, batch_tokens=100)
+    assert 0 < abs(found.zeroed - found.clean) < 0.05
+    assert math.isnan(found.recovered)
+    assert math.isfinite(found.reconstructed)
 
 
 def test_losses_are_those_of_one_text_at_a_time():
-    model, texts, sae = tiny("llama"), random_prompts(6), mirror(0.6)
+    model, texts, sae = with_logits(20.0), random_prompts(6), mirror(0.6)
     losses, site = {}, Site.parse(sae.provenance.site)
     for name, factor in (("clean", 1.0), ("reconstructed", 0.6), ("zeroed", 0.0)):
 

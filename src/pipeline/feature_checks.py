@@ -32,6 +32,7 @@ def recipes(section: Autoencoders) -> dict[str, Recipe]:
             k=section.k if section.kind == "topk" else 0,
             sparsity=section.sparsity,
             learning_rate=section.learning_rate,
+            revive_every=section.revive_every,
         )
         for name, (site, size) in wanted.items()
     }

@@ -51,17 +51,25 @@ def types(tokenizer: Any, lists: pd.DataFrame) -> list[list[str]]:
     ]
 
 
-def list_ends(tokenizer: Any, lists: pd.DataFrame) -> list[int]:
-    """The absolute position of the last item's last token in each list.
+def list_ends(tokenizer: Any, lists: pd.DataFrame) -> pd.Series:
+    """The absolute position of the last item's last token in each list that has an end.
+
+    By the index of `lists`, without those cut off at the length limit, whose last item is not
+    known, and those without an item.
 
     Raises:
-        ValueError: a list without an item; names its topic.
+        ValueError: none is left.
     """
-    ends = []
-    rows = zip(types(tokenizer, lists), lists["tokens"], lists["topic"], strict=True)
-    for own, prompt, topic in rows:
-        try:
-            ends.append(len(prompt) + last_item_token(own))
-        except ValueError as error:
-            raise ValueError(f"a list of {topic}: {error}") from error
-    return ends
+    ends = {
+        number: len(prompt) + last_item_token(own)
+        for number, own, prompt in zip(
+            lists.index, types(tokenizer, lists), lists["tokens"], strict=True
+        )
+        if "end" in own and "item" in own
+    }
+    if not ends:
+        raise ValueError(
+            f"none of {len(lists)} lists has an item and ended before the length limit "
+            "(sweep.decoding.max_new_tokens)"
+        )
+    return pd.Series(ends)

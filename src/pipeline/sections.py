@@ -137,7 +137,8 @@ class Autoencoders:
     site, and `random` draws of as many others. The metric is logit(`blank`) - logit(`line_break`)
     after the last item's last token. `checked` attributions of each site are compared with true
     ablations. For which topics there is a feature is compared over dictionaries of `sizes` at the
-    site `sizes_at`.
+    site `sizes_at`. Features that did not fire begin anew every `revive_every` steps of training,
+    or every quarter of all steps, at most 500.
     """
 
     label: str = MISSING
@@ -152,6 +153,7 @@ class Autoencoders:
     k: int = 16
     sparsity: float = 0.0
     learning_rate: float = 1e-3
+    revive_every: int | None = None
     passes: int = 5
     top: int = 5
     random: int = 3

@@ -15,8 +15,10 @@ from torch.nn.utils.rnn import pad_sequence
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
-RULES = ("all", "last", "generated")
-"""`all`: every token. `last`: the prompt's last token. `generated`: the tokens after the prompt."""
+RULES = ("all", "after_first", "last", "generated")
+"""`all`: every token. `after_first`: all but the sequence's first, where activations of many models
+are unlike all others. `last`: the prompt's last token. `generated`: the tokens after the prompt.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +155,8 @@ def position_mask(
     ends = prompt_lengths[:, None]
     if rule == "all":
         return absolute >= 0
+    if rule == "after_first":
+        return absolute > 0
     if rule == "last":
         return absolute == ends - 1
     if rule == "generated":

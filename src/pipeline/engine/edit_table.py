@@ -121,7 +121,8 @@ class EditTable:
     def check_fired(self, ended_at_once: Container[int] = ()) -> None:
         """Fail if an edit by a rule that names tokens of every row never touched one.
 
-        Conditions all of whose rows ended with their first token have no generated token. Listed
+        Conditions all of whose rows ended with their first token have no generated token, and none
+        after the first if that was the prompt. Listed
         positions are in some rows and not in others: `limits.check_listed` looks at them.
 
         Raises:
@@ -131,7 +132,7 @@ class EditTable:
             edit = self._conditions[c].edits[e]
             if not isinstance(edit.positions, str):
                 continue
-            if edit.positions == "generated" and c in ended_at_once:
+            if edit.positions in ("after_first", "generated") and c in ended_at_once:
                 continue
             raise ValueError(
                 f"{self._conditions[c]}: the edit at {edit.site} never fired: no token stood at "

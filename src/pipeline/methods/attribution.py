@@ -26,10 +26,11 @@ from pipeline.model.sites import Site
 class Attribution:
     """What a metric of each prompt would change by if a feature were 0 there, to first order.
 
-    features: the largest in size of each prompt and site, `prompt`, `site`, `position`, `feature`,
-    `activation`, `attribution`. errors: the same for the reconstruction's error as a node of its
-    own, a row for every `prompt`, `site` and `position`. totals: a row for every `prompt` and
-    `site`: the `metric`, and the sum of `attribution` over all features and positions.
+    features: the largest in size of each prompt and site, none of them 0: `prompt`, `site`,
+    `position`, `feature`, `activation`, `attribution`. errors: the same for the reconstruction's
+    error as a node of its own, a row for every `prompt`, `site` and `position`. totals: a row for
+    every `prompt` and `site`: the `metric`, and the sum of `attribution` over all features and
+    positions. The first token is in none of them: autoencoders are not trained there.
     """
 
     features: pd.DataFrame
@@ -92,13 +93,15 @@ def attribute(
             model, list(by_site), ids, mask, partial(_numbered, measure, numbers)
         )
         absolute = hooks.positions(mask)
+        # Pads stand at 0 too.
+        kept = absolute > 0
         for site, sae in by_site.items():
             x, gradient = activations[site].float(), gradients[site].float()
-            active = sae.encode(x) * mask[..., None]
+            active = sae.encode(x) * kept[..., None]
             found = -active * (gradient @ sae.decoder.T)
             features.append(_largest(found, active, absolute, numbers, str(site), top))
             left = -((x - sae.decode(active)) * gradient).sum(-1)
-            rows, columns = mask.nonzero(as_tuple=True)
+            rows, columns = kept.nonzero(as_tuple=True)
             errors.append(
                 pd.DataFrame(
                     {
@@ -203,7 +206,7 @@ def _largest(
             "attribution": flat.gather(1, places).flatten().cpu().numpy(),
         }
     )
-    return table[table["activation"] > 0]
+    return table[table["attribution"] != 0]
 
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -13,7 +13,8 @@ from pipeline.model.sites import Site
 
 RULES = ("recorded", "firing")
 """Where a pair is ablated while generating: at the absolute position that it has in the recorded
-completion of the same sample; or wherever the feature is active, in the prompt too.
+completion of the same sample; or wherever the feature is active, in the prompt too. Never at the
+first token, where autoencoders are not trained.
 """
 
 
@@ -57,10 +58,12 @@ def strongest(features: pd.DataFrame, samples: int, top: int) -> pd.DataFrame:
 def feature_sets(
     features: pd.DataFrame, chosen: pd.DataFrame, *, draws: int, seed: int
 ) -> list[FeatureSet]:
-    """Of each site the chosen pairs together, each alone, and draws of as many random active ones.
+    """Of each site the chosen pairs together, each alone, and draws of as many random ones.
 
-    Random pairs are drawn from those that `features` has and that are not chosen, in proportion to
-    the samples in which they are active.
+    For each chosen pair another feature is drawn that is active at the same position from the end,
+    in proportion to the samples in which it is: all different, and none of the site's chosen
+    features at any position. Where no such one is left, it is drawn at the nearest position that
+    has one, and ablated there; there are fewer only if no position has.
     """
     rng = np.random.default_rng(seed)
     found = []
@@ -68,15 +71,32 @@ def feature_sets(
         pairs = _pairs(own)
         found.append(FeatureSet(str(site), "attributed", 0, pairs))
         found += [FeatureSet(str(site), "single", n, (pair,)) for n, pair in enumerate(pairs, 1)]
-        counts = features[features["site"] == site].groupby(["from_end", "feature"]).size()
-        others = counts[~counts.index.isin(pairs)]
-        count = min(len(pairs), len(others))
-        weights = others.to_numpy() / others.sum()
-        for draw in range(draws if count else 0):
-            places = np.sort(rng.choice(len(others), count, replace=False, p=weights))
-            pairs = _pairs(others.index[places].to_frame())
-            found.append(FeatureSet(str(site), "random", draw, pairs))
+        others = features[(features["site"] == site) & ~features["feature"].isin(own["feature"])]
+        if others.empty:
+            continue
+        counts = others.groupby(["from_end", "feature"]).size().rename("samples").reset_index()
+        found += [
+            FeatureSet(str(site), "random", draw, _alike(pairs, counts, rng))
+            for draw in range(draws)
+        ]
     return found
+
+
+def _alike(
+    pairs: Sequence[tuple[int, int]], left: pd.DataFrame, rng: np.random.Generator
+) -> tuple[tuple[int, int], ...]:
+    """For each pair a feature at the nearest position that has one left, each feature once."""
+    found: list[tuple[int, int]] = []
+    for from_end, _ in pairs:
+        if left.empty:
+            break
+        distance = (left["from_end"] - from_end).abs()
+        near = left[distance == distance.min()]
+        weights = near["samples"].to_numpy() / near["samples"].sum()
+        place = rng.choice(len(near), p=weights)
+        found += _pairs(near.iloc[[place]])
+        left = left[left["feature"] != found[-1][1]]
+    return tuple(found)
 
 
 def ablations(
@@ -85,6 +105,8 @@ def ablations(
     ends: Sequence[int],
 ) -> list[Condition]:
     """Every set ablated by both of `RULES`, and every site's reconstruction alone.
+
+    Reconstructions stand at every token but the first; tables call these positions `all`.
 
     Args:
         sets: of features.
@@ -98,7 +120,7 @@ def ablations(
             intervention="reconstruct",
             layer=Site.parse(name).layer,
             positions="all",
-            edits=(Edit(Site.parse(name), Reconstruct(autoencoders[name])),),
+            edits=(Edit(Site.parse(name), Reconstruct(autoencoders[name]), "after_first"),),
         )
         for name in sites
     ]
@@ -123,7 +145,7 @@ def _edits(
     site = Site.parse(found.site)
     if rule == "firing":
         features = sorted({feature for _, feature in found.pairs})
-        return (Edit(site, ablate(sae, features), "all"),)
+        return (Edit(site, ablate(sae, features), "after_first"),)
     by_place: dict[int, list[int]] = {}
     for from_end, feature in found.pairs:
         by_place.setdefault(from_end, []).append(feature)
@@ -134,7 +156,7 @@ def _edits(
 
 
 def _places(from_end: int, ends: Sequence[int]) -> Places:
-    where = [(end + from_end,) if end + from_end >= 0 else () for end in ends]
+    where = [(end + from_end,) if end + from_end > 0 else () for end in ends]
     return Places(f"{from_end} from the end", where)
 
 

@@ -107,10 +107,6 @@ class SparseAutoencoder:
         """Reconstruction x̂ of an activation."""
         return self.decode(self.encode(x))
 
-    def error(self, x: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
-        """What the reconstruction leaves out: x - x̂."""
-        return x - self.reconstruct(x)
-
     def to(self, device: torch.device) -> "SparseAutoencoder":
         """The same on another device; the same tensors if they are there."""
         return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})

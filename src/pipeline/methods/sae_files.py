@@ -34,6 +34,8 @@ _OLD_NAMES = {
     "hook_point_head_index": "hook_head_index",
     "activation_fn_str": "activation_fn",
 }
+_SCOPES = {"res": "resid_post", "att": "z", "mlp": "mlp_out"}
+"""Of what Gemma Scope's repositories are, by the ends of their names."""
 _REWRITES = ("center_writing_weights", "fold_value_biases", "refactor_factored_attn_matrices")
 """What TransformerLens may do to a model's weights that changes activations, not logits."""
 
@@ -47,13 +49,17 @@ def load_gemma_scope(path: Path, *, model: str, site: Site) -> SparseAutoencoder
     Args:
         path: the file.
         model: the name of its model, `gemma-2-2b` for one; the file does not say it.
-        site: its site, which the file does not say either; those of attention read `z`.
+        site: its site, which the file does not say either; those of attention read `z`. Where the
+            path has a folder `layer_N` or one of a repository, `gemma-scope-2b-pt-res` for one
+            (or `att`, `mlp`), it must agree.
 
     Raises:
-        ValueError: no .npz file, arrays that are missing or unknown, shapes that do not fit.
+        ValueError: no .npz file, a path of another site, arrays that are missing or unknown, shapes
+            that do not fit.
     """
     if not is_zipfile(path):
         raise ValueError(f"{path} is no .npz file")
+    _check_path(path, site)
     with np.load(path) as arrays:
         tensors = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
     _check_names(path, tensors, (*_TENSORS, "threshold"))
@@ -186,6 +192,21 @@ def _assemble(
         provenance=made,
         k=k,
     )
+
+
+def _check_path(path: Path, site: Site) -> None:
+    """Fail if a path of Gemma Scope names another layer or component than the site's."""
+    layer = re.search(r"(?:^|/)layer_(\d+)/", path.as_posix())
+    scope = re.search(r"gemma-scope-[^/]*-(res|att|mlp)\b", path.as_posix())
+    # Those of token embeddings lie in the residual stream's repository, and are of no layer.
+    if "embedding" in path.parts:
+        return
+    stated = (
+        int(layer[1]) if layer else site.layer,
+        _SCOPES[scope[1]] if scope else site.component,
+    )
+    if stated != (site.layer, site.component):
+        raise ValueError(f"{path} is by its path of blocks.{stated[0]}.{stated[1]}, this is {site}")
 
 
 def _check_names(where: Path, found: Collection[str], valid: Collection[str]) -> None:

@@ -1,5 +1,6 @@
 """How good an autoencoder is: on held-out activations, and to the model that reads them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,11 @@ from pipeline.methods.sae_interventions import Reconstruct
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.store import ActivationStore
+
+LEAST_CHANGE = 0.05
+"""Nats per token that zeroing must change for a share of them to say anything: below, a few texts'
+noise is divided by next to nothing.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,8 @@ class Quality:
 class LossRecovered:
     """Cross-entropy of text in nats per token: as it is, reconstructed, and with 0 instead.
 
-    recovered = (zeroed - reconstructed) / (zeroed - clean).
+    recovered = (zeroed - reconstructed) / (zeroed - clean); NaN where zeroing changes the loss by
+    less than `LEAST_CHANGE`, up or down: there is nothing to recover.
     """
 
     clean: float
@@ -105,7 +112,7 @@ def losses_recovered(
     losses are averaged over tokens, the first left out.
     """
     edits = [
-        Edit(Site.parse(sae.provenance.site), edit, "generated")
+        Edit(Site.parse(sae.provenance.site), edit, "after_first")
         for sae in autoencoders
         for edit in (Reconstruct(sae), Replace(torch.zeros(sae.width)))
     ]
@@ -113,7 +120,9 @@ def losses_recovered(
     losses = cross_entropy(model, texts, conditions, batch_tokens=batch_tokens)
     tokens: Tensor = torch.tensor([len(text) - 1.0 for text in texts])
     clean, *changed = ((losses @ tokens) / tokens.sum()).tolist()
-    return [
-        LossRecovered(clean, reconstructed, zeroed, (zeroed - reconstructed) / (zeroed - clean))
-        for reconstructed, zeroed in zip(changed[::2], changed[1::2], strict=True)
-    ]
+    found = []
+    for reconstructed, zeroed in zip(changed[::2], changed[1::2], strict=True):
+        matters = abs(zeroed - clean) >= LEAST_CHANGE
+        recovered = (zeroed - reconstructed) / (zeroed - clean) if matters else math.nan
+        found.append(LossRecovered(clean, reconstructed, zeroed, recovered))
+    return found

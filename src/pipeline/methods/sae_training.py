@@ -16,7 +16,6 @@ from pipeline.methods.sae_topk import decode, largest
 from pipeline.shuffling import shuffled_batches
 from pipeline.store import ActivationStore
 
-TRAINED = KINDS
 _WARM, _DECAY = 0.05, 0.2
 """Shares of all steps in which the sparsity weight rises, and the learning rate falls to 0."""
 
@@ -41,7 +40,8 @@ class Recipe:
         sparsity: where activations are scaled to a mean square of 1 per dimension, the weight of
             the sum of feature activations, for `l1`, or of their number, for `jumprelu`.
         learning_rate: of Adam.
-        revive_every: steps between two looks for features that did not fire since the last.
+        revive_every: steps between two looks for features that did not fire since the last; by
+            default a quarter of all steps, at most 500: what begins anew must have time to settle.
 
     Raises:
         ValueError: another kind, or a value out of its range.
@@ -53,17 +53,19 @@ class Recipe:
     k: int = 0
     sparsity: float = 0.0
     learning_rate: float = 1e-3
-    revive_every: int = 500
+    revive_every: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in TRAINED:
+        if self.kind not in KINDS:
             raise ValueError(
-                f"autoencoders of kind {self.kind!r} are not trained; valid: {', '.join(TRAINED)}"
+                f"autoencoders of kind {self.kind!r} are not trained; valid: {', '.join(KINDS)}"
             )
         if self.kind == "topk" and not 1 <= self.k <= self.n_features:
             raise ValueError(f"k {self.k} of topk; valid: 1 to {self.n_features}")
         if self.kind != "topk" and self.sparsity <= 0:
             raise ValueError(f"sparsity {self.sparsity} of {self.kind} must be above 0")
+        if self.revive_every is not None and self.revive_every < 1:
+            raise ValueError(f"revive_every {self.revive_every} is less than 1")
 
 
 def train(
@@ -165,6 +167,7 @@ class _Learner:
     def __init__(self, recipe: Recipe, first: Tensor, steps: int, seed: int) -> None:
         self.recipe = recipe
         self._steps, self._done = steps, 0
+        self._revive_every = recipe.revive_every or max(1, min(500, steps // 4))
         self._draw = torch.Generator(first.device).manual_seed(seed)
         self._scale = float(first.square().mean().sqrt())
         width, count = first.shape[1], recipe.n_features
@@ -214,7 +217,7 @@ class _Learner:
         with torch.no_grad():
             self._decoder.copy_(normalize(self._decoder, dim=-1))
             self._done += 1
-            if self._done % self.recipe.revive_every == 0:
+            if self._done % self._revive_every == 0:
                 if self._done < (1 - _DECAY) * self._steps:
                     self._revive(error)
                 self._fired.zero_()

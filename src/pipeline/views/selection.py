@@ -29,6 +29,7 @@ CONTROLS = {
 
 POSITIONS = {
     "all": "at all positions",
+    "after_first": "at all positions but the first",
     "last": "at the last position",
     "generated": "at generated positions",
     "template": "at the chat template's positions",
