@@ -5,7 +5,13 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from pipeline.measures.expression import cluster, communities, expression_matrix
+from pipeline.measures.expression import (
+    active_places,
+    cluster,
+    communities,
+    expression_matrix,
+    telling_features,
+)
 from pipeline.views.expression import feature_expression
 from pipeline.views.panels import save
 
@@ -32,15 +38,49 @@ def readings() -> pd.DataFrame:
 
 
 def test_the_matrix_has_the_largest_value_of_each_feature(readings):
-    matrix = expression_matrix(readings, value="activation")
+    matrix = expression_matrix(readings, value="activation", samples=range(16))
     assert matrix.shape == (16, 9)
     for (sample, feature), rows in readings.groupby(["sample", "feature"]):
         assert matrix.loc[sample, feature] == rows["activation"].max()
     assert (matrix > 0).to_numpy().sum() == readings.groupby(["sample", "feature"]).ngroups
 
 
+def test_a_sample_that_expresses_nothing_stays_in_the_matrix(readings):
+    matrix = expression_matrix(readings, value="activation", samples=range(18))
+    assert matrix.index.tolist() == list(range(18))
+    assert (matrix.loc[[16, 17]] == 0).all(axis=None)
+
+
+def test_every_active_place_is_read_however_small():
+    activations = np.array([[0.0, 2.0, 1e-4], [0.0, 0.0, 0.0], [3.0, 0.0, 5.0]])
+    rows = pd.DataFrame({"sample": [4, 4, 9], "from_end": [-1, 0, 0]}, index=[7, 8, 9])
+    found = active_places(activations, rows)
+    assert found.to_dict("split")["data"] == [
+        [4, -1, 1, 2.0],
+        [4, -1, 2, 1e-4],
+        [9, 0, 0, 3.0],
+        [9, 0, 2, 5.0],
+    ]
+    with pytest.raises(ValueError, match="2 rows are described, there are 3"):
+        active_places(activations, rows.head(2))
+
+
+def test_features_of_some_samples_are_chosen_by_size():
+    """Of 20 samples: feature 0 active in all, 1 in half, 2 in one, 3 in none, 4 in 19, 5 in two."""
+    counts = {0: 20, 1: 10, 2: 1, 4: 19, 5: 2}
+    readings = pd.DataFrame(
+        [(sample, feature) for feature, count in counts.items() for sample in range(count)] * 2,
+        columns=["sample", "feature"],
+    )
+    sizes = pd.Series({0: 9.0, 1: 1.0, 2: 3.0, 3: 8.0, 4: 2.0})
+    assert telling_features(readings, sizes, samples=20, most=5) == [2, 4, 1]
+    assert telling_features(readings, sizes, samples=20, most=2) == [2, 4]
+    assert telling_features(readings, sizes, samples=21, most=5) == [4, 1]
+    assert telling_features(readings.head(0), sizes, samples=20, most=5) == []
+
+
 def test_planted_communities_are_found_and_nothing_else(readings):
-    matrix = expression_matrix(readings, value="activation")
+    matrix = expression_matrix(readings, value="activation", samples=range(16))
     found = communities(cluster(matrix, samples=3, features=4), TOPICS, readings)
     blocks = [(set(samples), set(features)) for samples, features, _ in BLOCKS.values()]
     sure = found[found["p"] < 0.05]
@@ -51,7 +91,7 @@ def test_planted_communities_are_found_and_nothing_else(readings):
 
 
 def test_they_are_described_by_counts(readings):
-    matrix = expression_matrix(readings, value="activation")
+    matrix = expression_matrix(readings, value="activation", samples=range(16))
     found = communities(cluster(matrix, samples=3, features=4), TOPICS, readings)
     row = found[found["samples"].map(lambda samples: 0 in samples)].iloc[0]
     assert (row["topic"], row["topic_count"], row["n_samples"], row["topic_total"]) == (
@@ -80,7 +120,9 @@ def test_noise_and_unlike_scales_do_not_hide_the_blocks():
 
 
 def test_neighbours_in_the_matrix_are_of_one_cluster(readings):
-    clusters = cluster(expression_matrix(readings, value="activation"), samples=3, features=4)
+    clusters = cluster(
+        expression_matrix(readings, value="activation", samples=range(16)), samples=3, features=4
+    )
     for names, groups in (
         (clusters.matrix.index, clusters.samples),
         (clusters.matrix.columns, clusters.features),
@@ -93,7 +135,7 @@ def test_neighbours_in_the_matrix_are_of_one_cluster(readings):
 def test_without_structure_p_says_so(readings):
     """The planted sizes, each feature's samples drawn anew: the largest excess is one of many."""
     rng = np.random.default_rng(1)
-    matrix = expression_matrix(readings, value="activation")
+    matrix = expression_matrix(readings, value="activation", samples=range(16))
     smallest = []
     for _ in range(12):
         drawn = matrix.apply(lambda column: rng.permutation(column.to_numpy()))
@@ -106,16 +148,18 @@ def test_without_structure_p_says_so(readings):
 
 def test_wrong_arguments_are_named(readings):
     with pytest.raises(ValueError, match="no 'size'; they have: sample, feature"):
-        expression_matrix(readings, value="size")
+        expression_matrix(readings, value="size", samples=range(16))
     with pytest.raises(ValueError, match="no rows"):
-        expression_matrix(readings.head(0), value="activation")
-    matrix = expression_matrix(readings, value="activation")
+        expression_matrix(readings.head(0), value="activation", samples=range(16))
+    matrix = expression_matrix(readings, value="activation", samples=range(16))
     with pytest.raises(ValueError, match="10 clusters of 9 features; valid: 1 to 9, 2 or more"):
         cluster(matrix, samples=3, features=10)
 
 
 def test_the_figure_shows_the_clustered_matrix_and_the_topics(readings, tmp_path):
-    clusters = cluster(expression_matrix(readings, value="activation"), samples=3, features=4)
+    clusters = cluster(
+        expression_matrix(readings, value="activation", samples=range(16)), samples=3, features=4
+    )
     figure = feature_expression(clusters, TOPICS, value="activation", site="blocks.2.resid_post")
     heat, *_ = figure.axes
     shown = heat.images[0].get_array()
@@ -134,7 +178,9 @@ def test_the_figure_shows_the_clustered_matrix_and_the_topics(readings, tmp_path
 
 def test_the_trees_stand_over_their_leaves(readings):
     """Every leaf of the drawn trees ends at the row or column that it is of."""
-    clusters = cluster(expression_matrix(readings, value="activation"), samples=3, features=4)
+    clusters = cluster(
+        expression_matrix(readings, value="activation", samples=range(16)), samples=3, features=4
+    )
     figure = feature_expression(clusters, TOPICS, value="activation", site="embed")
     heat = figure.axes[0]
     top, right = heat.child_axes

@@ -1,6 +1,6 @@
 """Which features samples express: a matrix, clustered on both axes, and the communities in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +25,57 @@ class Clusters:
     features: pd.Series
 
 
-def expression_matrix(readings: pd.DataFrame, *, value: str) -> pd.DataFrame:
+def active_places(
+    activations: Float[np.ndarray, "rows feature"], rows: pd.DataFrame
+) -> pd.DataFrame:
+    """A row for every place where a feature is active: its activation there, above 0.
+
+    Args:
+        activations: of all features of an autoencoder, at each of the rows.
+        rows: what each row of `activations` is of, such as `sample` and `from_end`.
+
+    Returns:
+        The columns of `rows`, `feature` and `activation`.
+
+    Raises:
+        ValueError: another number of rows.
+    """
+    if len(rows) != len(activations):
+        raise ValueError(f"{len(rows)} rows are described, there are {len(activations)}")
+    where, features = np.nonzero(activations > 0)
+    found = rows.iloc[where].reset_index(drop=True)
+    return found.assign(feature=features, activation=activations[where, features])
+
+
+def telling_features(
+    readings: pd.DataFrame, sizes: pd.Series, *, samples: int, most: int
+) -> list[int]:
+    """The features of largest size of those that tell samples apart: active in 5 to 95 % of them.
+
+    Args:
+        readings: `sample` and `feature` of each place where a feature is active.
+        sizes: feature -> what they are chosen by, such as attribution. Others are left out.
+        samples: how many there are, those in which nothing is active too.
+        most: how many features at most.
+
+    Returns:
+        Largest first; none where no feature tells samples apart.
+    """
+    shares = readings.groupby("feature")["sample"].nunique() / samples
+    telling = shares.index[shares.between(0.05, 0.95)]
+    ordered = sizes[sizes.index.isin(telling)].sort_values(ascending=False, kind="stable")
+    return [int(feature) for feature in ordered.index[:most]]
+
+
+def expression_matrix(
+    readings: pd.DataFrame, *, value: str, samples: Sequence[int]
+) -> pd.DataFrame:
     """Samples x features: the largest value that a feature has at any position of a sample.
 
     Args:
         readings: a row for each `sample`, `feature` and position where it is active.
-        value: the column to take, such as `activation`. A sample without a row has 0.
+        value: the column to take, such as `activation`.
+        samples: the rows of the matrix. One without a reading has 0 everywhere.
 
     Raises:
         ValueError: a column is not there, or there are no rows.
@@ -40,9 +85,10 @@ def expression_matrix(readings: pd.DataFrame, *, value: str) -> pd.DataFrame:
             raise ValueError(f"readings have no {column!r}; they have: {', '.join(readings)}")
     if readings.empty:
         raise ValueError("readings have no rows: no feature is expressed")
-    return readings.pivot_table(
+    matrix = readings.pivot_table(
         index="sample", columns="feature", values=value, aggfunc="max", fill_value=0.0
     )
+    return matrix.reindex(pd.Index(samples, name="sample"), fill_value=0.0)
 
 
 def cluster(matrix: pd.DataFrame, *, samples: int, features: int) -> Clusters:
