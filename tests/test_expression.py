@@ -17,6 +17,8 @@ from pipeline.views.panels import save
 
 # Samples 0-5 express features 0-3, at the end; samples 6-11 features 4-6, two before it.
 BLOCKS = {0: (range(6), range(4), 0), 1: (range(6, 12), range(4, 7), 2)}
+SINGLES = {sample: f"topic {sample}" for sample in range(16)}
+PAIRS = {sample: f"topic {sample // 2}" for sample in range(16)}
 TOPICS = dict(enumerate(5 * ["fruits"] + 4 * ["tools"] + 7 * ["birds"]))
 
 
@@ -79,14 +81,16 @@ def test_features_of_some_samples_are_chosen_by_size():
     assert telling_features(readings.head(0), sizes, samples=20, most=5) == []
 
 
-def test_planted_communities_are_found_and_nothing_else(readings):
+@pytest.mark.parametrize("topics", [SINGLES, PAIRS])
+def test_planted_communities_are_found_and_nothing_else(readings, topics):
     matrix = expression_matrix(readings, value="activation", samples=range(16))
-    found = communities(cluster(matrix, samples=3, features=4), TOPICS, readings)
+    found = communities(cluster(matrix, samples=3, features=4), topics, readings)
     blocks = [(set(samples), set(features)) for samples, features, _ in BLOCKS.values()]
     sure = found[found["p"] < 0.05]
     pairs = [(set(r.samples), set(r.features)) for r in sure.itertuples()]
     assert sorted(map(str, pairs)) == sorted(map(str, blocks))
-    assert sure["p"].tolist() == [1 / 201] * 2
+    if topics is SINGLES:
+        assert sure["p"].tolist() == [1 / 201] * 2
     assert sure["excess"].tolist() == [24, 18]
 
 
@@ -100,12 +104,37 @@ def test_they_are_described_by_counts(readings):
         6,
         5,
     )
-    # All 5 fruits among 6 of 16 samples: C(11, 1) / C(16, 6).
-    assert row["topic_p"] == pytest.approx(11 / 8008)
+    # All 5 fruits among 6 of 16 samples, for any of three topics: 3 C(11, 1) / C(16, 6).
+    assert row["topic_p"] == pytest.approx(3 * 11 / 8008)
     assert (row["from_end"], row["from_end_count"], row["n_readings"]) == (0, 24, 48)
     assert (row["share"], row["share_outside"]) == (1.0, 0.0)
     other = found[found["samples"].map(lambda samples: 6 in samples)].iloc[0]
-    assert (other["from_end"], other["topic"], other["topic_count"]) == (2, "birds", 3)
+    # Three tools and three birds: no topic is the commonest.
+    assert (other["from_end"], other["topic"], other["topic_count"]) == (2, "mixed", 3)
+    assert (row["topics_tied"], other["topics_tied"]) == (1, 2)
+
+
+def test_lists_of_one_prompt_are_no_community_by_themselves():
+    """Each feature is expressed by all lists of topics of its own draw: alike, yet unrelated."""
+    rng = np.random.default_rng(2)
+    topics = {sample: f"topic {sample // 5}" for sample in range(60)}
+    smallest = []
+    for _ in range(8):
+        own = rng.random((12, 10)) < 0.3
+        matrix = pd.DataFrame(np.repeat(own, 5, axis=0).astype(float))
+        long = matrix.stack().rename_axis(["sample", "feature"]).rename("activation").reset_index()
+        clusters = cluster(matrix, samples=5, features=4)
+        found = communities(clusters, topics, long.assign(from_end=0), shuffles=60)
+        smallest.append(found["p"].min())
+    assert sum(p < 0.05 for p in smallest) <= 2
+    assert np.median(smallest) > 0.15
+
+
+def test_topics_of_several_sizes_are_shuffled_among_their_like(readings):
+    matrix = expression_matrix(readings, value="activation", samples=range(16))
+    # No two topics are alike in size: nothing can be exchanged, and no matrix is unlike this one.
+    found = communities(cluster(matrix, samples=3, features=4), TOPICS, readings, shuffles=20)
+    assert (found["p"] == 1).all()
 
 
 def test_noise_and_unlike_scales_do_not_hide_the_blocks():
@@ -141,7 +170,7 @@ def test_without_structure_p_says_so(readings):
         drawn = matrix.apply(lambda column: rng.permutation(column.to_numpy()))
         long = drawn.stack().rename("activation").reset_index().assign(from_end=0)
         clusters = cluster(drawn, samples=3, features=4)
-        smallest.append(communities(clusters, TOPICS, long, shuffles=60)["p"].min())
+        smallest.append(communities(clusters, SINGLES, long, shuffles=60)["p"].min())
     assert sum(p < 0.05 for p in smallest) <= 3
     assert np.median(smallest) > 0.15
 
