@@ -26,11 +26,18 @@ from pipeline.views.ablations import (
     AXES,
     ablation_effects,
     attribution_check,
-    finding,
     list_anatomy,
 )
 from pipeline.views.expression import feature_expression
 from pipeline.views.panels import save
+from pipeline.views.results import (
+    community_words,
+    error_shares,
+    error_words,
+    finding,
+    results_table,
+    results_text,
+)
 from stages import ROOT, main
 
 INPUTS = (
@@ -41,6 +48,8 @@ INPUTS = (
     "ablations.parquet",
     "recorded/index.json",
     "autoencoders/quality.csv",
+    "attributions/errors.parquet",
+    "attributions/totals.parquet",
 )
 OUTPUTS = ("report",)
 SECTIONS = ("autoencoders", "model", "score", "sweep")
@@ -88,12 +97,18 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         found.append(
             communities(clusters, topics, readings, seed=study.score.seed).assign(site=site)
         )
-    text = finding(table, references, len(own))
-    if unclustered:
-        text += (
-            f"No expression matrix of {', '.join(unclustered)}: fewer than two features or unlike "
-            "lists are left there.\n"
-        )
+    groups = _joined(found)
+    results = results_table(table, references)
+    shares = error_shares(*(pd.read_parquet(folder / name) for name in INPUTS[-2:]))
+    text = "\n".join(
+        [
+            finding(table, references, len(own)).strip(),
+            error_words(shares),
+            community_words(groups),
+            *_absent(unclustered),
+            "",
+        ]
+    )
     with scratch(folder / "report", key, root=ROOT) as work:
         made = work / "report"
         made.mkdir(exist_ok=True)
@@ -102,12 +117,24 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
             save(figure, made / f"{name}.png", provenance)
         table.to_csv(made / "ablations.csv", index=False)
         references.to_csv(made / "references.csv", index=False)
-        _joined(found).to_csv(made / "communities.csv", index=False)
+        groups.to_csv(made / "communities.csv", index=False)
+        results.to_csv(made / "results.csv", index=False)
+        (made / "results.md").write_text(results_text(results))
+        shares.to_csv(made / "error_nodes.csv", index=False)
         pd.Series(ranks, name="rank_correlation").to_csv(made / "attribution_check.csv")
         (made / "finding.md").write_text(text)
     for name in figures:
         tracked.figure(folder / "report" / f"{name}.png")
     tracked.table("ablations", table)
+
+
+def _absent(sites: list[str]) -> list[str]:
+    if not sites:
+        return []
+    return [
+        f"No expression matrix of {', '.join(sites)}: fewer than two features or unlike lists are "
+        "left there."
+    ]
 
 
 def _joined(found: list[pd.DataFrame]) -> pd.DataFrame:
