@@ -61,8 +61,8 @@ def test_a_row_for_each_autoencoder_and_rule_then_references():
         assert table.loc[4, column] == 9.0 and np.isnan(table.loc[4, f"{column}_random"])
     text = results_text(table)
     assert text.count(f"| {A} |") == 2
-    assert "+2.00 [+1.50, +2.50] (random +0.20, reconstruction +0.25)" in text
-    assert "+9.00 [+8.00, +10.00] |" in text
+    assert "+2.000 [+1.500, +2.500] (random +0.200, reconstruction +0.250)" in text
+    assert "+9.000 [+8.000, +10.000] |" in text
 
 
 def test_an_interval_that_touches_0_as_printed_is_not_above_it():

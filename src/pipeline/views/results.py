@@ -123,10 +123,10 @@ def community_words(found: pd.DataFrame) -> str:
     if sure.empty:
         return said
     topical = sure[sure["topic_p"] < 0.05]
-    named = sorted(set(topical["topic"]) - {"mixed"})
+    named = ", ".join(sorted(set(topical["topic"]) - {"mixed"})) or "none"
     return (
-        f"{said} Of those {len(topical)} have more lists of one topic than chance (p < 0.05, "
-        f"corrected for the number of topics)" + (f": {', '.join(named)}." if named else ".")
+        f"{said} Of those {len(topical)} have more lists of their commonest topic than chance (p < "
+        f"0.05, corrected for the number of topics); where that is a single topic: {named}."
     )
 
 
@@ -183,10 +183,10 @@ def _numbers(own: pd.DataFrame, column: str) -> dict[str, float]:
 
 
 def _cell(row: Mapping[Any, Any], column: str) -> str:
-    text = f"{row[column]:+.2f} [{row[f'{column}_low']:+.2f}, {row[f'{column}_high']:+.2f}]"
+    mean, low, high = (f"{row[f'{column}{end}']:+z.3f}" for end in ("", "_low", "_high"))
     beside = [
-        f"{name} {row[f'{column}_{name}']:+.2f}"
+        f"{name} {row[f'{column}_{name}']:+z.3f}"
         for name in ("random", "reconstruction")
         if pd.notna(row.get(f"{column}_{name}"))
     ]
-    return f"{text} ({', '.join(beside)})" if beside else text
+    return f"{mean} [{low}, {high}]" + (f" ({', '.join(beside)})" if beside else "")
