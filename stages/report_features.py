@@ -1,27 +1,43 @@
-"""ablations.parquet, attributions/, completions.parquet -> report/: tables, figures, finding."""
+"""attributions/, recorded/, ablations.parquet, ... -> report/: tables, figures, finding."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.lists import all_lists, types
-from pipeline.measures.expression import cluster, communities, expression_matrix
+from pipeline.lists import all_lists, list_ends, types
+from pipeline.measures.expression import (
+    Clusters,
+    active_places,
+    cluster,
+    communities,
+    expression_matrix,
+    telling_features,
+)
 from pipeline.measures.lists import ablation_table
 from pipeline.methods.attribution import rank_correlation
+from pipeline.methods.sae import SparseAutoencoder, load_sae
 from pipeline.model.loading import load_tokenizer
 from pipeline.scratch import scratch, sha256
 from pipeline.sections import Study
+from pipeline.store import ActivationStore
 from pipeline.tracking import Run
 from pipeline.views.ablations import (
     AXES,
     ablation_effects,
     attribution_check,
-    finding,
     list_anatomy,
 )
 from pipeline.views.expression import feature_expression
 from pipeline.views.panels import save
+from pipeline.views.results import (
+    community_words,
+    error_shares,
+    error_words,
+    finding,
+    results_table,
+    results_text,
+)
 from stages import ROOT, main
 
 INPUTS = (
@@ -30,21 +46,26 @@ INPUTS = (
     "attributions/features.parquet",
     "attributions/checked.parquet",
     "ablations.parquet",
+    "recorded/index.json",
+    "autoencoders/quality.csv",
+    "attributions/errors.parquet",
+    "attributions/totals.parquet",
 )
 OUTPUTS = ("report",)
 SECTIONS = ("autoencoders", "model", "score", "sweep")
 CLUSTERS = (8, 12)
 """Of samples and of features, at most."""
 EXPRESSED = 80
-"""Features of the expression matrix: those attributed most in all, of those that tell lists apart:
-active in 5 to 95 % of them.
-"""
+"""Features of an expression matrix, at most: the most attributed of those that tell lists apart."""
+WHICH = f"at most {EXPRESSED}, the most attributed of those active in 5 to 95 % of lists"
+BATCH = 1024
+"""Rows that are encoded at once: whatever the dictionary's size, only those are in memory."""
 
 
 def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Draw, count and say what the study found."""
     assert study.autoencoders is not None
-    features, checked, ablated = (pd.read_parquet(folder / name) for name in INPUTS[2:])
+    features, checked, ablated = (pd.read_parquet(folder / name) for name in INPUTS[2:5])
     lists = all_lists(study, folder)
     # The study's own label first.
     lists = lists.sort_values("label", key=lambda x: x != study.autoencoders.label, kind="stable")
@@ -58,32 +79,36 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         "attribution_check": attribution_check(checked, ranks),
         "anatomy": list_anatomy(_blanks(tokenizer, lists)),
     }
-    found = []
     own = lists[lists["label"] == study.autoencoders.label].reset_index(drop=True)
+    topics = dict(own["topic"].items())
+    store = ActivationStore(folder / "recorded")
+    places = _places(store, own, list_ends(tokenizer, own))
+    found, unclustered = [], []
     for site in study.autoencoders.all_sites:
-        topics = dict(own["topic"].items())
-        readings = _expressed(features[features["site"] == site])
-        matrix = expression_matrix(readings, value="activation")
-        clusters = cluster(
-            matrix,
-            **{
-                name: min(most, count)
-                for name, most, count in zip(
-                    ("samples", "features"), CLUSTERS, matrix.shape, strict=True
-                )
-            },
-        )
+        sae = load_sae(folder / "autoencoders" / f"{site}.safetensors")
+        readings = _expressed(sae, store, places, features[features["site"] == site], len(own))
+        clusters = _clusters(readings, len(own))
+        if clusters is None:
+            unclustered.append(site)
+            continue
         figures[f"expression_{site}"] = feature_expression(
-            clusters,
-            topics,
-            value="activation",
-            site=site,
-            which=f"at most {EXPRESSED}, the most attributed of those in 5 to 95 % of lists",
+            clusters, topics, value="activation", site=site, which=WHICH
         )
         found.append(
             communities(clusters, topics, readings, seed=study.score.seed).assign(site=site)
         )
-    text = finding(table, references, len(own))
+    groups = _joined(found)
+    results = results_table(table, references)
+    shares = error_shares(*(pd.read_parquet(folder / name) for name in INPUTS[-2:]))
+    text = "\n".join(
+        [
+            finding(table, references, len(own)).strip(),
+            error_words(shares),
+            community_words(groups),
+            *_absent(unclustered),
+            "",
+        ]
+    )
     with scratch(folder / "report", key, root=ROOT) as work:
         made = work / "report"
         made.mkdir(exist_ok=True)
@@ -92,12 +117,28 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
             save(figure, made / f"{name}.png", provenance)
         table.to_csv(made / "ablations.csv", index=False)
         references.to_csv(made / "references.csv", index=False)
-        pd.concat(found, ignore_index=True).to_csv(made / "communities.csv", index=False)
+        groups.to_csv(made / "communities.csv", index=False)
+        results.to_csv(made / "results.csv", index=False)
+        (made / "results.md").write_text(results_text(results))
+        shares.to_csv(made / "error_nodes.csv", index=False)
         pd.Series(ranks, name="rank_correlation").to_csv(made / "attribution_check.csv")
         (made / "finding.md").write_text(text)
     for name in figures:
         tracked.figure(folder / "report" / f"{name}.png")
     tracked.table("ablations", table)
+
+
+def _absent(sites: list[str]) -> list[str]:
+    if not sites:
+        return []
+    return [
+        f"No expression matrix of {', '.join(sites)}: fewer than two features or unlike lists are "
+        "left there."
+    ]
+
+
+def _joined(found: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def _tables(
@@ -133,13 +174,48 @@ def _tables(
     )
 
 
-def _expressed(features: pd.DataFrame) -> pd.DataFrame:
-    samples = features.groupby("feature")["prompt"].nunique() / features["prompt"].nunique()
-    telling = features["feature"].map(samples).between(0.05, 0.95)
-    features = features[telling]
-    size = features["attribution"].abs().groupby(features["feature"]).sum()
-    most = size.sort_values(ascending=False, kind="stable").index[:EXPRESSED]
-    return features[features["feature"].isin(most)].rename(columns={"prompt": "sample"})
+def _places(store: ActivationStore, lists: pd.DataFrame, ends: list[int]) -> pd.DataFrame:
+    """The store's rows of completions of these lists: `row`, `sample` (the list's), `from_end`."""
+    numbers = pd.Series(lists.index, lists["sample"])
+    rows = store.rows.reset_index(drop=True)
+    rows = rows[rows["sample"].isin(numbers.index)]
+    rows = rows.assign(row=rows.index, sample=rows["sample"].map(numbers))
+    rows = rows[rows["position"] >= rows["sample"].map(lists["tokens"].map(len))]
+    return rows.assign(from_end=rows["position"] - rows["sample"].map(dict(enumerate(ends))))[
+        ["row", "sample", "from_end"]
+    ]
+
+
+def _expressed(
+    sae: SparseAutoencoder,
+    store: ActivationStore,
+    places: pd.DataFrame,
+    attributed: pd.DataFrame,
+    samples: int,
+) -> pd.DataFrame:
+    """Where the features to be shown are active, as the autoencoder says of what was recorded."""
+    sizes = attributed["attribution"].abs().groupby(attributed["feature"]).sum()
+    rows = sae.rows_of(store)
+    parts = []
+    for start in range(0, len(places), BATCH):
+        batch = places.iloc[start : start + BATCH]
+        active = sae.encode(rows[batch["row"]].float()).numpy()
+        part = active_places(active, batch[["sample", "from_end"]])
+        parts.append(part[part["feature"].isin(sizes.index)])
+    readings = pd.concat(parts, ignore_index=True)
+    shown = telling_features(readings, sizes, samples=samples, most=EXPRESSED)
+    return readings[readings["feature"].isin(shown)]
+
+
+def _clusters(readings: pd.DataFrame, samples: int) -> Clusters | None:
+    """The clustered matrix; None where two features or two unlike samples are wanting."""
+    shape = samples, readings["feature"].nunique()
+    if min(shape) < 2:
+        return None
+    matrix = expression_matrix(readings, value="activation", samples=range(samples))
+    wanted = (min(most, count) for most, count in zip(CLUSTERS, shape, strict=True))
+    clusters = cluster(matrix, **dict(zip(("samples", "features"), wanted, strict=True)))
+    return clusters if clusters.samples.nunique() > 1 else None
 
 
 def _blanks(tokenizer: object, lists: pd.DataFrame) -> pd.DataFrame:

@@ -5,12 +5,20 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from pipeline.measures.expression import cluster, communities, expression_matrix
+from pipeline.measures.expression import (
+    active_places,
+    cluster,
+    communities,
+    expression_matrix,
+    telling_features,
+)
 from pipeline.views.expression import feature_expression
 from pipeline.views.panels import save
 
 # Samples 0-5 express features 0-3, at the end; samples 6-11 features 4-6, two before it.
 BLOCKS = {0: (range(6), range(4), 0), 1: (range(6, 12), range(4, 7), 2)}
+SINGLES = {sample: f"topic {sample}" for sample in range(16)}
+PAIRS = {sample: f"topic {sample // 2}" for sample in range(16)}
 TOPICS = dict(enumerate(5 * ["fruits"] + 4 * ["tools"] + 7 * ["birds"]))
 
 
@@ -32,26 +40,62 @@ def readings() -> pd.DataFrame:
 
 
 def test_the_matrix_has_the_largest_value_of_each_feature(readings):
-    matrix = expression_matrix(readings, value="activation")
+    matrix = expression_matrix(readings, value="activation", samples=range(16))
     assert matrix.shape == (16, 9)
     for (sample, feature), rows in readings.groupby(["sample", "feature"]):
         assert matrix.loc[sample, feature] == rows["activation"].max()
     assert (matrix > 0).to_numpy().sum() == readings.groupby(["sample", "feature"]).ngroups
 
 
-def test_planted_communities_are_found_and_nothing_else(readings):
-    matrix = expression_matrix(readings, value="activation")
-    found = communities(cluster(matrix, samples=3, features=4), TOPICS, readings)
+def test_a_sample_that_expresses_nothing_stays_in_the_matrix(readings):
+    matrix = expression_matrix(readings, value="activation", samples=range(18))
+    assert matrix.index.tolist() == list(range(18))
+    assert (matrix.loc[[16, 17]] == 0).all(axis=None)
+
+
+def test_every_active_place_is_read_however_small():
+    activations = np.array([[0.0, 2.0, 1e-4], [0.0, 0.0, 0.0], [3.0, 0.0, 5.0]])
+    rows = pd.DataFrame({"sample": [4, 4, 9], "from_end": [-1, 0, 0]}, index=[7, 8, 9])
+    found = active_places(activations, rows)
+    assert found.to_dict("split")["data"] == [
+        [4, -1, 1, 2.0],
+        [4, -1, 2, 1e-4],
+        [9, 0, 0, 3.0],
+        [9, 0, 2, 5.0],
+    ]
+    with pytest.raises(ValueError, match="2 rows are described, there are 3"):
+        active_places(activations, rows.head(2))
+
+
+def test_features_of_some_samples_are_chosen_by_size():
+    """Of 20 samples: feature 0 active in all, 1 in half, 2 in one, 3 in none, 4 in 19, 5 in two."""
+    counts = {0: 20, 1: 10, 2: 1, 4: 19, 5: 2}
+    readings = pd.DataFrame(
+        [(sample, feature) for feature, count in counts.items() for sample in range(count)] * 2,
+        columns=["sample", "feature"],
+    )
+    sizes = pd.Series({0: 9.0, 1: 1.0, 2: 3.0, 3: 8.0, 4: 2.0})
+    assert telling_features(readings, sizes, samples=20, most=5) == [2, 4, 1]
+    assert telling_features(readings, sizes, samples=20, most=2) == [2, 4]
+    assert telling_features(readings, sizes, samples=21, most=5) == [4, 1]
+    assert telling_features(readings.head(0), sizes, samples=20, most=5) == []
+
+
+@pytest.mark.parametrize("topics", [SINGLES, PAIRS])
+def test_planted_communities_are_found_and_nothing_else(readings, topics):
+    matrix = expression_matrix(readings, value="activation", samples=range(16))
+    found = communities(cluster(matrix, samples=3, features=4), topics, readings)
     blocks = [(set(samples), set(features)) for samples, features, _ in BLOCKS.values()]
     sure = found[found["p"] < 0.05]
     pairs = [(set(r.samples), set(r.features)) for r in sure.itertuples()]
     assert sorted(map(str, pairs)) == sorted(map(str, blocks))
-    assert sure["p"].tolist() == [1 / 201] * 2
+    if topics is SINGLES:
+        assert sure["p"].tolist() == [1 / 201] * 2
     assert sure["excess"].tolist() == [24, 18]
 
 
 def test_they_are_described_by_counts(readings):
-    matrix = expression_matrix(readings, value="activation")
+    matrix = expression_matrix(readings, value="activation", samples=range(16))
     found = communities(cluster(matrix, samples=3, features=4), TOPICS, readings)
     row = found[found["samples"].map(lambda samples: 0 in samples)].iloc[0]
     assert (row["topic"], row["topic_count"], row["n_samples"], row["topic_total"]) == (
@@ -60,12 +104,37 @@ def test_they_are_described_by_counts(readings):
         6,
         5,
     )
-    # All 5 fruits among 6 of 16 samples: C(11, 1) / C(16, 6).
-    assert row["topic_p"] == pytest.approx(11 / 8008)
+    # All 5 fruits among 6 of 16 samples, for any of three topics: 3 C(11, 1) / C(16, 6).
+    assert row["topic_p"] == pytest.approx(3 * 11 / 8008)
     assert (row["from_end"], row["from_end_count"], row["n_readings"]) == (0, 24, 48)
     assert (row["share"], row["share_outside"]) == (1.0, 0.0)
     other = found[found["samples"].map(lambda samples: 6 in samples)].iloc[0]
-    assert (other["from_end"], other["topic"], other["topic_count"]) == (2, "birds", 3)
+    # Three tools and three birds: no topic is the commonest.
+    assert (other["from_end"], other["topic"], other["topic_count"]) == (2, "mixed", 3)
+    assert (row["topics_tied"], other["topics_tied"]) == (1, 2)
+
+
+def test_lists_of_one_prompt_are_no_community_by_themselves():
+    """Each feature is expressed by all lists of topics of its own draw: alike, yet unrelated."""
+    rng = np.random.default_rng(2)
+    topics = {sample: f"topic {sample // 5}" for sample in range(60)}
+    smallest = []
+    for _ in range(8):
+        own = rng.random((12, 10)) < 0.3
+        matrix = pd.DataFrame(np.repeat(own, 5, axis=0).astype(float))
+        long = matrix.stack().rename_axis(["sample", "feature"]).rename("activation").reset_index()
+        clusters = cluster(matrix, samples=5, features=4)
+        found = communities(clusters, topics, long.assign(from_end=0), shuffles=60)
+        smallest.append(found["p"].min())
+    assert sum(p < 0.05 for p in smallest) <= 2
+    assert np.median(smallest) > 0.15
+
+
+def test_topics_of_several_sizes_are_shuffled_among_their_like(readings):
+    matrix = expression_matrix(readings, value="activation", samples=range(16))
+    # No two topics are alike in size: nothing can be exchanged, and no matrix is unlike this one.
+    found = communities(cluster(matrix, samples=3, features=4), TOPICS, readings, shuffles=20)
+    assert (found["p"] == 1).all()
 
 
 def test_noise_and_unlike_scales_do_not_hide_the_blocks():
@@ -80,7 +149,9 @@ def test_noise_and_unlike_scales_do_not_hide_the_blocks():
 
 
 def test_neighbours_in_the_matrix_are_of_one_cluster(readings):
-    clusters = cluster(expression_matrix(readings, value="activation"), samples=3, features=4)
+    clusters = cluster(
+        expression_matrix(readings, value="activation", samples=range(16)), samples=3, features=4
+    )
     for names, groups in (
         (clusters.matrix.index, clusters.samples),
         (clusters.matrix.columns, clusters.features),
@@ -93,29 +164,31 @@ def test_neighbours_in_the_matrix_are_of_one_cluster(readings):
 def test_without_structure_p_says_so(readings):
     """The planted sizes, each feature's samples drawn anew: the largest excess is one of many."""
     rng = np.random.default_rng(1)
-    matrix = expression_matrix(readings, value="activation")
+    matrix = expression_matrix(readings, value="activation", samples=range(16))
     smallest = []
     for _ in range(12):
         drawn = matrix.apply(lambda column: rng.permutation(column.to_numpy()))
         long = drawn.stack().rename("activation").reset_index().assign(from_end=0)
         clusters = cluster(drawn, samples=3, features=4)
-        smallest.append(communities(clusters, TOPICS, long, shuffles=60)["p"].min())
+        smallest.append(communities(clusters, SINGLES, long, shuffles=60)["p"].min())
     assert sum(p < 0.05 for p in smallest) <= 3
     assert np.median(smallest) > 0.15
 
 
 def test_wrong_arguments_are_named(readings):
     with pytest.raises(ValueError, match="no 'size'; they have: sample, feature"):
-        expression_matrix(readings, value="size")
+        expression_matrix(readings, value="size", samples=range(16))
     with pytest.raises(ValueError, match="no rows"):
-        expression_matrix(readings.head(0), value="activation")
-    matrix = expression_matrix(readings, value="activation")
+        expression_matrix(readings.head(0), value="activation", samples=range(16))
+    matrix = expression_matrix(readings, value="activation", samples=range(16))
     with pytest.raises(ValueError, match="10 clusters of 9 features; valid: 1 to 9, 2 or more"):
         cluster(matrix, samples=3, features=10)
 
 
 def test_the_figure_shows_the_clustered_matrix_and_the_topics(readings, tmp_path):
-    clusters = cluster(expression_matrix(readings, value="activation"), samples=3, features=4)
+    clusters = cluster(
+        expression_matrix(readings, value="activation", samples=range(16)), samples=3, features=4
+    )
     figure = feature_expression(clusters, TOPICS, value="activation", site="blocks.2.resid_post")
     heat, *_ = figure.axes
     shown = heat.images[0].get_array()
@@ -134,7 +207,9 @@ def test_the_figure_shows_the_clustered_matrix_and_the_topics(readings, tmp_path
 
 def test_the_trees_stand_over_their_leaves(readings):
     """Every leaf of the drawn trees ends at the row or column that it is of."""
-    clusters = cluster(expression_matrix(readings, value="activation"), samples=3, features=4)
+    clusters = cluster(
+        expression_matrix(readings, value="activation", samples=range(16)), samples=3, features=4
+    )
     figure = feature_expression(clusters, TOPICS, value="activation", site="embed")
     heat = figure.axes[0]
     top, right = heat.child_axes

@@ -1,5 +1,7 @@
 """Token types of lists written by hand, and tables whose numbers are known."""
 
+from itertools import permutations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,7 @@ from pipeline.measures.lists import (
     last_item_token,
     token_types,
 )
-from pipeline.measures.metrics import diversity, n_items
+from pipeline.measures.metrics import diversity, n_items, self_bleu
 
 ITEM, B, N, E = "item", "filler_blank", "line_break", "end"
 
@@ -87,14 +89,27 @@ ABLATED = completions("sae", {"x": ["a\nb\nc\nd", "e\nf\ng\nh"], "y": ["e\nf", "
 
 def test_a_topics_numbers_are_those_by_hand():
     table = by_topic(BASE.sample(frac=1, random_state=1))
-    # x: 4 of 5 items distinct, new in turn: 2/2, 2/3; y: 2 of 4, 1/1, 1/3.
-    assert table.loc["x"].tolist() == pytest.approx([4 / 5, (1 / 3) ** 2 / 2, 2.5, 0.5])
-    assert table.loc["y"].tolist() == pytest.approx([2 / 4, (2 / 3) ** 2 / 2, 2.0, 2.0])
+    # x: 4 of 5 items distinct, unshared 1/2 and 2/3; y: 2 of 4, unshared 0/1 and 1/3.
+    assert table.loc["x", COLUMNS[:4]].tolist() == pytest.approx([4 / 5, 1 / 72, 2.5, 0.5])
+    assert table.loc["y", COLUMNS[:4]].tolist() == pytest.approx([2 / 4, 1 / 18, 2.0, 2.0])
+
+
+def test_no_number_depends_on_the_order_of_completions():
+    texts = ["a\nb\nc", "a\nd", "A\ne \nb\nf", "g"]
+    tables = [
+        by_topic(completions("base", {"x": [texts[place] for place in order]}))
+        for order in permutations(range(4))
+    ]
+    assert all(np.allclose(table, tables[0], rtol=1e-12) for table in tables)
+    # Unshared: c of three, d of two, e and f of four, g of one.
+    expected = np.var([1 / 3, 1 / 2, 2 / 4, 1], ddof=1)
+    assert tables[0].loc["x", "diversity_variance"] == pytest.approx(expected)
 
 
 def test_means_are_those_of_the_metrics():
     table = by_topic(BASE)
-    for column, metric in (("diversity_mean", diversity), ("n_items_mean", n_items)):
+    pairs = (("diversity_mean", diversity), ("n_items_mean", n_items), ("self_bleu", self_bleu))
+    for column, metric in pairs:
         assert metric(BASE).groupby(BASE["topic"]).mean().tolist() == table[column].tolist()
 
 
@@ -104,7 +119,7 @@ def test_differences_are_of_topics():
     expected = (by_topic(ABLATED) - by_topic(BASE)).mean()
     assert table["mean"].tolist() == pytest.approx(expected.tolist())
     assert (table["ablated"] - table["base"]).tolist() == pytest.approx(expected.tolist())
-    assert table["n"].tolist() == [2] * 4
+    assert table["n"].tolist() == [2] * 5
     items = table[table["column"] == "n_items_mean"].iloc[0]
     assert (items["base"], items["ablated"], items["mean"]) == (2.25, 3.0, 0.75)
     assert items["low"] <= 0 <= 1.5 <= items["high"]

@@ -1,6 +1,6 @@
 """Which features samples express: a matrix, clustered on both axes, and the communities in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +25,57 @@ class Clusters:
     features: pd.Series
 
 
-def expression_matrix(readings: pd.DataFrame, *, value: str) -> pd.DataFrame:
+def active_places(
+    activations: Float[np.ndarray, "rows feature"], rows: pd.DataFrame
+) -> pd.DataFrame:
+    """A row for every place where a feature is active: its activation there, above 0.
+
+    Args:
+        activations: of all features of an autoencoder, at each of the rows.
+        rows: what each row of `activations` is of, such as `sample` and `from_end`.
+
+    Returns:
+        The columns of `rows`, `feature` and `activation`.
+
+    Raises:
+        ValueError: another number of rows.
+    """
+    if len(rows) != len(activations):
+        raise ValueError(f"{len(rows)} rows are described, there are {len(activations)}")
+    where, features = np.nonzero(activations > 0)
+    found = rows.iloc[where].reset_index(drop=True)
+    return found.assign(feature=features, activation=activations[where, features])
+
+
+def telling_features(
+    readings: pd.DataFrame, sizes: pd.Series, *, samples: int, most: int
+) -> list[int]:
+    """The features of largest size of those that tell samples apart: active in 5 to 95 % of them.
+
+    Args:
+        readings: `sample` and `feature` of each place where a feature is active.
+        sizes: feature -> what they are chosen by, such as attribution. Others are left out.
+        samples: how many there are, those in which nothing is active too.
+        most: how many features at most.
+
+    Returns:
+        Largest first; none where no feature tells samples apart.
+    """
+    shares = readings.groupby("feature")["sample"].nunique() / samples
+    telling = shares.index[shares.between(0.05, 0.95)]
+    ordered = sizes[sizes.index.isin(telling)].sort_values(ascending=False, kind="stable")
+    return [int(feature) for feature in ordered.index[:most]]
+
+
+def expression_matrix(
+    readings: pd.DataFrame, *, value: str, samples: Sequence[int]
+) -> pd.DataFrame:
     """Samples x features: the largest value that a feature has at any position of a sample.
 
     Args:
         readings: a row for each `sample`, `feature` and position where it is active.
-        value: the column to take, such as `activation`. A sample without a row has 0.
+        value: the column to take, such as `activation`.
+        samples: the rows of the matrix. One without a reading has 0 everywhere.
 
     Raises:
         ValueError: a column is not there, or there are no rows.
@@ -40,9 +85,10 @@ def expression_matrix(readings: pd.DataFrame, *, value: str) -> pd.DataFrame:
             raise ValueError(f"readings have no {column!r}; they have: {', '.join(readings)}")
     if readings.empty:
         raise ValueError("readings have no rows: no feature is expressed")
-    return readings.pivot_table(
+    matrix = readings.pivot_table(
         index="sample", columns="feature", values=value, aggfunc="max", fill_value=0.0
     )
+    return matrix.reindex(pd.Index(samples, name="sample"), fill_value=0.0)
 
 
 def cluster(matrix: pd.DataFrame, *, samples: int, features: int) -> Clusters:
@@ -87,8 +133,10 @@ def communities(
     A feature is expressed by a sample where its value is above 0. A community is a pair of clusters
     with excess = n_samples n_features (share in the block - share in the other samples) above that
     of all other pairs with the same features. Clustering finds some in any matrix: `p` is the share
-    of matrices with each feature's samples shuffled, clustered alike, whose largest excess is as
-    large, (1 + count) / (1 + shuffles). Largest excess first.
+    of shuffled matrices, clustered alike, whose largest excess is as large, (1 + count) / (1 +
+    shuffles). In those each feature's values of a topic go, as a whole, to another topic with as
+    many samples: samples of one topic share a prompt and are alike without any community. Largest
+    excess first.
 
     Args:
         clusters: of the matrix.
@@ -99,9 +147,12 @@ def communities(
 
     Returns:
         A row for each: `samples`, `features` (tuples), `share`, `share_outside`, `excess`, `p`;
-        `topic`, the commonest, `topic_count` of `n_samples` there and `topic_total` in all,
-        `topic_p`, the hypergeometric probability of so many or more; `from_end`, the commonest
-        distance of an expressed feature from the end, `from_end_count` of `n_readings`.
+        `topic`, the commonest, or "mixed" where `topics_tied` > 1 are equally common, with
+        `topic_count` of `n_samples` there and `topic_total` in all (the smallest of tied ones);
+        `topic_p` = min(1, topics P(X >= topic_count)), X hypergeometric: n_samples drawn of all,
+        topic_total of them of the topic; the commonest is chosen after looking, so that the
+        probability counts once for each topic (Bonferroni). `from_end`, the commonest distance of
+        an expressed feature from the end, `from_end_count` of `n_readings`.
 
     Raises:
         ValueError: a single cluster of samples, which has no others.
@@ -113,15 +164,18 @@ def communities(
     groups = clusters.samples.to_numpy(), clusters.features.to_numpy()
     expressed = matrix.to_numpy() > 0
     shares, outside, excess = _shares(expressed, *groups)
-    largest = _shuffled(expressed, *groups, shuffles, seed)
+    largest = _shuffled(expressed, *groups, by_topic.to_numpy(), shuffles, seed)
     rows = []
     for column, where in enumerate(excess.argmax(0)):
         if excess[where, column] <= 0:
             continue
         samples = matrix.index[groups[0] == np.unique(groups[0])[where]]
         features = matrix.columns[groups[1] == np.unique(groups[1])[column]]
-        topic, count = _commonest(by_topic[samples])
-        total = int((by_topic == topic).sum())
+        counts = by_topic[samples].value_counts()
+        count = int(counts.max())
+        tied = counts.index[counts == count]
+        total = int(by_topic.value_counts()[tied].min())
+        chance = float(hypergeom.sf(count - 1, len(by_topic), total, len(samples)))
         here = readings[readings["sample"].isin(samples) & readings["feature"].isin(features)]
         from_end, at_from_end = _commonest(here["from_end"])
         as_large = int((largest >= excess[where, column] - 1e-9).sum())
@@ -135,10 +189,11 @@ def communities(
                 "share_outside": outside[where, column],
                 "excess": excess[where, column],
                 "p": (1 + as_large) / (1 + shuffles),
-                "topic": topic,
+                "topic": tied[0] if len(tied) == 1 else "mixed",
+                "topics_tied": len(tied),
                 "topic_count": count,
                 "topic_total": total,
-                "topic_p": float(hypergeom.sf(count - 1, len(by_topic), total, len(samples))),
+                "topic_p": min(1.0, by_topic.nunique() * chance),
                 "from_end": from_end,
                 "from_end_count": at_from_end,
                 "n_readings": len(here),
@@ -166,13 +221,27 @@ def _shares(
 
 
 def _shuffled(
-    expressed: np.ndarray, samples: np.ndarray, features: np.ndarray, shuffles: int, seed: int
+    expressed: np.ndarray,
+    samples: np.ndarray,
+    features: np.ndarray,
+    topics: np.ndarray,
+    shuffles: int,
+    seed: int,
 ) -> np.ndarray:
     rng = np.random.default_rng(seed)
+    blocks = [np.flatnonzero(topics == topic) for topic in np.unique(topics)]
+    sizes = np.unique([len(block) for block in blocks])
+    # Of every number of samples that topics have: [topic, sample].
+    alike = [np.stack([block for block in blocks if len(block) == size]) for size in sizes]
     wanted = len(np.unique(samples)), len(np.unique(features))
+    columns = np.arange(expressed.shape[1])
     largest = []
     for _ in range(shuffles):
-        drawn = rng.permuted(expressed, axis=0).astype(float)
+        drawn = np.empty(expressed.shape)
+        for places in alike:
+            order = np.tile(np.arange(len(places))[:, None], (1, len(columns)))
+            moved = expressed[places[rng.permuted(order, axis=0)], columns[:, None]]
+            drawn[places] = moved.swapaxes(1, 2)
         groups = [
             fcluster(linkage(side, "average"), count, "maxclust")
             for side, count in zip((drawn, drawn.T), wanted, strict=True)

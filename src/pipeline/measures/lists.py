@@ -1,5 +1,6 @@
 """Lists, token by token and topic by topic: what each token is, and what ablation changes."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,10 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.measures.statistics import estimate
-from pipeline.measures.text import distinct, list_items
+from pipeline.measures.text import list_items, self_bleu_scores
 
 TYPES = ("item", "filler_blank", "line_break", "end")
-COLUMNS = ("diversity_mean", "diversity_variance", "n_items_mean", "n_items_variance")
+COLUMNS = (
+    "diversity_mean",
+    "diversity_variance",
+    "n_items_mean",
+    "n_items_variance",
+    "self_bleu",
+)
 
 
 def token_types(pieces: Sequence[str], *, ended: bool) -> list[str]:
@@ -54,32 +61,37 @@ def blank_over_break(
 
 
 def by_topic(completions: pd.DataFrame, *, separator: str = "\n") -> pd.DataFrame:
-    """`COLUMNS` of every topic, over its completions.
+    """`COLUMNS` of every topic, over its completions; none depends on their order.
 
-    n_items: items of a completion. diversity of a completion: its distinct items that no earlier
-    completion of the topic has (in order of `sample`, `repeat`) / its items, so that the mean
-    weighted by items is the topic's distinct items / all items; `diversity_mean` is that ratio,
-    `diversity_variance` the variance over completions. Variances divide by n - 1 and are NaN for
-    one completion; a completion without items has no diversity.
+    n_items: items of a completion. `diversity_mean`: distinct items / all items of the topic, after
+    case folding. `diversity_variance`: the variance over completions i of u_i = items of i that no
+    other completion of the topic has / items of i. `self_bleu`: BLEU of a completion against the
+    topic's others (4-grams), averaged: high where lists are alike. Variances divide by n - 1 and
+    are NaN for one completion, as self-BLEU is; a completion without items has no u_i and no BLEU.
 
     Returns:
         Indexed by topic.
     """
     rows = {}
-    for topic, own in completions.sort_values(["sample", "repeat"]).groupby("topic"):
-        seen: list[str] = []
-        counts, shares = [], []
-        for text in own["completion"]:
-            items = list_items(text, separator)
-            new = distinct([*seen, *items]) - distinct(seen)
-            seen += items
-            counts.append(len(items))
-            shares.append(new / len(items) if items else np.nan)
+    for topic, own in completions.groupby("topic"):
+        lists = [
+            [item.strip().casefold() for item in list_items(text, separator)]
+            for text in own["completion"]
+        ]
+        holders = Counter(item for items in lists for item in set(items))
+        every = [item for items in lists for item in items]
+        unshared = [
+            sum(holders[item] == 1 for item in items) / len(items) if items else np.nan
+            for items in lists
+        ]
+        spoken = [text for text in own["completion"] if text.strip(" ")]
+        counts = pd.Series([len(items) for items in lists], dtype=float)
         rows[topic] = {
-            "diversity_mean": distinct(seen) / len(seen) if seen else np.nan,
-            "diversity_variance": pd.Series(shares, dtype=float).var(),
-            "n_items_mean": float(np.mean(counts)),
-            "n_items_variance": pd.Series(counts, dtype=float).var(),
+            "diversity_mean": len(holders) / len(every) if every else np.nan,
+            "diversity_variance": pd.Series(unshared, dtype=float).var(),
+            "n_items_mean": counts.mean(),
+            "n_items_variance": counts.var(),
+            "self_bleu": np.mean(self_bleu_scores(spoken, 4)) if len(spoken) > 1 else np.nan,
         }
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS))
 

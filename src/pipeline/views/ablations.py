@@ -1,9 +1,8 @@
-"""What ablated features do to lists: figures, and a finding in words made from the numbers."""
+"""What ablated features do to lists, in figures."""
 
 from collections.abc import Mapping
 from itertools import cycle
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,7 +16,7 @@ AXES = {
     "n_items_mean": "items per list, change",
     "n_items_variance": "variance of items per list, change",
     "diversity_mean": "distinct items / all items of a topic, change",
-    "diversity_variance": "variance of diversity, change",
+    "diversity_variance": "variance of the share of items no other list has, change",
 }
 SERIES = {
     ("attributed", "firing"): ("attributed, wherever active", COLOURS[1], "o"),
@@ -74,7 +73,8 @@ def ablation_effects(table: pd.DataFrame, references: pd.DataFrame, column: str)
                 "Ablated minus base, mean over topics; bars: 95 % intervals, topics resampled.",
                 f"n = {int(rows['n'].max())} topics. Attributed: the features of each site that",
                 "raise logit(blank) - logit(line break) most after the last item; random: draws of",
-                "as many other active ones. Without autoencoders: "
+                "as many other active ones. Where recorded: at their places in the recorded list;",
+                "wherever active: wherever they fire but at the first token. Without autoencoders: "
                 + ", ".join(
                     f"{name} {mean:+.2g}"
                     for name, mean in zip(beside["name"], beside["mean"], strict=True)
@@ -157,38 +157,3 @@ def list_anatomy(types: pd.DataFrame) -> Figure:
             ],
         )
     return figure
-
-
-def finding(table: pd.DataFrame, references: pd.DataFrame, lists: int) -> str:
-    """One paragraph: which autoencoders' features keep lists from ending, by how much.
-
-    An autoencoder counts where the interval of the change in items is above 0 and its mean above
-    those of all its random features' intervals, by the same position rule.
-    """
-    rows = table[table["column"] == "n_items_mean"]
-    said, topics = [], int(rows["n"].max())
-    base = float(rows["base"].iloc[0])
-    for rule, words in (("firing", "wherever they are active"), ("recorded", "where recorded")):
-        own = rows[rows["positions"] == rule].set_index("site")
-        strong = own[own["source"] == "attributed"]
-        drawn = own[own["source"] == "random"].groupby("site")["high"].max()
-        random = drawn.reindex(strong.index).fillna(-np.inf)
-        longer = strong[(strong["low"] > 0) & (strong["mean"] > random)]
-        longer = longer.sort_values("mean", ascending=False)
-        listed = "; ".join(
-            f"{site} by {row['mean']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
-            for site, row in longer.iterrows()
-        )
-        said.append(
-            f"Ablated {words}, the features of {len(longer)} of {len(strong)} "
-            f"autoencoders make lists longer, beyond random active features"
-            + (f": {listed}." if listed else ".")
-        )
-    beside = references[references["column"] == "n_items_mean"]
-    others = ", ".join(
-        f"{name} {mean:+.1f}" for name, mean in zip(beside["name"], beside["mean"], strict=True)
-    )
-    return (
-        f"Asked for a short list the model gives {base:.1f} items ({lists} lists, {topics} topics; "
-        f"intervals are 95 %, topics resampled). {' '.join(said)} Beside them: {others} items.\n"
-    )

@@ -23,7 +23,7 @@ def feature_expression(
 
     `which` says in the caption which features are shown.
 
-    Colour: the value, on a logarithmic scale; white: not expressed.
+    Colour: the value, on a logarithmic scale; white: not expressed, 0 at all positions.
     """
     matrix = clusters.matrix
     names = sorted({topics[sample] for sample in matrix.index})
@@ -72,8 +72,8 @@ def feature_expression(
             figure,
             [
                 f"{matrix.shape[0]} samples, {matrix.shape[1]} features ({which});",
-                f"{share:.0f} % of cells are expressed, white: not. Cells: largest {value} at any",
-                "position of the sample.",
+                f"{share:.0f} % of cells are expressed, white: 0 throughout. Cells: largest",
+                f"{value} at any position of the completion.",
                 "Average linkage over Euclidean distances of what is expressed (1) or not (0).",
                 "Strip at the left: topic.",
             ],

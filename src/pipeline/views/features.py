@@ -122,9 +122,10 @@ def coverage_by_size(table: pd.DataFrame) -> Figure:
         caption(
             figure,
             [
-                f"{table['concept'].nunique()} concepts, {table['rows'].iloc[0]} held-out rows.",
-                "A feature says yes where it is active; chosen for each concept on one half of the",
-                "samples, F1 on the other. Bars: 95 % interval over concepts.",
+                f"{table['concept'].nunique()} concepts, {table['rows'].iloc[0]} rows of lists.",
+                "A feature says yes where it is active; chosen for each concept on even draws of a",
+                "prompt, F1 on odd ones: other lists of the same prompts, on most of which the",
+                "autoencoder was trained. Bars: 95 % interval over concepts.",
             ],
         )
     return figure

@@ -1,0 +1,192 @@
+"""The endings study in numbers and words: a table of results, shares of error nodes, a finding."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from pipeline.measures.lists import COLUMNS
+
+RULES = {"firing": "wherever active", "recorded": "where recorded"}
+"""Position rule of an ablation -> what it is called."""
+
+NOTES = """
+Cells: ablated minus base [95 % interval, topics resampled], mean over topics. In brackets: the mean
+of the random controls (draws of as many other active features, by the same rule), and the
+reconstruction alone.
+
+- `diversity_mean` of a topic: distinct items / all items over its lists, after case folding.
+- `diversity_variance` of a topic: the variance, over its lists, of the share of a list's items that
+  no other list of the topic has.
+- `n_items_mean`, `n_items_variance` of a topic: mean and variance, over its lists, of items a list.
+- `self_bleu`, the second reading of diversity: BLEU of a list against the topic's others, orders 1
+  to 4, averaged; higher is less diverse, and it rises with the number of lists.
+- Where recorded: a feature is ablated at the position that it has in the recorded list of the same
+  prompt and draw, whatever is written there now. Wherever active: at every position where it is
+  active, in the prompt too, but for the first token.
+- An ablation keeps what the reconstruction leaves out, the error; the reconstruction alone drops
+  it, at all positions but the first. They are not each other's baseline.
+- The features were chosen on the same lists that they are ablated in.
+"""
+
+
+def results_table(changes: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
+    """A row for each autoencoder and position rule, then one for each reference.
+
+    Args:
+        changes: `site`, `source`, `draw`, `positions`, `column`, `mean`, `low`, `high`.
+        references: `name`, `column`, `mean`, `low`, `high`.
+
+    Returns:
+        `name`, `positions`, and for each of `measures.lists.COLUMNS` c: c, c_low, c_high; c_random,
+        the mean of the random draws' changes; c_reconstruction. NaN where there is none.
+    """
+    rows = []
+    for site, own in changes.groupby("site", sort=False):
+        alone = own[own["source"] == "none"].set_index("column")["mean"]
+        for rule in RULES:
+            here = own[own["positions"] == rule]
+            strong = here[here["source"] == "attributed"].set_index("column")
+            if strong.empty:
+                continue
+            random = here[here["source"] == "random"].groupby("column")["mean"].mean()
+            row = {"name": site, "positions": rule}
+            for column in COLUMNS:
+                row |= _numbers(strong, column)
+                row[f"{column}_random"] = random.get(column)
+                row[f"{column}_reconstruction"] = alone.get(column)
+            rows.append(row)
+    for name, own in references.groupby("name", sort=False):
+        row, indexed = {"name": name, "positions": ""}, own.set_index("column")
+        for column in COLUMNS:
+            row |= _numbers(indexed, column)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def results_text(results: pd.DataFrame) -> str:
+    """The table in Markdown, with its formulas and rules beneath."""
+    head = ["autoencoder or reference", "ablated", *COLUMNS]
+    lines = [head, ["---"] * len(head)]
+    for row in results.to_dict("records"):
+        cells = [_cell(row, column) for column in COLUMNS]
+        lines.append([row["name"], RULES.get(row["positions"], ""), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" + NOTES
+
+
+def error_shares(errors: pd.DataFrame, totals: pd.DataFrame) -> pd.DataFrame:
+    """How much of the metric's attribution the reconstruction's error has, for each site.
+
+    Of each list F is the attribution of all features, E that of the error, both summed over
+    positions; the share is the mean over lists of |E| / (|F| + |E|).
+
+    Args:
+        errors: `prompt`, `site`, `attribution` of each position.
+        totals: `prompt`, `site`, `metric`, `attribution` of all features.
+
+    Returns:
+        `site`, the means over lists `features`, `error`, their sum `both` and `metric`, and
+        `error_share`.
+    """
+    keys = ["prompt", "site"]
+    own = errors.groupby(keys, sort=False)["attribution"].sum().rename("error").reset_index()
+    table = totals.rename(columns={"attribution": "features"}).merge(own, on=keys, validate="1:1")
+    table["both"] = table["features"] + table["error"]
+    sizes = table[["features", "error"]].abs()
+    table["error_share"] = sizes["error"] / sizes.sum(axis=1)
+    columns = ["features", "error", "both", "metric", "error_share"]
+    return table.groupby("site", sort=False)[columns].mean().reset_index()
+
+
+def error_words(shares: pd.DataFrame) -> str:
+    """One sentence on the table of `error_shares`."""
+    ordered = shares.sort_values("error_share")
+    least, most = ordered.iloc[0], ordered.iloc[-1]
+    return (
+        "The reconstruction's error carries "
+        f"{100 * least['error_share']:.0f} % ({least['site']}) to "
+        f"{100 * most['error_share']:.0f} % ({most['site']}) of the attribution of the metric, "
+        "features and error summed over positions."
+    )
+
+
+def community_words(found: pd.DataFrame) -> str:
+    """One sentence or two on a table of communities: how many, how many are more than chance."""
+    if found.empty:
+        return "No community of lists that express features together was found."
+    sure = found[found["p"] < 0.05]
+    said = (
+        f"{len(found)} communities of lists that express features together were found at "
+        f"{found['site'].nunique()} sites, {len(sure)} of them with p < 0.05 against features "
+        "shuffled over topics."
+    )
+    if sure.empty:
+        return said
+    topical = sure[sure["topic_p"] < 0.05]
+    named = ", ".join(sorted(set(topical["topic"]) - {"mixed"})) or "none"
+    return (
+        f"{said} Of those {len(topical)} have more lists of their commonest topic than chance (p < "
+        f"0.05, corrected for the number of topics); where that is a single topic: {named}."
+    )
+
+
+def finding(table: pd.DataFrame, references: pd.DataFrame, lists: int) -> str:
+    """One paragraph: which autoencoders' features keep lists from ending, by how much.
+
+    An autoencoder counts where the interval of the change in items is above 0 as printed and its
+    mean above those of all its random features' intervals, by the same position rule. Of one whose
+    reconstruction alone does as much, this is said.
+    """
+    rows = table[table["column"] == "n_items_mean"]
+    topics, base = int(rows["n"].max()), float(rows["base"].iloc[0])
+    said = " ".join(_longer(rows, rule) for rule in RULES)
+    beside = references[references["column"] == "n_items_mean"]
+    others = ", ".join(
+        f"{name} {mean:+.1f}" for name, mean in zip(beside["name"], beside["mean"], strict=True)
+    )
+    return (
+        f"Asked for a short list the model gives {base:.1f} items ({lists} lists, {topics} topics; "
+        f"intervals are 95 %, topics resampled). Features were chosen on the same lists that they "
+        f"are ablated in. {said} Beside them: {others} items.\n"
+    )
+
+
+def _longer(rows: pd.DataFrame, rule: str) -> str:
+    own = rows[rows["positions"] == rule].set_index("site")
+    strong = own[own["source"] == "attributed"]
+    random = own[own["source"] == "random"].groupby("site")["high"].max().reindex(strong.index)
+    alone = rows[rows["source"] == "none"].set_index("site")["mean"]
+    above = strong["low"].round(1) > 0
+    longer = strong[above & ~(strong["mean"] <= random)].sort_values("mean", ascending=False)
+    listed = []
+    for site, row in longer.iterrows():
+        words = f"{site} by {row['mean']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+        if round(alone.get(site, float("-inf")), 1) >= round(row["mean"], 1):
+            words += f" (its reconstruction alone does as much, {alone[site]:+.1f})"
+        listed.append(words)
+    control = (
+        "; no random features were ablated beside them"
+        if random.isna().any()
+        else ", beyond random active features"
+    )
+    return (
+        f"Ablated {RULES[rule]}, the features of {len(longer)} of {len(strong)} autoencoders make "
+        f"lists longer{control}" + (f": {'; '.join(listed)}." if listed else ".")
+    )
+
+
+def _numbers(own: pd.DataFrame, column: str) -> dict[str, float]:
+    return {
+        f"{column}{end}": own.at[column, name]
+        for end, name in (("", "mean"), ("_low", "low"), ("_high", "high"))
+    }
+
+
+def _cell(row: Mapping[Any, Any], column: str) -> str:
+    mean, low, high = (f"{row[f'{column}{end}']:+z.3f}" for end in ("", "_low", "_high"))
+    beside = [
+        f"{name} {row[f'{column}_{name}']:+z.3f}"
+        for name in ("random", "reconstruction")
+        if pd.notna(row.get(f"{column}_{name}"))
+    ]
+    return f"{mean} [{low}, {high}]" + (f" ({', '.join(beside)})" if beside else "")

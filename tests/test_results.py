@@ -1,0 +1,122 @@
+"""The table of results, the shares of error nodes and the finding say what was planted, no more."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.measures.lists import COLUMNS
+from pipeline.views.results import (
+    community_words,
+    error_shares,
+    error_words,
+    finding,
+    results_table,
+    results_text,
+)
+
+A, B = "blocks.1.z", "blocks.2.resid_post"
+
+
+def changes(rows: list[tuple]) -> pd.DataFrame:
+    """Rows of (site, source, draw, positions, mean, low, high), the same for every column."""
+    names = ["site", "source", "draw", "positions", "mean", "low", "high"]
+    table = pd.DataFrame(rows, columns=names).assign(n=23, base=5.0)
+    return pd.concat([table.assign(column=column) for column in COLUMNS], ignore_index=True)
+
+
+def both_rules(site: str, source: str, draw: int, *numbers: float) -> list[tuple]:
+    return [(site, source, draw, rule, *numbers) for rule in ("firing", "recorded")]
+
+
+REFERENCES = pd.DataFrame(
+    [("template: long", c, 9.0, 8.0, 10.0) for c in COLUMNS],
+    columns=["name", "column", "mean", "low", "high"],
+)
+TABLE = changes(
+    [
+        *both_rules(A, "attributed", 0, 2.0, 1.5, 2.5),
+        *both_rules(A, "random", 0, 0.1, -0.1, 0.3),
+        *both_rules(A, "random", 1, 0.3, 0.1, 0.5),
+        (A, "none", 0, "all", 0.25, 0.0, 0.5),
+        *both_rules(B, "attributed", 0, 0.3, 0.04, 0.6),
+        *both_rules(B, "random", 0, 0.0, -0.1, 0.1),
+        (B, "none", 0, "all", 0.0, -0.1, 0.1),
+    ]
+)
+
+
+def test_a_row_for_each_autoencoder_and_rule_then_references():
+    table = results_table(TABLE, REFERENCES)
+    assert list(zip(table["name"], table["positions"], strict=True)) == [
+        (A, "firing"),
+        (A, "recorded"),
+        (B, "firing"),
+        (B, "recorded"),
+        ("template: long", ""),
+    ]
+    for column in COLUMNS:
+        ends = ["", "_low", "_high", "_random", "_reconstruction"]
+        row = table.loc[0, [column + end for end in ends]].astype(float)
+        assert row.tolist() == pytest.approx([2.0, 1.5, 2.5, 0.2, 0.25])
+        assert table.loc[4, column] == 9.0 and np.isnan(table.loc[4, f"{column}_random"])
+    text = results_text(table)
+    assert text.count(f"| {A} |") == 2
+    assert "+2.000 [+1.500, +2.500] (random +0.200, reconstruction +0.250)" in text
+    assert "+9.000 [+8.000, +10.000] |" in text
+
+
+def test_an_interval_that_touches_0_as_printed_is_not_above_it():
+    text = finding(TABLE, REFERENCES, 115)
+    assert (
+        f"1 of 2 autoencoders make lists longer, beyond random active features: {A} by 2.0" in text
+    )
+    assert B not in text and "the same lists that they are ablated in" in text
+
+
+def test_without_random_features_nothing_is_beyond_them():
+    text = finding(TABLE[TABLE["source"] != "random"], REFERENCES, 115)
+    assert "beyond" not in text and "no random features were ablated" in text
+    assert f"{A} by 2.0" in text
+
+
+def test_a_reconstruction_that_does_as_much_is_named():
+    alike = TABLE.assign(mean=TABLE["mean"].where(TABLE["source"] != "none", 2.02))
+    assert "(its reconstruction alone does as much, +2.0)" in finding(alike, REFERENCES, 115)
+    assert "reconstruction alone" not in finding(TABLE, REFERENCES, 115)
+
+
+def test_the_errors_share_is_of_sums_over_positions():
+    errors = pd.DataFrame(
+        [(0, A, 3, 0.5), (0, A, 4, -1.5), (1, A, 3, 3.0), (0, B, 3, 0.0), (1, B, 3, 0.0)],
+        columns=["prompt", "site", "position", "attribution"],
+    )
+    totals = pd.DataFrame(
+        [(0, A, 1.0, 3.0), (1, A, 2.0, -1.0), (0, B, 1.0, 2.0), (1, B, 2.0, 2.0)],
+        columns=["prompt", "site", "metric", "attribution"],
+    )
+    shares = error_shares(errors, totals)
+    first = shares.set_index("site").loc[A]
+    # |-1| of |3| + |-1|, and |3| of |-1| + |3|.
+    assert first.to_dict() == {
+        "features": 1.0,
+        "error": 1.0,
+        "both": 2.0,
+        "metric": 1.5,
+        "error_share": (0.25 + 0.75) / 2,
+    }
+    assert f"0 % ({B}) to 50 % ({A})" in error_words(shares)
+
+
+def test_communities_are_counted_in_words():
+    found = pd.DataFrame(
+        {
+            "site": [A, A, B],
+            "p": [0.01, 0.04, 0.5],
+            "topic": ["birds", "mixed", "tools"],
+            "topic_p": [0.001, 1.0, 0.01],
+        }
+    )
+    text = community_words(found)
+    assert "3 communities" in text and "2 sites, 2 of them with p < 0.05" in text
+    assert "Of those 1 " in text and "birds" in text and "tools" not in text
+    assert community_words(pd.DataFrame()).startswith("No community")
