@@ -82,12 +82,13 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     own = lists[lists["label"] == study.autoencoders.label].reset_index(drop=True)
     topics = dict(own["topic"].items())
     store = ActivationStore(folder / "recorded")
-    places = _places(store, own, list_ends(tokenizer, own))
+    ends = list_ends(tokenizer, own)
+    places = _places(store, own, ends)
     found, unclustered = [], []
     for site in study.autoencoders.all_sites:
         sae = load_sae(folder / "autoencoders" / f"{site}.safetensors")
-        readings = _expressed(sae, store, places, features[features["site"] == site], len(own))
-        clusters = _clusters(readings, len(own))
+        readings = _expressed(sae, store, places, features[features["site"] == site], len(ends))
+        clusters = _clusters(readings, list(ends.index))
         if clusters is None:
             unclustered.append(site)
             continue
@@ -102,7 +103,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     shares = error_shares(*(pd.read_parquet(folder / name) for name in INPUTS[-2:]))
     text = "\n".join(
         [
-            finding(table, references, len(own)).strip(),
+            finding(table, references, len(ends)).strip(),
             error_words(shares),
             community_words(groups),
             *_absent(unclustered),
@@ -174,16 +175,15 @@ def _tables(
     )
 
 
-def _places(store: ActivationStore, lists: pd.DataFrame, ends: list[int]) -> pd.DataFrame:
-    """The store's rows of completions of these lists: `row`, `sample` (the list's), `from_end`."""
-    numbers = pd.Series(lists.index, lists["sample"])
+def _places(store: ActivationStore, lists: pd.DataFrame, ends: pd.Series) -> pd.DataFrame:
+    """The store's rows of completions with an end: `row`, `sample` (the list's), `from_end`."""
+    numbers = pd.Series(ends.index, lists.loc[ends.index, "sample"])
     rows = store.rows.reset_index(drop=True)
     rows = rows[rows["sample"].isin(numbers.index)]
     rows = rows.assign(row=rows.index, sample=rows["sample"].map(numbers))
     rows = rows[rows["position"] >= rows["sample"].map(lists["tokens"].map(len))]
-    return rows.assign(from_end=rows["position"] - rows["sample"].map(dict(enumerate(ends))))[
-        ["row", "sample", "from_end"]
-    ]
+    rows["from_end"] = rows["position"] - rows["sample"].map(ends)
+    return rows[["row", "sample", "from_end"]]
 
 
 def _expressed(
@@ -207,12 +207,12 @@ def _expressed(
     return readings[readings["feature"].isin(shown)]
 
 
-def _clusters(readings: pd.DataFrame, samples: int) -> Clusters | None:
+def _clusters(readings: pd.DataFrame, samples: list[int]) -> Clusters | None:
     """The clustered matrix; None where two features or two unlike samples are wanting."""
-    shape = samples, readings["feature"].nunique()
+    shape = len(samples), readings["feature"].nunique()
     if min(shape) < 2:
         return None
-    matrix = expression_matrix(readings, value="activation", samples=range(samples))
+    matrix = expression_matrix(readings, value="activation", samples=samples)
     wanted = (min(most, count) for most, count in zip(CLUSTERS, shape, strict=True))
     clusters = cluster(matrix, **dict(zip(("samples", "features"), wanted, strict=True)))
     return clusters if clusters.samples.nunique() > 1 else None

@@ -122,8 +122,8 @@ class EditTable:
         """Fail if an edit by a rule that names tokens of every row never touched one.
 
         Conditions all of whose rows ended with their first token have no generated token, and none
-        after the first if that was the prompt. Listed
-        positions are in some rows and not in others: `limits.check_listed` looks at them.
+        after the first if that was the prompt. Listed positions are in some rows and not in others:
+        `limits.check_listed` looks at them.
 
         Raises:
             ValueError: names the condition, the site and the rule.
