@@ -113,10 +113,10 @@ def test_communities_are_counted_in_words():
             "site": [A, A, B],
             "p": [0.01, 0.04, 0.5],
             "topic": ["birds", "mixed", "tools"],
-            "topic_p": [0.001, 1.0, 0.01],
+            "topic_p": [0.001, 0.02, 0.5],
         }
     )
     text = community_words(found)
-    assert "3 communities" in text and "2 sites, 2 of them with p < 0.05" in text
-    assert "Of those 1 " in text and "birds" in text and "tools" not in text
+    assert "3 communities" in text and "at 2 sites" in text and "p < 0.05 in 2." in text
+    assert "In 2 lists" in text and "in 1 of them one topic alone (birds)" in text
     assert community_words(pd.DataFrame()).startswith("No community")

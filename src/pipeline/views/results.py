@@ -111,22 +111,19 @@ def error_words(shares: pd.DataFrame) -> str:
 
 
 def community_words(found: pd.DataFrame) -> str:
-    """One sentence or two on a table of communities: how many, how many are more than chance."""
+    """A sentence or two on communities: how many, and what their lists have in common."""
     if found.empty:
         return "No community of lists that express features together was found."
-    sure = found[found["p"] < 0.05]
-    said = (
-        f"{len(found)} communities of lists that express features together were found at "
-        f"{found['site'].nunique()} sites, {len(sure)} of them with p < 0.05 against features "
-        "shuffled over topics."
-    )
-    if sure.empty:
-        return said
-    topical = sure[sure["topic_p"] < 0.05]
-    named = ", ".join(sorted(set(topical["topic"]) - {"mixed"})) or "none"
+    topical = found[found["topic_p"] < 0.05]
+    single = topical[topical["topic"] != "mixed"]
+    named = ", ".join(sorted(set(single["topic"])))
+    alone = f", in {len(single)} of them one topic alone ({named})" if named else ""
     return (
-        f"{said} Of those {len(topical)} have more lists of their commonest topic than chance (p < "
-        f"0.05, corrected for the number of topics); where that is a single topic: {named}."
+        f"{len(found)} communities of lists that express features together were found at "
+        f"{found['site'].nunique()} sites. In {len(topical)} lists of a topic keep together (more "
+        f"of the commonest than chance, p < 0.05, corrected for the number of topics){alone}. "
+        f"Beyond topics, against features shuffled over whole topics, p < 0.05 in "
+        f"{int((found['p'] < 0.05).sum())}."
     )
 
 
