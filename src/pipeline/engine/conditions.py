@@ -185,3 +185,10 @@ def stack(interventions: list[Intervention], device: torch.device, dtype: torch.
         values = [torch.as_tensor(getattr(item, name), dtype=dtype) for item in interventions]
         fields[name] = torch.stack(values).to(device).reshape(len(values), 1, -1)
     return type(first)(**fields)
+
+
+def take(stacked: Any, index: Int[Tensor, " n"]) -> Any:
+    """The rows at these indexes of interventions that are stacked."""
+    shared = fitted(stacked)
+    fields = vars(stacked).items()
+    return type(stacked)(**{n: value if n in shared else value[index] for n, value in fields})

@@ -9,16 +9,31 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.engine.conditions import Condition, Positions, fitted, position_mask, stack
+from pipeline.engine.conditions import Condition, Positions, fitted, position_mask, stack, take
 from pipeline.model.hooks import Visit
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
-_Kind = tuple[int, type, Positions, tuple[int, ...]]
+_Key = tuple[int, type, Positions, tuple[int, ...]]
 """Place in a condition's order, intervention, rule, and what is fitted by its identity."""
 
 
+class _Kind(NamedTuple):
+    """Edits of several conditions at one site that are made together.
+
+    `intervention` has a row for each of `edits` (condition, place among its edits), and `place`
+    [conditions] says which is a condition's own; -1: none.
+    """
+
+    rule: Positions
+    intervention: Any
+    edits: list[tuple[int, int]]
+    place: Tensor
+
+
 class _Group(NamedTuple):
+    """What a kind does to the rows of a batch: `intervention` has a row for each of `rows`."""
+
     rule: Positions
     rows: Tensor
     intervention: Any
@@ -26,7 +41,7 @@ class _Group(NamedTuple):
 
 
 class EditTable:
-    """What each row's condition does at each site, regrouped whenever the rows change.
+    """What each row's condition does at each site, looked up anew whenever the rows change.
 
     Rows that undergo the same kind of intervention by the same position rule are edited together,
     with the interventions' fields stacked, a row each, and what is fitted shared. Edits of one
@@ -38,14 +53,46 @@ class EditTable:
         self._conditions = conditions
         self._groups: dict[Site, list[_Group]] = {}
         self._active: dict[Site, list[tuple[_Group, Tensor | None]]] = {}
-        self._pending = {
-            (c, e) for c, condition in enumerate(conditions) for e in range(len(condition.edits))
-        }
-        for condition in conditions:
-            for edit in condition.edits:
+        gathered: dict[Site, dict[_Key, list[tuple[int, int]]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        for c, condition in enumerate(conditions):
+            order: dict[Site, int] = defaultdict(int)
+            for e, edit in enumerate(condition.edits):
                 model.check(edit.site)
-                for part in fitted(edit.intervention).values():
+                parts = fitted(edit.intervention).values()
+                for part in parts:
                     part.check(model, edit.site)
+                shared = tuple(id(part) for part in parts)
+                key = (order[edit.site], type(edit.intervention), edit.positions, shared)
+                gathered[edit.site][key].append((c, e))
+                order[edit.site] += 1
+        self._pending = {e for kinds in gathered.values() for kind in kinds.values() for e in kind}
+        places: dict[tuple[int, ...], Tensor] = {}
+        self._kinds = {
+            site: [
+                self._kind(site, key[2], edits, places)
+                for key, edits in sorted(kinds.items(), key=lambda item: item[0][0])
+            ]
+            for site, kinds in gathered.items()
+        }
+
+    def _kind(
+        self,
+        site: Site,
+        rule: Positions,
+        edits: list[tuple[int, int]],
+        places: dict[tuple[int, ...], Tensor],
+    ) -> _Kind:
+        owners = tuple(c for c, _ in edits)
+        if owners not in places:
+            place = torch.full((len(self._conditions),), -1)
+            place[list(owners)] = torch.arange(len(owners))
+            places[owners] = place
+        # In float32 whatever the model's type: a projection in bfloat16 leaves a remainder.
+        used = [self._conditions[c].edits[e].intervention for c, e in edits]
+        stacked = stack(used, self._model.device_of(site), torch.float32)
+        return _Kind(rule, stacked, edits, places[owners])
 
     def set_rows(
         self,
@@ -55,42 +102,25 @@ class EditTable:
     ) -> None:
         """Say which condition and prompt each row belongs to, and how long the prompt is."""
         self._lengths, self._prompts = prompt_lengths, prompts
-        gathered: dict[Site, dict[_Kind, list[tuple[int, int, int]]]] = defaultdict(
-            lambda: defaultdict(list)
-        )
-        for row, owner in enumerate(owners):
-            order: dict[Site, int] = defaultdict(int)
-            for number, edit in enumerate(self._conditions[owner].edits):
-                shared = tuple(id(part) for part in fitted(edit.intervention).values())
-                key = (order[edit.site], type(edit.intervention), edit.positions, shared)
-                gathered[edit.site][key].append((row, owner, number))
-                order[edit.site] += 1
-        rows: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
-        self._groups = {
-            site: [
-                self._group(site, key[2], members, rows)
-                for key, members in sorted(groups.items(), key=lambda item: item[0][0])
-            ]
-            for site, groups in gathered.items()
-        }
+        own, present = torch.tensor(owners), set(owners)
+        selected: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
-    def _group(
-        self,
-        site: Site,
-        rule: Positions,
-        members: list[tuple[int, int, int]],
-        rows: dict[tuple[tuple[int, ...], torch.device], Tensor],
-    ) -> "_Group":
-        device = self._model.device_of(site)
-        used = [self._conditions[owner].edits[number].intervention for _, owner, number in members]
-        numbers = tuple(row for row, _, _ in members)
-        return _Group(
-            rule=rule,
-            rows=rows.setdefault((numbers, device), torch.tensor(numbers, device=device)),
-            # In float32 whatever the model's type: a projection in bfloat16 leaves a remainder.
-            intervention=stack(used, device, torch.float32),
-            edits=frozenset((owner, number) for _, owner, number in members),
-        )
+        def group(site: Site, kind: _Kind) -> _Group:
+            device = self._model.device_of(site)
+            # Sites whose edits are of the same conditions share the tensor of rows.
+            key = (id(kind.place), device)
+            if key not in selected:
+                place = kind.place[own]
+                rows = (place >= 0).nonzero()[:, 0]
+                selected[key] = rows.to(device), place[rows].to(device)
+            rows, index = selected[key]
+            edits = frozenset(edit for edit in kind.edits if edit[0] in present)
+            return _Group(kind.rule, rows, take(kind.intervention, index), edits)
+
+        found = {site: [group(site, kind) for kind in kinds] for site, kinds in self._kinds.items()}
+        self._groups = {
+            site: [group for group in groups if group.edits] for site, groups in found.items()
+        }
 
     def set_positions(self, absolute: Int[Tensor, "rows pos"]) -> None:
         """Say where in their sequences the tokens of the coming forward pass stand; pads are -1."""
