@@ -328,10 +328,10 @@ def test_gumbel_noise_samples_the_softmax():
     counts = torch.bincount(tokens, minlength=5)
     chi2 = float(((counts - expected) ** 2 / expected).sum())
     assert chi2 < 18.5  # 4 degrees of freedom: 0.1 %
-    noise = gumbel(keys[:2000], torch.tensor([3]), 50)
+    noise = gumbel(keys[:2000, None], torch.tensor([3]), torch.arange(50))
     assert float(noise.mean()) == pytest.approx(0.5772, abs=0.02)
     assert float(noise.var()) == pytest.approx(math.pi**2 / 6, abs=0.05)
-    steps = torch.stack([gumbel(keys, torch.tensor([step]), 1)[:, 0] for step in (0, 1)])
+    steps = torch.stack([gumbel(keys, torch.tensor(step), torch.tensor(0)) for step in (0, 1)])
     assert abs(float(torch.corrcoef(steps)[0, 1])) < 0.02
 
 
@@ -349,6 +349,22 @@ def test_top_k_top_p_and_forbidden_tokens_leave_what_they_say():
     assert choose(logits[:1], Decoding(forbidden=(0,)), keys[:1], FIRST).tolist() == [1]
 
 
+def test_tokens_that_are_kept_meet_the_noise_they_meet_among_all():
+    keys = row_keys(1, list(range(300)), [0] * 300)
+    logits = torch.randn(300, 500, generator=torch.Generator().manual_seed(3))
+    noise = gumbel(keys[:, None], torch.arange(300)[:, None] % 7, torch.arange(500))
+    steps = torch.arange(300) % 7
+    for top_k in (1, 7, 499):
+        left = logits >= logits.topk(top_k).values[:, -1:]
+        expected = (logits + noise).masked_fill(~left, -torch.inf).argmax(-1)
+        assert torch.equal(
+            choose(logits, Decoding(temperature=1, top_k=top_k), keys, steps), expected
+        )
+    assert torch.equal(
+        choose(logits, Decoding(temperature=1), keys, steps), (logits + noise).argmax(-1)
+    )
+
+
 @pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
 def test_top_p_keeps_what_transformers_does(top_p):
     """Rows from peaked to flat: of the flat ones nearly all tokens are kept."""
@@ -362,9 +378,10 @@ def test_top_p_keeps_what_transformers_does(top_p):
 
 
 def test_noise_differs_by_seed_sample_repeat_and_token():
-    base = gumbel(row_keys(0, [1], [0]), FIRST, VOCAB)
+    tokens = torch.arange(VOCAB)
+    base = gumbel(row_keys(0, [1], [0]), FIRST, tokens)
     for other in (row_keys(1, [1], [0]), row_keys(0, [2], [0]), row_keys(0, [1], [1])):
-        assert not torch.equal(base, gumbel(other, FIRST, VOCAB))
+        assert not torch.equal(base, gumbel(other, FIRST, tokens))
     assert len(base.unique()) > VOCAB * 0.99
 
 

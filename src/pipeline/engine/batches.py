@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from pipeline.engine.edit_table import EditTable
-from pipeline.engine.restart import cache_of
+from pipeline.engine.restart import cache_of, rows_of
 from pipeline.model.hooks import positions
 from pipeline.model.loading import LanguageModel
 
@@ -49,7 +49,7 @@ class Batch:
         mask = self.mask[index]
         pads = int(mask.argmax(1).min())
         states = (
-            (layer.keys[index, :, pads:], layer.values[index, :, pads:])
+            tuple(rows_of(x, index)[:, :, pads:] for x in (layer.keys, layer.values))
             for layer in self.cache.layers
         )
         rows = [self.rows[i] for i in stay]

