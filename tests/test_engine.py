@@ -358,10 +358,10 @@ def test_tokens_that_are_kept_meet_the_noise_they_meet_among_all():
         left = logits >= logits.topk(top_k).values[:, -1:]
         expected = (logits + noise).masked_fill(~left, -torch.inf).argmax(-1)
         assert torch.equal(
-            choose(logits, Decoding(temperature=1, top_k=top_k), keys, steps), expected
+            choose(logits, Decoding(temperature=1.0, top_k=top_k), keys, steps), expected
         )
     assert torch.equal(
-        choose(logits, Decoding(temperature=1), keys, steps), (logits + noise).argmax(-1)
+        choose(logits, Decoding(temperature=1.0), keys, steps), (logits + noise).argmax(-1)
     )
 
 

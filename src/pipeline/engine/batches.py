@@ -48,12 +48,17 @@ class Batch:
         index = torch.tensor(stay)
         mask = self.mask[index]
         pads = int(mask.argmax(1).min())
-        states = (
-            tuple(rows_of(x, index)[:, :, pads:] for x in (layer.keys, layer.values))
+        kept = [
+            [rows_of(states, index)[:, :, pads:] for states in (layer.keys, layer.values)]
             for layer in self.cache.layers
-        )
+        ]
         rows = [self.rows[i] for i in stay]
-        return Batch(rows, self.latest[index], mask[:, pads:], cache_of(states))
+        return Batch(
+            rows,
+            self.latest[index],
+            mask[:, pads:],
+            cache_of((keys, values) for keys, values in kept),
+        )
 
 
 def join(batches: Sequence[Batch]) -> Batch | None:
