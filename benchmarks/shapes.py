@@ -113,11 +113,11 @@ SIZES = {
         few=4,
         new_tokens=24,
         longest=64,
-        # Five strengths: every layer and every strength has its turn.
-        every=7,
+        # Five strengths: each has its turn, at another depth.
+        every=13,
         # 4 GB.
         rows=2**22,
-        autoencoder=Autoencoder(2**18, 1024, 512, 4096, k=32, planted=1024),
+        autoencoder=Autoencoder(2**17, 1024, 512, 4096, k=32, planted=1024),
     ),
 }
 
@@ -131,7 +131,7 @@ SIZES["half"] = replace(
     completed=8,
     few=2,
     rows=2**21,
-    autoencoder=replace(SIZES["full"].autoencoder, rows=2**17),
+    autoencoder=replace(SIZES["full"].autoencoder, rows=2**16),
 )
 
 

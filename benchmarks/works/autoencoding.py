@@ -25,7 +25,7 @@ from pipeline.store_writer import StoreWriter
 SITE = "blocks.0.resid_post"
 SHARDS = 8
 NOISE = 0.01
-"""How far explained variances may be apart."""
+"""How much more of the variance others may explain than ours does, at as many steps."""
 PEERS: dict[str, Callable[[list[Tensor], Recipe], dict[str, Tensor]]] = {
     "sae_lens": sae_lens.trained,
     "sparsify": sparsify.trained,
@@ -102,5 +102,5 @@ def _other(
 
 
 def _as_good(side: str, ours: float, theirs: float) -> None:
-    if abs(ours - theirs) > NOISE:
+    if theirs - ours > NOISE:
         raise ValueError(f"{side}: explains {theirs:.3f} of the held-out variance, ours {ours:.3f}")
