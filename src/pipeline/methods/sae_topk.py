@@ -12,43 +12,47 @@ class _Largest(torch.autograd.Function):
     """The k largest pre-activations. Their slopes in the weights are sums over active pairs only.
 
     With g = ∂loss/∂value, 0 where a value is not above 0, and G [feature, rows] that has g at the
-    chosen pairs: ∂loss/∂encoder = (G x)ᵀ, ∂loss/∂bias = G 1.
+    chosen pairs: ∂loss/∂encoder = (G (x - centre))ᵀ, ∂loss/∂bias = G 1, ∂loss/∂centre =
+    -encoder G 1.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, encoder: Tensor, bias: Tensor, k: int) -> tuple[Tensor, ...]:
-        values, chosen = torch.addmm(bias, x, encoder).topk(k, -1, sorted=False)
+    def forward(
+        ctx: Any, x: Tensor, encoder: Tensor, bias: Tensor, centre: Tensor, k: int
+    ) -> tuple[Tensor, ...]:
+        centred = x - centre
+        values, chosen = torch.addmm(bias, centred, encoder).topk(k, -1, sorted=False)
         values = values.relu()
-        ctx.save_for_backward(x, values, chosen)
-        ctx.n_features = encoder.shape[1]
+        ctx.save_for_backward(centred, encoder, values, chosen)
         ctx.mark_non_differentiable(chosen)
         return values, chosen
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        x, values, chosen = ctx.saved_tensors
+        centred, weights, values, chosen = ctx.saved_tensors
         slope = (slopes[0] * (values > 0)).flatten()
         order = chosen.flatten().argsort(stable=True)
-        numbers = torch.arange(ctx.n_features, device=x.device)
+        numbers = torch.arange(weights.shape[1], device=centred.device)
         # Bags of rows, one for each feature.
         starts = torch.searchsorted(chosen.flatten()[order], numbers)
         rows = order // chosen.shape[1]
-        encoder = embedding_bag(rows, x, starts, mode="sum", per_sample_weights=slope[order])
-        bias = slope.new_zeros(ctx.n_features).index_add(0, chosen.flatten(), slope)
-        return None, encoder.T, bias, None
+        encoder = embedding_bag(rows, centred, starts, mode="sum", per_sample_weights=slope[order])
+        bias = slope.new_zeros(len(numbers)).index_add(0, chosen.flatten(), slope)
+        return None, encoder.T, bias, -(weights @ bias), None
 
 
 def largest(
     x: Float[Tensor, "rows width"],
     encoder: Float[Tensor, "width feature"],
     bias: Float[Tensor, " feature"],
+    centre: Float[Tensor, " width"],
     k: int,
 ) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
-    """The k largest of x encoder + bias in each row, at least 0, and which features they are.
+    """The k largest of (x - centre) encoder + bias in each row, at least 0, and which they are.
 
     Slopes are those of a dense TopK, for the weights; x has none.
     """
-    values, chosen = _Largest.apply(x, encoder, bias, k)
+    values, chosen = _Largest.apply(x, encoder, bias, centre, k)
     return values, chosen
 
 

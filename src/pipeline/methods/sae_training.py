@@ -210,8 +210,9 @@ class _Learner:
         x = rows / self._scale
         share = self._done / self._steps
         if self.recipe.kind == "topk":
-            bias = self._encoder_bias - self._decoder_bias @ self._encoder
-            values, chosen = largest(x, self._encoder, bias, self.recipe.k)
+            values, chosen = largest(
+                x, self._encoder, self._encoder_bias, self._decoder_bias, self.recipe.k
+            )
             error = x - decode(values, chosen, self._decoder) - self._decoder_bias
             loss = error.square().mean()
             self._fired[chosen[values > 0]] = True
@@ -228,11 +229,11 @@ class _Learner:
         with torch.no_grad():
             # Along a row of the decoder nothing is to change but its length, which stays 1.
             along = (decoder_gradient * self._decoder).sum(-1, keepdim=True)
-            decoder_gradient -= along * self._decoder
+            decoder_gradient.addcmul_(along, self._decoder, value=-1)
         self._adam.step()
         self._slower.step()
         with torch.no_grad():
-            self._decoder.copy_(normalize(self._decoder, dim=-1))
+            self._decoder /= self._decoder.norm(dim=-1, keepdim=True)
             self._done += 1
             if self._done % self._revive_every == 0:
                 if self._done < (1 - _DECAY) * self._steps:
