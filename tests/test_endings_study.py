@@ -148,7 +148,13 @@ def test_restricted_sampling_has_no_filler_blank(output):
     table = pd.read_parquet(output / "ablations.parquet")
     restricted = table[table["arm"] == "restricted sampling"]
     base = table[table["arm"] == ""]
-    assert len(restricted) == len(base) > 15
+    # Each list's first draw that came to an end before the length limit, and no other.
+    recorded = pd.read_parquet(output / "completions.parquet")
+    prompts = len(pd.read_parquet(output / "dataset.parquet"))
+    first = recorded[(recorded["label"] == "short") & (recorded["sample"] < prompts)]
+    ended = first.loc[first["stopped"] == "end", "sample"]
+    assert 15 < len(ended) <= prompts / 3
+    assert sorted(restricted["sample"]) == sorted(base["sample"]) == sorted(ended)
     assert not restricted["completion"].str.contains(" \n| $", regex=True).any()
     assert base["completion"].str.contains(" \n| $", regex=True).any()
 
