@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -67,6 +68,18 @@ def stage_key(module: ModuleType, study: Study, folder: Path) -> str:
     for package in ("torch", "transformers"):
         digest.update(version(package).encode())
     return digest.hexdigest()[:12]
+
+
+def made_from(
+    study: Study, folder: Path, inputs: Sequence[str], sections: Sequence[str]
+) -> dict[str, str]:
+    """What a figure or page says of itself: hashes of its inputs and of its sections of the config.
+
+    Nothing that may change while DVC takes the figure for unchanged.
+    """
+    config = json.dumps({name: study.config[name] for name in sections}, sort_keys=True)
+    hashes = {name: sha256(folder / name) for name in inputs}
+    return hashes | {"config": hashlib.sha256(config.encode()).hexdigest()}
 
 
 def run_stage(module: ModuleType, study: Study, folder: Path) -> None:

@@ -12,14 +12,14 @@ from pipeline.methods.sae_features import STREAM, activations_by_layer, summaris
 from pipeline.model.loading import load_model
 from pipeline.model.sites import Site
 from pipeline.recording import drawn
-from pipeline.scratch import scratch, sha256
+from pipeline.scratch import scratch
 from pipeline.sections import Study
 from pipeline.store import ActivationStore
 from pipeline.tracking import Run
 from pipeline.views.dashboard import feature_page
 from pipeline.views.features import coverage_by_size, feature_by_layer
 from pipeline.views.panels import save
-from stages import ROOT, main
+from stages import ROOT, made_from, main
 
 INPUTS = (
     "dataset.parquet",
@@ -41,7 +41,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     chosen = pd.read_csv(folder / "attributions" / "chosen.csv")
     sentence = recorded_lists(study, folder)["whole"].iloc[0]
     special = [n for n, token in enumerate(sentence) if token in model.tokenizer.all_special_ids]
-    provenance = {name: sha256(folder / name) for name in INPUTS} | {"key": key}
+    provenance = made_from(study, folder, INPUTS, SECTIONS)
     with scratch(folder / "features", key, root=ROOT) as work:
         made = work / "features"
         made.mkdir(exist_ok=True)

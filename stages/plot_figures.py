@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.scratch import scratch, sha256
+from pipeline.scratch import scratch
 from pipeline.sections import Study
 from pipeline.study import target
 from pipeline.tracking import Run
 from pipeline.views.panels import save
-from stages import ROOT, main
+from stages import ROOT, made_from, main
 
 INPUTS = ("summary.parquet", "scores.parquet")
 OUTPUTS = ("figures",)
@@ -19,7 +19,7 @@ SECTIONS = ("figures",)
 def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Draw every figure of the study."""
     summary, scores = (pd.read_parquet(folder / name) for name in INPUTS)
-    provenance = {name: sha256(folder / name) for name in INPUTS} | {"key": key}
+    provenance = made_from(study, folder, INPUTS, SECTIONS)
     with scratch(folder / "figures", key, root=ROOT) as work:
         (work / "figures").mkdir(exist_ok=True)
         for name, node in study.figures.items():

@@ -18,7 +18,7 @@ from pipeline.measures.lists import ablation_table
 from pipeline.methods.attribution import rank_correlation
 from pipeline.methods.sae import SparseAutoencoder, load_sae
 from pipeline.model.loading import load_tokenizer
-from pipeline.scratch import scratch, sha256
+from pipeline.scratch import scratch
 from pipeline.sections import Study
 from pipeline.store import ActivationStore
 from pipeline.tracking import Run
@@ -38,7 +38,7 @@ from pipeline.views.results import (
     results_table,
     results_text,
 )
-from stages import ROOT, main
+from stages import ROOT, made_from, main
 
 INPUTS = (
     "dataset.parquet",
@@ -113,7 +113,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     with scratch(folder / "report", key, root=ROOT) as work:
         made = work / "report"
         made.mkdir(exist_ok=True)
-        provenance = {name: sha256(folder / name) for name in INPUTS} | {"key": key}
+        provenance = made_from(study, folder, INPUTS, SECTIONS)
         for name, figure in figures.items():
             save(figure, made / f"{name}.png", provenance)
         table.to_csv(made / "ablations.csv", index=False)

@@ -7,6 +7,7 @@ import subprocess
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import naive
 import numpy as np
@@ -23,6 +24,7 @@ from pipeline.model.loading import load_model
 from pipeline.store import ActivationStore
 from pipeline.study import load_study
 from pipeline.sweeping import with_directions
+from stages import made_from
 
 TABLES = ("dataset", "texts", "validation", "sweep", "text_losses", "scores", "summary")
 EXTRAS = os.environ.get("ACTSWEEP_EXTRAS")
@@ -31,6 +33,21 @@ EXTRAS = os.environ.get("ACTSWEEP_EXTRAS")
 def contents(folder: Path) -> dict[str, bytes]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_figure_says_nothing_that_may_change_while_dvc_keeps_it(tmp_path):
+    """Of code and of other sections nothing: in another clone the same file would be another."""
+    (tmp_path / "in.csv").write_text("a")
+
+    def said(**sections: object) -> dict[str, str]:
+        return made_from(SimpleNamespace(config=sections), tmp_path, ["in.csv"], ["figures"])
+
+    first = said(figures=1, sweep=1)
+    assert set(first) == {"in.csv", "config"}
+    assert said(figures=1, sweep=2) == first
+    assert said(figures=2, sweep=1)["config"] != first["config"]
+    (tmp_path / "in.csv").write_text("b")
+    assert said(figures=1, sweep=1)["in.csv"] != first["in.csv"]
 
 
 @pytest.fixture(scope="module")
