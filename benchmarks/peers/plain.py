@@ -46,23 +46,16 @@ def tokens(
     steered: Steered,
     rule: str,
     new: int,
-    ends: list[int] | None = None,
 ) -> Tensor:
-    """Greedy tokens [batch, new tokens], until each row has met one of `ends` if there are any."""
+    """Greedy tokens [batch, new tokens]."""
     with adding(model, steered, rule):
-        return decode(model, ids, mask, new, ends)
+        return decode(model, ids, mask, new)
 
 
-def decode(
-    model: LanguageModel, ids: Tensor, mask: Tensor, new: int, ends: list[int] | None = None
-) -> Tensor:
-    """Greedy tokens [batch, at most `new`] by transformers' batched `generate`, no hooks set.
-
-    It goes on until every row has met one of `ends`, by default the model's own.
-    """
-    stops = {} if ends is None else {"eos_token_id": ends}
+def decode(model: LanguageModel, ids: Tensor, mask: Tensor, new: int) -> Tensor:
+    """Greedy tokens [batch, at most `new`] by transformers' batched `generate`, no hooks set."""
     settings: dict[str, Any] = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
-    out = model.hf.generate(ids, attention_mask=mask, **settings, **stops)
+    out = model.hf.generate(ids, attention_mask=mask, **settings)
     return out[:, ids.shape[1] :]
 
 
