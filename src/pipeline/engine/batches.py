@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from pipeline.engine.cache import cache_of, joined, selected
 from pipeline.engine.edit_table import EditTable
-from pipeline.engine.restart import cache_of, rows_of
 from pipeline.model.hooks import positions
 from pipeline.model.loading import LanguageModel
 
@@ -48,16 +48,13 @@ class Batch:
         index = torch.tensor(stay)
         mask = self.mask[index]
         pads = int(mask.argmax(1).min())
-        kept = [
-            [rows_of(states, index)[:, :, pads:] for states in (layer.keys, layer.values)]
-            for layer in self.cache.layers
-        ]
-        rows = [self.rows[i] for i in stay]
         return Batch(
-            rows,
-            self.latest[index],
-            mask[:, pads:],
-            cache_of((keys, values) for keys, values in kept),
+            rows=[self.rows[i] for i in stay],
+            latest=self.latest[index],
+            mask=mask[:, pads:],
+            cache=cache_of(
+                selected(layer, index, slice(pads, None)) for layer in self.cache.layers
+            ),
         )
 
 
@@ -67,16 +64,9 @@ def join(batches: Sequence[Batch]) -> Batch | None:
         return batches[0] if batches else None
     width = max(batch.mask.shape[1] for batch in batches)
     short = [width - batch.mask.shape[1] for batch in batches]
-
-    def joined(states: list[Tensor]) -> Tensor:
-        return torch.cat([pad(x, (0, 0, n, 0)) for x, n in zip(states, short, strict=True)])
-
     return Batch(
         rows=[row for batch in batches for row in batch.rows],
         latest=torch.cat([batch.latest for batch in batches]),
         mask=torch.cat([pad(b.mask, (n, 0)) for b, n in zip(batches, short, strict=True)]),
-        cache=cache_of(
-            (joined([layer.keys for layer in layers]), joined([layer.values for layer in layers]))
-            for layers in zip(*(batch.cache.layers for batch in batches), strict=True)
-        ),
+        cache=cache_of(map(joined, zip(*(batch.cache.layers for batch in batches), strict=True))),
     )

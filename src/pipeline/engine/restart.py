@@ -1,15 +1,15 @@
 """Start a condition where it first differs from the clean run of its prompts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
+from pipeline.engine.cache import cache_of, selected, view
 from pipeline.engine.conditions import Condition, Positions, position_mask
 from pipeline.engine.edit_table import EditTable
 from pipeline.model.hooks import Visit, positions, starting_at, visiting
@@ -123,14 +123,13 @@ class Prefix:
         """
         layer, column = start
         taken = torch.tensor(rows)
-        states = []
-        for index, clean in enumerate(self._cache.layers):
-            keys, values = clean.keys[:, :, :column], clean.values[:, :, :column]
-            # Of the layers below, only the length is read.
-            if index >= layer:
-                keys, values = rows_of(keys, taken), rows_of(values, taken)
-            states.append((keys, values))
-        cache = cache_of(states)
+        # Of the layers below, only the length is read.
+        cache = cache_of(
+            selected(clean, taken, slice(column), room=self.width - column)
+            if index >= layer
+            else view(clean, column)
+            for index, clean in enumerate(self._cache.layers)
+        )
         if column == self.width:
             return self._logits[taken], cache
         self._set(start, table, owners, taken)
@@ -163,33 +162,19 @@ class Prefix:
 
     def _begin(self, start: Start, table: EditTable, rows: Tensor) -> Tensor:
         """What the blocks below a start hand on, their last output edited."""
-        clean = rows_of(self._streams[start.layer], rows)[:, start.column - self.width :]
+        stream = self._streams[start.layer][:, start.column - self.width :]
+        clean = stream.index_select(0, rows.to(stream.device))
         edited = table.edit(Site(start.layer - 1, "resid_post"), clean)
         return clean if edited is None else edited
 
     def complete(self, cache: DynamicCache, start: Start, rows: Sequence[int]) -> None:
         """Put the clean keys and values into the layers below a start, for decoding to go on."""
         taken = torch.tensor(rows)
-        for own, clean in zip(cache.layers[: start.layer], self._cache.layers, strict=False):
-            own.keys, own.values = rows_of(clean.keys, taken), rows_of(clean.values, taken)
+        cache.layers[: start.layer] = [
+            selected(clean, taken) for clean in self._cache.layers[: start.layer]
+        ]
 
 
 def _changed(site: Site) -> int:
     """The first block that computes anything else when this site is edited."""
     return site.layer + (site.component == "resid_post")
-
-
-def rows_of(states: Tensor, index: Int[Tensor, " n"]) -> Tensor:
-    """`states[index]`, each row copied whole: on a CPU eight times as fast as by brackets."""
-    return states.index_select(0, index.to(states.device))
-
-
-def cache_of(states: Iterable[tuple[Tensor, Tensor]]) -> DynamicCache:
-    """A cache that holds these keys and values [rows, head, pos, width], layer by layer."""
-    cache = DynamicCache()
-    for keys, values in states:
-        layer = DynamicLayer()
-        layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = keys, values
-        cache.layers.append(layer)
-    return cache
