@@ -171,6 +171,18 @@ def test_generated_tokens_that_no_pass_is_fed_are_refused_before_the_model_runs(
         score_last(model, PROMPTS, [edited], lambda x, _: x, batch_tokens=100)
 
 
+def test_tokens_after_the_first_are_looked_for_before_the_model_runs(monkeypatch):
+    model, edited = tiny("llama"), condition(Add(vector(1)), "after_first")
+    generate(model, [[5], [6]], [edited], Decoding(2))
+    score_last(model, [[5], [6, 7]], [edited], lambda x, _: x, batch_tokens=1)
+    monkeypatch.setattr(model.hf, "forward", None)
+    refused = pytest.raises(ValueError, match="no sequence has positions 'after_first'")
+    with refused:
+        generate(model, [[5], [6]], [edited], Decoding(1))
+    with refused:
+        score_last(model, [[5], [6]], [edited], lambda x, _: x, batch_tokens=100)
+
+
 def test_no_condition_is_refused():
     with pytest.raises(ValueError, match="no condition to run"):
         generate(tiny("llama"), PROMPTS, [])

@@ -105,7 +105,10 @@ class EditTable:
         own, present = torch.tensor(owners), set(owners)
         selected: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
-        def group(site: Site, kind: _Kind) -> _Group:
+        def group(site: Site, kind: _Kind) -> _Group | None:
+            edits = frozenset(edit for edit in kind.edits if edit[0] in present)
+            if not edits:
+                return None
             device = self._model.device_of(site)
             # Sites whose edits are of the same conditions share the tensor of rows.
             key = (id(kind.place), device)
@@ -114,12 +117,11 @@ class EditTable:
                 rows = (place >= 0).nonzero()[:, 0]
                 selected[key] = rows.to(device), place[rows].to(device)
             rows, index = selected[key]
-            edits = frozenset(edit for edit in kind.edits if edit[0] in present)
             return _Group(kind.rule, rows, take(kind.intervention, index), edits)
 
-        found = {site: [group(site, kind) for kind in kinds] for site, kinds in self._kinds.items()}
         self._groups = {
-            site: [group for group in groups if group.edits] for site, groups in found.items()
+            site: [found for kind in kinds if (found := group(site, kind))]
+            for site, kinds in self._kinds.items()
         }
 
     def set_positions(self, absolute: Int[Tensor, "rows pos"]) -> None:
@@ -136,8 +138,9 @@ class EditTable:
                         group.rule, absolute[rows], self._lengths[rows], self._prompts[rows]
                     )
                     # Asked once for all sites: each answer waits for the device.
-                    mask = None if bool(named.all()) else named.to(group.rows.device)[..., None]
-                    masks[key] = (mask, bool(named.any()))
+                    every, touched = torch.stack([named.all(), named.any()]).tolist()
+                    mask = None if every else named.to(group.rows.device)[..., None]
+                    masks[key] = (mask, touched)
                 mask, touched = masks[key]
                 if touched:
                     self._active[site].append((group, mask))

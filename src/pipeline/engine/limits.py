@@ -42,6 +42,8 @@ def check_listed(
                 listed = [rule] * len(ends)
             elif rule == "generated":
                 listed = [(end,) for end in ends]
+            elif rule == "after_first":
+                listed = [(1,)] * len(ends)
             else:
                 continue
             named = (

@@ -21,10 +21,13 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 _Score = Callable[[Prefix, Start, EditTable, list[int], list[int]], Tensor]
 
 _PASS = 4096
-"""Tokens of a pass at most, whatever the budget: on a CPU more are slower, as what one operation
-leaves for the next no longer fits into its caches (60 texts in 45 conditions: 15 s, at 32 thousand
-24 s).
+"""Tokens of a pass at most on a CPU, whatever the budget: more are slower there, as what one
+operation leaves for the next no longer fits into its caches (60 texts in 45 conditions: 15 s, at 32
+thousand 24 s).
 """
+
+_CONDITIONS = 4
+"""A block is as small as lets this many conditions of it run at a time, and pads less."""
 
 _UNEMBEDDED = 256
 """Positions whose logits exist at a time: 0.3 GB in float32 at a vocabulary of 256 thousand."""
@@ -103,18 +106,20 @@ def _run(
     check_context(model, prompts)
     lengths = [len(prompt) for prompt in prompts]
     check_listed(conditions, [1] * len(prompts) if text else lengths, lengths)
-    pass_tokens = min(batch_tokens, _PASS)
+    computed = min(batch_tokens, _PASS) if model.device.type == "cpu" else batch_tokens
     results: list[list[Tensor | None]] = [[None] * len(prompts) for _ in conditions]
-    for block in blocks(lengths, pass_tokens):
-        table = EditTable(model, conditions)
+    table = EditTable(model, conditions)
+    for block in blocks(lengths, max(1, computed // _CONDITIONS)):
         ends = [1] * len(block) if text else None
         prefix = Prefix(model, prompts, block, conditions, ends=ends, every_position=text)
         alike: dict[Start, list[int]] = defaultdict(list)
         for number, start in enumerate(prefix.starts):
             alike[start].append(number)
-        at_once = max(1, pass_tokens // (len(block) * prefix.width))
+        held = batch_tokens // (len(block) * prefix.width)
         with torch.inference_mode(), visiting(model, table.visits):
             for start, members in sorted(alike.items()):
+                fed = len(block) * max(1, prefix.width - start.column)
+                at_once = max(1, min(held, computed // fed))
                 for first in range(0, len(members), at_once):
                     pairs = [
                         (condition, row)
@@ -125,5 +130,5 @@ def _run(
                     scores = score(prefix, start, table, owners, rows).cpu()
                     for (condition, row), value in zip(pairs, scores, strict=True):
                         results[condition][block[row]] = value
-        table.check_fired()
+    table.check_fired()
     return torch.stack([torch.stack([s for s in row if s is not None]) for row in results])
