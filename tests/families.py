@@ -53,16 +53,25 @@ FAMILIES = tuple(CONFIGS)
 
 
 @functools.cache
-def tiny(family: str) -> LanguageModel:
+def tiny(family: str, layers: int = LAYERS, width: int = WIDTH, seed: int = 0) -> LanguageModel:
     """A model of the family with weights large enough for logits to have spread."""
     kind, arguments = CONFIGS[family]
-    config = kind(**arguments, eos_token_id=3, bos_token_id=1, pad_token_id=0)
-    torch.manual_seed(0)
+    sized = _resized(arguments, layers, width)
+    config = kind(**sized, eos_token_id=3, bos_token_id=1, pad_token_id=0)
+    torch.manual_seed(seed)
     hf = transformers.AutoModelForCausalLM.from_config(config)
     for parameter in hf.parameters():
         if parameter.dim() > 1:
             parameter.data.normal_(0, 0.15)
     return LanguageModel(hf, tokenizer(), name=family)
+
+
+def _resized(arguments: dict, layers: int, width: int) -> dict:
+    if "text_config" in arguments:
+        return {**arguments, "text_config": _resized(arguments["text_config"], layers, width)}
+    if "n_layer" in arguments:
+        return {**arguments, "n_layer": layers, "n_embd": width}
+    return {**arguments, "num_hidden_layers": layers, "hidden_size": width}
 
 
 @functools.cache

@@ -84,12 +84,14 @@ def _hook(model, edit, prompt_length, number):
         return block.self_attn.o_proj.register_forward_pre_hook(before)
     if component == "resid_post":
         return block.register_forward_hook(after)
-    names = {
-        "attn_out": {"gemma2": "post_attention_layernorm", "gpt2": "attn"},
-        "mlp_out": {"gemma2": "post_feedforward_layernorm"},
-    }[component]
-    default = {"attn_out": "self_attn", "mlp_out": "mlp"}[component]
-    return getattr(block, names.get(model.name, default)).register_forward_hook(after)
+    # What a family adds to the stream: where a norm follows attention or MLP, what that returns.
+    normed = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
+    usual = {"attn_out": "self_attn", "mlp_out": "mlp"}
+    attention = {"gpt2": "attn", "neox": "attention", "neox_serial": "attention"}
+    names = normed if hasattr(block, normed["mlp_out"]) else usual
+    if component == "attn_out" and model.name in attention:
+        names = {"attn_out": attention[model.name]}
+    return getattr(block, names[component]).register_forward_hook(after)
 
 
 def assert_same(rows) -> None:

@@ -3,8 +3,9 @@
 from itertools import product
 
 import naive
+import pytest
 import torch
-from families import LAYERS, VOCAB, WIDTH, tiny
+from families import FAMILIES, LAYERS, VOCAB, tiny
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
@@ -19,16 +20,16 @@ from pipeline.model.sites import Site
 STEPS = 4
 SHORTEST = 3
 bounded = settings(
-    max_examples=15,
+    max_examples=5,
     derandomize=True,
     deadline=None,
     database=None,
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.too_slow],
 )
-# The naive loop knows the branches of the first four.
-FAMILIES = st.sampled_from(["llama", "gemma2", "gpt2", "qwen3", "neox", "phi3", "olmo2"])
-BRANCHES = ("attn_out", "mlp_out")
+every_family = pytest.mark.parametrize("family", FAMILIES)
+# Blocks, width and weights. Conditions name a layer modulo the model's number of blocks.
+shapes = st.tuples(st.integers(1, LAYERS), st.sampled_from([32, 48]), st.integers(0, 2))
 packings = st.integers(1, 600)
 some_prompts = st.lists(
     st.lists(st.integers(4, VOCAB - 1), min_size=SHORTEST, max_size=11), min_size=1, max_size=3
@@ -38,7 +39,7 @@ rules = st.one_of(
     st.sets(st.integers(-SHORTEST, SHORTEST - 1), min_size=1).map(tuple),
 )
 kinds = st.sampled_from([Add, Subtract, ProjectOut, Replace])
-components = st.sampled_from(["resid_pre", "resid_post", *BRANCHES])
+components = st.sampled_from(["resid_pre", "resid_post", "attn_out", "mlp_out"])
 strengths = st.sampled_from([-1.5, 0.5, 2.0])
 # Plain values: what they mean is made of them in the tests.
 edits = st.tuples(
@@ -47,25 +48,27 @@ edits = st.tuples(
 grids = st.lists(st.lists(edits, max_size=3), min_size=1, max_size=3)
 
 
-def direction(seed: int) -> torch.Tensor:
-    return 3 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
+def direction(seed: int, width: int) -> torch.Tensor:
+    return 3 * torch.randn(width, generator=torch.Generator().manual_seed(seed))
 
 
-def conditions_of(grid, family) -> list[Condition]:
+def conditions_of(grid, model) -> list[Condition]:
     def edit(layer, component, kind, seed, strength, rule):
-        if component in BRANCHES and family in ("neox", "phi3", "olmo2"):
-            component = "resid_post"
-        vector = direction(seed)
+        vector = direction(seed, model.d_model)
         how = Replace(vector) if kind is Replace else kind(vector, strength)
-        return Edit(Site(layer, component), how, rule)
+        return Edit(Site(layer % model.n_layers, component), how, rule)
 
     return [Condition(edits=tuple(edit(*drawn) for drawn in own)) for own in grid]
 
 
+@every_family
 @bounded
-@given(FAMILIES, grids, some_prompts, packings)
-def test_completions_and_scores_are_those_of_the_naive_loop(family, grid, prompts, batch_tokens):
-    model, conditions = tiny(family), conditions_of(grid, family)
+@given(shape=shapes, grid=grids, prompts=some_prompts, batch_tokens=packings)
+def test_completions_and_scores_are_those_of_the_naive_loop(
+    family, shape, grid, prompts, batch_tokens
+):
+    model = tiny(family, *shape)
+    conditions = conditions_of(grid, model)
     expected = {
         (c, p): naive.generate(model, prompt, condition, STEPS)
         for (c, condition), (p, prompt) in product(enumerate(conditions), enumerate(prompts))
@@ -90,12 +93,21 @@ def test_completions_and_scores_are_those_of_the_naive_loop(family, grid, prompt
             assert (scores[row, p] - logits).abs().max() <= tolerance
 
 
+@every_family
 @bounded
-@given(FAMILIES, grids, some_prompts, packings, packings, st.randoms(use_true_random=False))
+@given(
+    shape=shapes,
+    grid=grids,
+    prompts=some_prompts,
+    one=packings,
+    other=packings,
+    random=st.randoms(use_true_random=False),
+)
 def test_sampled_tokens_are_the_same_in_every_order_and_packing(
-    family, grid, prompts, one, other, random
+    family, shape, grid, prompts, one, other, random
 ):
-    model, conditions = tiny(family), conditions_of(grid, family)
+    model = tiny(family, *shape)
+    conditions = conditions_of(grid, model)
     decoding = Decoding(STEPS, temperature=0.9, top_p=0.95, repeats=2)
 
     def sampled(order, samples, batch_tokens):
@@ -117,14 +129,17 @@ def test_sampled_tokens_are_the_same_in_every_order_and_packing(
     assert len(plain) == len(conditions) * len(prompts) * 2
 
 
+@every_family
 @bounded
-@given(FAMILIES, some_prompts, packings, edits)
-def test_strength_zero_is_the_baseline(family, prompts, batch_tokens, edit):
+@given(shape=shapes, prompts=some_prompts, batch_tokens=packings, edit=edits)
+def test_strength_zero_is_the_baseline(family, shape, prompts, batch_tokens, edit):
+    model = tiny(family, *shape)
     layer, _, kind, seed, _, rule = edit
     assume(kind is not Replace)
-    nothing = Edit(Site(layer, "resid_pre"), kind(direction(seed), 0.0), rule)
+    unmoved = kind(direction(seed, model.d_model), 0.0)
+    nothing = Edit(Site(layer % model.n_layers, "resid_pre"), unmoved, rule)
     conditions = [Condition(), Condition(edits=(nothing,))]
     for decoding in (Decoding(STEPS), Decoding(STEPS, temperature=1.0, repeats=2)):
-        done = generate(tiny(family), prompts, conditions, decoding, batch_tokens=batch_tokens)
+        done = generate(model, prompts, conditions, decoding, batch_tokens=batch_tokens)
         half = len(done) // 2
         assert [c.tokens for c in done[:half]] == [c.tokens for c in done[half:]]
