@@ -11,7 +11,7 @@ WIDTH, FEATURES = 6, 20
 
 def weights() -> list[torch.Tensor]:
     torch.manual_seed(0)
-    shapes = ((WIDTH, FEATURES), (FEATURES,), (WIDTH,), (FEATURES, WIDTH))
+    shapes = ((FEATURES, WIDTH), (FEATURES,), (WIDTH,), (FEATURES, WIDTH))
     return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
 
@@ -21,10 +21,11 @@ def test_loss_and_slopes_are_those_of_the_dense_formula(k, rows):
     """With all features, half of the values are below 0: they count as 0 and have no slope."""
     x = torch.randn(rows, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found, expected = weights(), weights()
-    values, chosen = largest(x, *found[:3], k)
+    room = torch.empty(rows, FEATURES, dtype=torch.float64)
+    values, chosen = largest(x, *found[:3], k, room)
     loss = (x - decode(values, chosen, found[3]) - found[2]).pow(2).sum()
     encoder, bias, centre, decoder = expected
-    features = activate("topk", (x - centre) @ encoder + bias, k, bias.detach())
+    features = activate("topk", (x - centre) @ encoder.T + bias, k, bias.detach())
     dense = (x - features @ decoder - centre).pow(2).sum()
     torch.testing.assert_close(loss, dense, rtol=1e-12, atol=0)
     loss.backward()
@@ -38,8 +39,9 @@ def test_loss_and_slopes_are_those_of_the_dense_formula(k, rows):
 def test_the_chosen_are_the_largest():
     x = torch.randn(4, WIDTH, dtype=torch.float64)
     encoder, bias, centre, _ = weights()
-    values, chosen = largest(x, encoder, bias, centre, 3)
-    pre = (x - centre) @ encoder + bias
+    room = torch.empty(4, FEATURES, dtype=torch.float64)
+    values, chosen = largest(x, encoder, bias, centre, 3, room)
+    pre = (x - centre) @ encoder.T + bias
     for row in range(4):
         best = pre[row].topk(3).indices
         assert set(chosen[row].tolist()) == set(best.tolist())

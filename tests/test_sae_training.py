@@ -194,7 +194,7 @@ def test_a_step_moves_thresholds_along_the_slope_of_its_loss():
     learner._done = 5
     with torch.no_grad():
         scaled = x / learner._scale
-        pre = (scaled - learner._decoder_bias) @ learner._encoder + learner._encoder_bias
+        pre = (scaled - learner._decoder_bias) @ learner._encoder.T + learner._encoder_bias
         theta = learner._log_threshold.exp()
         error = scaled - (pre * (pre > theta)) @ learner._decoder - learner._decoder_bias
         near = ((pre - theta).abs() < sae_training.BANDWIDTH / 2) / sae_training.BANDWIDTH

@@ -12,17 +12,18 @@ class _Largest(torch.autograd.Function):
     """The k largest pre-activations. Their slopes in the weights are sums over active pairs only.
 
     With g = ∂loss/∂value, 0 where a value is not above 0, and G [feature, rows] that has g at the
-    chosen pairs: ∂loss/∂encoder = (G (x - centre))ᵀ, ∂loss/∂bias = G 1, ∂loss/∂centre =
-    -encoder G 1.
+    chosen pairs: ∂loss/∂encoder = G (x - centre), ∂loss/∂bias = G 1, ∂loss/∂centre =
+    -encoderᵀ G 1.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, encoder: Tensor, bias: Tensor, centre: Tensor, k: int
+        ctx: Any, x: Tensor, encoder: Tensor, bias: Tensor, centre: Tensor, k: int, room: Tensor
     ) -> tuple[Tensor, ...]:
         centred = x - centre
-        values, chosen = torch.addmm(bias, centred, encoder).topk(k, -1, sorted=False)
-        values = values.relu()
+        torch.addmm(bias, centred, encoder.T, out=room)
+        values, chosen = room.topk(k, -1, sorted=False)
+        values.relu_()
         ctx.save_for_backward(centred, encoder, values, chosen)
         ctx.mark_non_differentiable(chosen)
         return values, chosen
@@ -32,27 +33,29 @@ class _Largest(torch.autograd.Function):
         centred, weights, values, chosen = ctx.saved_tensors
         slope = (slopes[0] * (values > 0)).flatten()
         order = chosen.flatten().argsort(stable=True)
-        numbers = torch.arange(weights.shape[1], device=centred.device)
+        numbers = torch.arange(len(weights), device=centred.device)
         # Bags of rows, one for each feature.
         starts = torch.searchsorted(chosen.flatten()[order], numbers)
         rows = order // chosen.shape[1]
         encoder = embedding_bag(rows, centred, starts, mode="sum", per_sample_weights=slope[order])
         bias = slope.new_zeros(len(numbers)).index_add(0, chosen.flatten(), slope)
-        return None, encoder.T, bias, -(weights @ bias), None
+        return None, encoder, bias, -(bias @ weights), None, None
 
 
 def largest(
     x: Float[Tensor, "rows width"],
-    encoder: Float[Tensor, "width feature"],
+    encoder: Float[Tensor, "feature width"],
     bias: Float[Tensor, " feature"],
     centre: Float[Tensor, " width"],
     k: int,
+    room: Float[Tensor, "rows feature"],
 ) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
-    """The k largest of (x - centre) encoder + bias in each row, at least 0, and which they are.
+    """The k largest of (x - centre) encoderᵀ + bias in each row, at least 0, and which they are.
 
-    Slopes are those of a dense TopK, for the weights; x has none.
+    Slopes are those of a dense TopK, for the weights; x has none. All pre-activations are left in
+    `room`: memory that is new at each step costs a CPU more than what is written into it.
     """
-    values, chosen = _Largest.apply(x, encoder, bias, centre, k)
+    values, chosen = _Largest.apply(x, encoder, bias, centre, k, room)
     return values, chosen
 
 

@@ -184,7 +184,7 @@ class _Learner:
         width, count = first.shape[1], recipe.n_features
         shape = (count, width)
         decoder = normalize(torch.randn(shape, generator=self._draw, device=first.device), dim=-1)
-        self._encoder = (_ENCODER[recipe.kind] * decoder.T).requires_grad_()
+        self._encoder = (_ENCODER[recipe.kind] * decoder).requires_grad_()
         self._encoder_bias = torch.zeros(count, device=first.device, requires_grad=True)
         self._decoder = decoder.requires_grad_()
         self._decoder_bias = (first.mean(0) / self._scale).requires_grad_()
@@ -204,6 +204,7 @@ class _Learner:
         )
         self._fired = torch.zeros(count, dtype=torch.bool, device=first.device)
         self._zeros = torch.zeros(count, device=first.device)
+        self._room = first.new_empty(len(first) if recipe.kind == "topk" else 0, count)
 
     def step(self, rows: Float[Tensor, "rows width"]) -> None:
         """One step of Adam on a batch."""
@@ -211,7 +212,12 @@ class _Learner:
         share = self._done / self._steps
         if self.recipe.kind == "topk":
             values, chosen = largest(
-                x, self._encoder, self._encoder_bias, self._decoder_bias, self.recipe.k
+                x,
+                self._encoder,
+                self._encoder_bias,
+                self._decoder_bias,
+                self.recipe.k,
+                self._room[: len(x)],
             )
             error = x - decode(values, chosen, self._decoder) - self._decoder_bias
             loss = error.square().mean()
@@ -233,7 +239,7 @@ class _Learner:
         self._adam.step()
         self._slower.step()
         with torch.no_grad():
-            self._decoder /= self._decoder.norm(dim=-1, keepdim=True)
+            normalize(self._decoder, dim=-1, out=self._decoder)
             self._done += 1
             if self._done % self._revive_every == 0:
                 if self._done < (1 - _DECAY) * self._steps:
@@ -242,7 +248,7 @@ class _Learner:
 
     def _dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features of `l1` and `jumprelu`, and what of them costs the sparsity weight."""
-        pre = (x - self._decoder_bias) @ self._encoder + self._encoder_bias
+        pre = (x - self._decoder_bias) @ self._encoder.T + self._encoder_bias
         if self.recipe.kind == "jumprelu":
             return jump(pre, self._log_threshold.exp())
         features = pre.relu()
@@ -256,21 +262,17 @@ class _Learner:
         losses = error.square().sum(-1).square()
         drawn = torch.multinomial(losses, len(dead), replacement=True, generator=self._draw)
         directions = normalize(error[drawn], dim=-1)
-        usual = self._encoder[:, self._fired].norm(dim=0).mean() if self._fired.any() else 1.0
+        usual = self._encoder[self._fired].norm(dim=-1).mean() if self._fired.any() else 1.0
         self._decoder[dead] = directions
-        self._encoder[:, dead] = usual * directions.T
+        self._encoder[dead] = usual * directions
         self._encoder_bias[dead] = 0
-        begun: list[tuple[Tensor, tuple[slice | Tensor, ...]]] = [
-            (self._encoder, (slice(None), dead)),
-            (self._encoder_bias, (dead,)),
-            (self._decoder, (dead,)),
-        ]
+        begun = [self._encoder, self._encoder_bias, self._decoder]
         if self.recipe.kind == "jumprelu":
             self._log_threshold[dead] = math.log(THRESHOLD)
-            begun.append((self._log_threshold, (dead,)))
-        for parameter, place in begun:
+            begun.append(self._log_threshold)
+        for parameter in begun:
             for name in ("exp_avg", "exp_avg_sq"):
-                self._adam.state[parameter][name][place] = 0
+                self._adam.state[parameter][name][dead] = 0
 
     def _check(self) -> None:
         # What is not finite anywhere reaches all of the bias at the next step.
@@ -284,11 +286,11 @@ class _Learner:
         """The autoencoder of unscaled, uncentred activations: f = scale f', x̂ = scale x̂'."""
         self._check()
         with torch.no_grad():
-            bias = self._encoder_bias - self._decoder_bias @ self._encoder
+            bias = self._encoder_bias - self._encoder @ self._decoder_bias
             jumps = self.recipe.kind == "jumprelu"
             return SparseAutoencoder(
                 kind=self.recipe.kind,
-                encoder=self._encoder.detach().clone(),
+                encoder=self._encoder.T.contiguous(),
                 encoder_bias=self._scale * bias,
                 decoder=self._decoder.detach().clone(),
                 decoder_bias=self._scale * self._decoder_bias,
