@@ -1,4 +1,4 @@
-"""summary.parquet and scores.parquet -> figures/; a figure's file names the hashes of both."""
+"""summary.parquet and scores.parquet -> figures/; a figure's file says what it was made from."""
 
 from pathlib import Path
 

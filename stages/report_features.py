@@ -4,19 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from pipeline.expressing import WHICH, clustered, expressed, list_places
 from pipeline.lists import all_lists, list_ends, types
-from pipeline.measures.expression import (
-    Clusters,
-    active_places,
-    cluster,
-    communities,
-    expression_matrix,
-    telling_features,
-)
+from pipeline.measures.expression import communities
 from pipeline.measures.lists import ablation_table
 from pipeline.methods.attribution import rank_correlation
-from pipeline.methods.sae import SparseAutoencoder, load_sae
+from pipeline.methods.sae import load_sae
 from pipeline.model.loading import load_tokenizer
 from pipeline.scratch import scratch
 from pipeline.sections import Study
@@ -53,13 +48,6 @@ INPUTS = (
 )
 OUTPUTS = ("report",)
 SECTIONS = ("autoencoders", "model", "score", "sweep")
-CLUSTERS = (8, 12)
-"""Of samples and of features, at most."""
-EXPRESSED = 80
-"""Features of an expression matrix, at most: the most attributed of those that tell lists apart."""
-WHICH = f"at most {EXPRESSED}, the most attributed of those active in 5 to 95 % of lists"
-BATCH = 1024
-"""Rows that are encoded at once: whatever the dictionary's size, only those are in memory."""
 
 
 def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
@@ -80,25 +68,9 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         "anatomy": list_anatomy(_blanks(tokenizer, lists)),
     }
     own = lists[lists["label"] == study.autoencoders.label].reset_index(drop=True)
-    topics = dict(own["topic"].items())
-    store = ActivationStore(folder / "recorded")
     ends = list_ends(tokenizer, own)
-    places = _places(store, own, ends)
-    found, unclustered = [], []
-    for site in study.autoencoders.all_sites:
-        sae = load_sae(folder / "autoencoders" / f"{site}.safetensors")
-        readings = _expressed(sae, store, places, features[features["site"] == site], len(ends))
-        clusters = _clusters(readings, list(ends.index))
-        if clusters is None:
-            unclustered.append(site)
-            continue
-        figures[f"expression_{site}"] = feature_expression(
-            clusters, topics, value="activation", site=site, which=WHICH
-        )
-        found.append(
-            communities(clusters, topics, readings, seed=study.score.seed).assign(site=site)
-        )
-    groups = _joined(found)
+    matrices, groups, unclustered = _expression(study, folder, own, ends, features)
+    figures |= matrices
     results = results_table(table, references)
     shares = error_shares(*(pd.read_parquet(folder / name) for name in INPUTS[-2:]))
     text = "\n".join(
@@ -129,6 +101,31 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     tracked.table("ablations", table)
 
 
+def _expression(
+    study: Study, folder: Path, lists: pd.DataFrame, ends: pd.Series, features: pd.DataFrame
+) -> tuple[dict[str, Figure], pd.DataFrame, list[str]]:
+    """Each site's matrix as a figure, the communities of all, and sites that have no matrix."""
+    assert study.autoencoders is not None
+    topics = dict(lists["topic"].items())
+    store = ActivationStore(folder / "recorded")
+    places = list_places(store, lists, ends)
+    figures, found, without = {}, [], []
+    for site in study.autoencoders.all_sites:
+        sae = load_sae(folder / "autoencoders" / f"{site}.safetensors")
+        readings = expressed(sae, store, places, features[features["site"] == site], len(ends))
+        clusters = clustered(readings, list(ends.index))
+        if clusters is None:
+            without.append(site)
+            continue
+        figures[f"expression_{site}"] = feature_expression(
+            clusters, topics, value="activation", site=site, which=WHICH
+        )
+        groups = communities(clusters, topics, readings, seed=study.score.seed)
+        found.append(groups.assign(site=site))
+    joined = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    return figures, joined, without
+
+
 def _absent(sites: list[str]) -> list[str]:
     if not sites:
         return []
@@ -136,10 +133,6 @@ def _absent(sites: list[str]) -> list[str]:
         f"No expression matrix of {', '.join(sites)}: fewer than two features or unlike lists are "
         "left there."
     ]
-
-
-def _joined(found: list[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def _tables(
@@ -173,49 +166,6 @@ def _tables(
         changes[of_sites].rename(columns={"arm": "site"}),
         pd.concat([templates[columns], beside[columns]], ignore_index=True),
     )
-
-
-def _places(store: ActivationStore, lists: pd.DataFrame, ends: pd.Series) -> pd.DataFrame:
-    """The store's rows of completions with an end: `row`, `sample` (the list's), `from_end`."""
-    numbers = pd.Series(ends.index, lists.loc[ends.index, "sample"])
-    rows = store.rows.reset_index(drop=True)
-    rows = rows[rows["sample"].isin(numbers.index)]
-    rows = rows.assign(row=rows.index, sample=rows["sample"].map(numbers))
-    rows = rows[rows["position"] >= rows["sample"].map(lists["tokens"].map(len))]
-    rows["from_end"] = rows["position"] - rows["sample"].map(ends)
-    return rows[["row", "sample", "from_end"]]
-
-
-def _expressed(
-    sae: SparseAutoencoder,
-    store: ActivationStore,
-    places: pd.DataFrame,
-    attributed: pd.DataFrame,
-    samples: int,
-) -> pd.DataFrame:
-    """Where the features to be shown are active, as the autoencoder says of what was recorded."""
-    sizes = attributed["attribution"].abs().groupby(attributed["feature"]).sum()
-    rows = sae.rows_of(store)
-    parts = []
-    for start in range(0, len(places), BATCH):
-        batch = places.iloc[start : start + BATCH]
-        active = sae.encode(rows[batch["row"]].float()).numpy()
-        part = active_places(active, batch[["sample", "from_end"]])
-        parts.append(part[part["feature"].isin(sizes.index)])
-    readings = pd.concat(parts, ignore_index=True)
-    shown = telling_features(readings, sizes, samples=samples, most=EXPRESSED)
-    return readings[readings["feature"].isin(shown)]
-
-
-def _clusters(readings: pd.DataFrame, samples: list[int]) -> Clusters | None:
-    """The clustered matrix; None where two features or two unlike samples are wanting."""
-    shape = len(samples), readings["feature"].nunique()
-    if min(shape) < 2:
-        return None
-    matrix = expression_matrix(readings, value="activation", samples=samples)
-    wanted = (min(most, count) for most, count in zip(CLUSTERS, shape, strict=True))
-    clusters = cluster(matrix, **dict(zip(("samples", "features"), wanted, strict=True)))
-    return clusters if clusters.samples.nunique() > 1 else None
 
 
 def _blanks(tokenizer: object, lists: pd.DataFrame) -> pd.DataFrame:

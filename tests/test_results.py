@@ -85,6 +85,15 @@ def test_a_reconstruction_that_does_as_much_is_named():
     assert "reconstruction alone" not in finding(TABLE, REFERENCES, 115)
 
 
+def test_diversity_that_reconstruction_alone_changes_is_named():
+    moved = TABLE.copy()
+    own = (TABLE["column"] == "diversity_mean") & (TABLE["source"] == "none")
+    moved.loc[own & (TABLE["site"] == A), ["mean", "low", "high"]] = 0.25, 0.1, 0.5
+    text = finding(moved, REFERENCES, 115)
+    assert "alone changes the distinct among all items of a topic (5.00) at 1 of 2 sites" in text
+    assert "by +0.25 to +0.25" in text
+
+
 def test_the_errors_share_is_of_sums_over_positions():
     errors = pd.DataFrame(
         [(0, A, 3, 0.5), (0, A, 4, -1.5), (1, A, 3, 3.0), (0, B, 3, 0.0), (1, B, 3, 0.0)],

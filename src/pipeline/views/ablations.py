@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.model.sites import Site
 from pipeline.views.marks import GREY, legend_key
 from pipeline.views.panels import COLOURS, caption, legend, panels
+from pipeline.views.results import RULES
 
 AXES = {
     "n_items_mean": "items per list, change",
@@ -19,10 +20,10 @@ AXES = {
     "diversity_variance": "variance of the share of items no other list has, change",
 }
 SERIES = {
-    ("attributed", "firing"): ("attributed, wherever active", COLOURS[1], "o"),
-    ("attributed", "recorded"): ("attributed, where recorded", COLOURS[0], "o"),
-    ("random", "firing"): ("random, wherever active", GREY, "s"),
-    ("random", "recorded"): ("random, where recorded", GREY, "^"),
+    ("attributed", "firing"): (f"attributed, {RULES['firing']}", COLOURS[1], "o"),
+    ("attributed", "recorded"): (f"attributed, {RULES['recorded']}", COLOURS[0], "o"),
+    ("random", "firing"): (f"random, {RULES['firing']}", GREY, "s"),
+    ("random", "recorded"): (f"random, {RULES['recorded']}", GREY, "^"),
     ("none", "all"): ("reconstruction alone", COLOURS[2], "D"),
 }
 """Source and position rule -> name, colour and marker."""
@@ -104,25 +105,27 @@ def _component_and_layer(site: str) -> tuple[str, int]:
 
 
 def attribution_check(checked: pd.DataFrame, ranks: Mapping[str, float]) -> Figure:
-    """Attribution against the metric's true change, a panel for each site.
+    """Attribution against the metric's true change, a panel with its own scale for each site.
 
     Args:
         checked: `site`, `attribution`, `effect`.
         ranks: Spearman's correlation of each site.
     """
-    with panels(len(ranks), width=3.6, height=3.2) as (figure, axes):
+    with panels(len(ranks), width=3.6, height=3.2, shared=False) as (figure, axes):
         for axis, (site, rank) in zip(axes, ranks.items(), strict=True):
             own = checked[checked["site"] == site]
             axis.axline((0, 0), slope=1, color=GREY, lw=1, ls="--")
             axis.plot(own["attribution"], own["effect"], "o", ms=4, alpha=0.6, color=COLOURS[0])
-            axis.xaxis.set_major_locator(MaxNLocator(4))
+            for scale in (axis.xaxis, axis.yaxis):
+                scale.set_major_locator(MaxNLocator(4))
             axis.set_title(f"{site}\nrank correlation {rank:.2f}", fontsize=11)
         figure.supylabel("change of the metric when ablated", fontsize=12)
         largest = int(checked.groupby("site").size().max())
         caption(
             figure,
             [
-                "Horizontal: attribution, gradient times activation. Dashed: equal. Metric:",
+                "Horizontal: attribution, gradient times activation. Dashed: equal. Each panel has",
+                "its own scale. Metric:",
                 "logit(blank) - logit(line break) after the last item. The",
                 f"{largest} (list, position, feature) of each site with the largest attribution.",
             ],

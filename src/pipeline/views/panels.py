@@ -41,9 +41,9 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def panels(
-    number: int, width: float = 5.2, height: float = 4.4
+    number: int, width: float = 5.2, height: float = 4.4, *, shared: bool = True
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of up to three panels a row that share both axes, drawn in our style.
+    """A figure of up to three panels a row, drawn in our style; `shared`: both axes are the same.
 
     `width` and `height` are those of a panel, in inches.
     """
@@ -53,7 +53,7 @@ def panels(
         size = (max(7.5, width * columns), height * rows + 1.2)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        axes = figure.subplots(rows, columns, sharex=shared, sharey=shared, squeeze=False).ravel()
         for spare in axes[number:]:
             spare.remove()
         yield figure, list(axes[:number])
