@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from benchmarks.aims import AIMS
 from pipeline.views.marks import GREY
 from pipeline.views.panels import COLOURS, caption, panels
 
@@ -28,14 +29,14 @@ def figure(results: dict[str, Any]) -> Figure:
     rows = sum(1 + len(found["ratios"]) for found in measured.values())
     with panels(1, width=9.5, height=rows * ROW) as (drawing, (axes,)):
         place, ticks, labels = 0, [], []
-        for found in measured.values():
+        for name, found in measured.items():
             heading = axes.text(-LABELS, place, found["what"], weight="bold", va="center")
             heading.set(transform=axes.get_yaxis_transform(), fontsize=10)
             # Over labels and axes: the layout is not to make room for it on the right.
             heading.set_in_layout(False)
             for side, ratio in found["ratios"].items():
                 place += 1
-                _row(axes, place, ratio)
+                _row(axes, place, ratio, AIMS.get(name, {}).get(side))
                 ticks.append(place)
                 labels.append(side)
             place += 1
@@ -46,7 +47,9 @@ def figure(results: dict[str, Any]) -> Figure:
     return drawing
 
 
-def _row(axes: Axes, place: int, ratio: dict[str, float]) -> None:
+def _row(axes: Axes, place: int, ratio: dict[str, float], aim: float | None) -> None:
+    if aim:
+        axes.plot(aim, place, "|", color=GREY, ms=14, mew=2)
     colour = COLOURS[0] if ratio["median"] >= 1 else COLOURS[1]
     axes.hlines(place, ratio["min"], ratio["max"], color=colour, lw=2, alpha=0.5)
     axes.plot(ratio["median"], place, "o", color=colour, ms=6)
@@ -82,7 +85,7 @@ def _sentences(measured: dict[str, Any]) -> list[str]:
     return [
         f"Dots: medians; bars: ranges. Sides take turns; rounds: {' or '.join(map(str, rounds))}.",
         *([f"Loops over conditions run {_shares(parts)} of them."] if parts else []),
-        "Right of the dashed line actsweep is the faster.",
+        "Right of the dashed line actsweep is the faster; upright strokes are what it aims at.",
         f"Measured on {'; '.join(sorted(machines))}.",
         *([f"Not at full size: {', '.join(small)}."] if small else []),
     ]

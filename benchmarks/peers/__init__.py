@@ -46,14 +46,17 @@ PEERS = {
         lacks=("generated",),
     ),
     "TransformerLens": Peer(
-        "transformer_lens", transformer_lens.residuals, transformer_lens.logits
+        "transformer_lens",
+        transformer_lens.residuals,
+        transformer_lens.logits,
+        transformer_lens.tokens,
     ),
     "TransformerLens, stopped before the logits": Peer(
         "transformer_lens", partial(transformer_lens.residuals, stop=True)
     ),
-    "nnsight": Peer("nnsight", nnsight.residuals, nnsight.logits),
+    "nnsight": Peer("nnsight", nnsight.residuals, nnsight.logits, nnsight.tokens),
     "nnsight, stopped before the logits": Peer("nnsight", nnsight.residuals_alone),
-    "pyvene": Peer("pyvene", pyvene.residuals, pyvene.logits),
+    "pyvene": Peer("pyvene", pyvene.residuals, pyvene.logits, pyvene.tokens),
 }
 
 

@@ -46,6 +46,22 @@ def logits(model: LanguageModel, ids: Tensor, mask: Tensor, steered: Steered, ru
     return found
 
 
+def tokens(
+    model: LanguageModel, ids: Tensor, mask: Tensor, steered: Steered, rule: str, new: int
+) -> Tensor:
+    """Greedy tokens [batch, new tokens]."""
+    traced = _traced(model)
+    layer, vector = steered
+    first = {"all": 0, "generated": 1}[rule]
+    given = {"input_ids": ids, "attention_mask": mask}
+    settings: dict[str, Any] = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+    with traced.generate(given, **settings) as tracer:
+        for _ in tracer.iter[first:new]:
+            traced.model.layers[layer].output[:] += vector
+        found = traced.generator.output.save()
+    return found[:, ids.shape[1] :]
+
+
 # Wraps a copy, since it hooks all modules of what it is given.
 @functools.lru_cache(maxsize=1)
 def _traced(model: LanguageModel) -> Any:

@@ -24,6 +24,21 @@ def logits(model: LanguageModel, ids: Tensor, mask: Tensor, steered: Steered, ru
     return out.logits[:, -1]
 
 
+def tokens(
+    model: LanguageModel, ids: Tensor, mask: Tensor, steered: Steered, rule: str, new: int
+) -> Tensor:
+    """Greedy tokens [batch, new tokens]."""
+    # Told to act on the prompt and given no place in it, it acts everywhere; else after the prompt.
+    _, out = _adding(model, *steered).generate(
+        {"input_ids": ids, "attention_mask": mask},
+        intervene_on_prompt=rule == "all",
+        max_new_tokens=new,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    return out[:, ids.shape[1] :]
+
+
 @functools.lru_cache(maxsize=1)
 def _collecting(model: LanguageModel) -> Any:
     import pyvene

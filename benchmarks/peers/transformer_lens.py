@@ -47,6 +47,28 @@ def logits(model: LanguageModel, ids: Tensor, mask: Tensor, steered: Steered, ru
     return out[:, -1]
 
 
+def tokens(
+    model: LanguageModel, ids: Tensor, mask: Tensor, steered: Steered, rule: str, new: int
+) -> Tensor:
+    """Greedy tokens [batch, new tokens]."""
+    layer, vector = steered
+
+    def add(hidden: Tensor, hook: Any) -> Tensor:
+        return hidden + vector if rule == "all" or hidden.shape[1] == 1 else hidden
+
+    bridge = _bridge(model)
+    with bridge.hooks(fwd_hooks=[(f"blocks.{layer}.hook_resid_post", add)]):
+        out = bridge.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=new,
+            do_sample=False,
+            return_type="tokens",
+            verbose=False,
+        )
+    return out[:, ids.shape[1] :]
+
+
 # Wraps a copy, since the modules of what it is given are replaced.
 @functools.lru_cache(maxsize=1)
 def _bridge(model: LanguageModel) -> Any:
