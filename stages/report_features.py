@@ -78,7 +78,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
             finding(table, references, len(ends)).strip(),
             error_words(shares),
             community_words(groups),
-            *_absent(unclustered),
+            *absent(unclustered),
             "",
         ]
     )
@@ -126,7 +126,8 @@ def _expression(
     return figures, joined, without
 
 
-def _absent(sites: list[str]) -> list[str]:
+def absent(sites: list[str]) -> list[str]:
+    """A sentence that names the sites without a matrix, if there are any."""
     if not sites:
         return []
     return [
