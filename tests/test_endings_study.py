@@ -15,7 +15,10 @@ from pipeline.methods.sae_files import save_saelens
 from pipeline.methods.sae_interventions import Reconstruct, ablate
 from pipeline.model.loading import load_model
 from pipeline.model.sites import Site
+from pipeline.recording import drawn
+from pipeline.store import ActivationStore
 from pipeline.study import load_study
+from stages import train_autoencoders
 
 pytestmark = pytest.mark.slow
 SITES = ["blocks.4.z", "blocks.5.resid_post"]
@@ -72,6 +75,27 @@ def test_all_is_there_and_whole(output):
 
 def _heat(site: str) -> str:
     return f"expression_{site}"
+
+
+def test_special_tokens_and_held_out_topics_are_not_trained_on(project, output, monkeypatch):
+    class Asked(Exception):  # noqa: N818
+        """Carries the rows that training was asked for."""
+
+    def ask(store, wanted, kept, **others):
+        raise Asked(kept)
+
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(train_autoencoders, "train", ask)
+    study = load_study(output / "config.yaml")
+    with pytest.raises(Asked) as told:
+        train_autoencoders.run(study, output, None, "")
+    (kept,) = told.value.args
+    rows = ActivationStore(output / "recorded").rows
+    special = rows["token"].isin(load_model(study.model).tokenizer.all_special_ids).to_numpy()
+    prompts = drawn(pd.read_parquet(output / "dataset.parquet"), study.autoencoders.recorded)
+    held_out = rows["sample"].map(prompts.set_index("sample")["split"]).eq("test").to_numpy()
+    assert special.any() and held_out.any()
+    assert np.array_equal(kept, ~special & ~held_out)
 
 
 def test_completions_under_ablations_are_those_of_the_model_one_by_one(
