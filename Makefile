@@ -28,6 +28,7 @@ check: $(INSTALLED)         ## all that continuous integration looks at
 bench: $(PEERS)/.installed $(AUTOENCODERS)/.installed  ## what the engine costs, beside the same work done otherwise
 	$(PEERS)/bin/python -m benchmarks.run
 	$(AUTOENCODERS)/bin/python -m benchmarks.run autoencoder
+	$(PEERS)/bin/python -m benchmarks.profiling
 	$(PEERS)/bin/python -m benchmarks.report
 
 $(INSTALLED): pyproject.toml constraints.txt

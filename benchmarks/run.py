@@ -23,8 +23,8 @@ from benchmarks.shapes import SIZES
 from benchmarks.work import NotMeasurable, Work
 from benchmarks.works import WORKS
 
-HALF = "actsweep, half the samples"
-"""Of which only the memory is measured."""
+SMALLER = ("half the samples", "two of five strengths")
+"""Sizes at which only our memory is measured; the second where conditions are swept."""
 
 RESULTS = Path(__file__).parent / "results.json"
 
@@ -69,8 +69,10 @@ def measured(name: str, size: str, rounds: int, *, with_memory: bool) -> dict[st
     if with_memory:
         # After the folder is gone: each of these processes writes what it reads.
         asked = {side: (side, size) for side in found["seconds"]}
+        ours = next(iter(asked))
         if size == "full":
-            asked[HALF] = (next(iter(asked)), "half")
+            sizes = SMALLER if "loop" in found["tokens"] else SMALLER[:1]
+            asked |= {f"{ours}, {smaller}": (ours, smaller) for smaller in sizes}
         found["resident_bytes"] = {}
         for label, (side, its_size) in asked.items():
             try:

@@ -53,6 +53,7 @@ class Size:
         few: see `completed`.
         new_tokens: of each completion; `longest` where lengths are mixed, and on a GPU.
         longest: see `new_tokens`.
+        strengths: of every layer's direction, in sweeps.
         every: of so many conditions a loop over them runs one; its time is that of a condition
             times their number.
         rows: of 512 bfloat16 numbers, to read back.
@@ -69,6 +70,7 @@ class Size:
     few: int
     new_tokens: int
     longest: int
+    strengths: tuple[float, ...]
     every: int
     rows: int
     autoencoder: Autoencoder
@@ -86,6 +88,7 @@ SIZES = {
         few=2,
         new_tokens=6,
         longest=12,
+        strengths=(-2.0, -1.0, 0.5, 1.0, 2.0),
         every=3,
         rows=2**12,
         autoencoder=Autoencoder(2**17, 256, 128, 512, k=8, planted=128),
@@ -113,6 +116,7 @@ SIZES = {
         few=4,
         new_tokens=24,
         longest=64,
+        strengths=(-2.0, -1.0, 0.5, 1.0, 2.0),
         # Five strengths: each has its turn, at another depth.
         every=13,
         # 4 GB.
@@ -122,17 +126,19 @@ SIZES = {
 }
 
 
-# Against "full" it shows whether memory grows with the number of samples.
-SIZES["half"] = replace(
-    SIZES["full"],
-    collected=250,
-    collected_wide=50,
-    scored=32,
-    completed=8,
-    few=2,
-    rows=2**21,
-    autoencoder=replace(SIZES["full"].autoencoder, rows=2**16),
+# Against "full" these show whether memory grows with the number of samples, or of conditions.
+_FULL = SIZES["full"]
+SIZES["half the samples"] = replace(
+    _FULL,
+    collected=_FULL.collected // 2,
+    collected_wide=_FULL.collected_wide // 2,
+    scored=_FULL.scored // 2,
+    completed=_FULL.completed // 2,
+    few=_FULL.few // 2,
+    rows=_FULL.rows // 2,
+    autoencoder=replace(_FULL.autoencoder, rows=_FULL.autoencoder.rows // 2),
 )
+SIZES["two of five strengths"] = replace(_FULL, strengths=_FULL.strengths[:2])
 
 
 # One at a time: the wide one and its peers' copies take most of a small machine.

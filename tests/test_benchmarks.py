@@ -4,9 +4,12 @@ import json
 import time
 
 import pytest
+import torch
 
-from benchmarks import memory, report, run
+from benchmarks import memory, profiling, report, run
+from benchmarks.aims import AIMS, missed
 from benchmarks.arithmetic import Need, Rates, decoding_need
+from benchmarks.profiling import shares
 from benchmarks.shapes import SIZES, random_model
 from benchmarks.work import Work, alike, near
 from benchmarks.works import WORKS
@@ -49,6 +52,54 @@ def test_the_figure_and_the_table_show_what_was_measured(results, tmp_path):
     assert text.endswith("below\n")
     for name in WORKS:
         assert f"| {name} | actsweep |" in text
+
+
+@pytest.mark.slow
+def test_aims_are_those_of_sides_that_there_are(results):
+    found = json.loads(results.read_text())
+    assert AIMS.keys() == WORKS.keys()
+    for name, aims in AIMS.items():
+        missing = {text.partition(":")[0] for text in found[name]["not_measured"]}
+        assert aims.keys() <= found[name]["ratios"].keys() | missing
+
+
+def test_what_misses_its_aim_is_told_with_where_the_time_goes():
+    ratios = {"sparsify": {"median": 1.25, "min": 1.0, "max": 1.5}, "sae_lens": {"median": 1.5}}
+    found = {
+        "ratios": ratios,
+        "seconds": {"actsweep": {"median": 7.0}},
+        "ceiling": {"seconds": 2.5},
+        "profile": {"aten::mm": 0.4, "outside of torch's operations": 0.1},
+    }
+    assert missed("autoencoder", found) == {"sparsify": (1.25, 1.5)}
+    told = report.below({"autoencoder": found})
+    assert "autoencoder, sparsify: 1.25 of 1.5. Ours takes 7 s, at the ceiling 2.5 s; " in told
+    assert "40% aten::mm, 10% outside" in told
+    found["ratios"] = {"sparsify": {"median": 1.6}}
+    assert report.below({"autoencoder": found}) == ""
+
+
+def test_a_profile_is_of_all_the_seconds():
+    matrix = torch.randn(400, 400)
+    found = shares(lambda: [matrix @ matrix for _ in range(20)])
+    assert sum(found.values()) == pytest.approx(1, abs=0.05)
+    assert found["aten::mm"] > 0.1
+
+
+def test_profiles_are_added_to_works_that_miss_their_aims_only(tmp_path):
+    path, seconds = tmp_path / "results.json", {"actsweep": {"median": 1.0}}
+    results = {
+        name: {"size": "tiny", "seconds": seconds, "ratios": {side: {"median": ratio}}}
+        for name, side, ratio in (
+            ("no_condition", "transformers' generate", 0.5),
+            ("generation_few_all", "steering-vectors", 9.0),
+        )
+    }
+    path.write_text(json.dumps(results))
+    profiling.main(["--results", str(path)])
+    found = json.loads(path.read_text())
+    assert "aten::mm" in found["no_condition"]["profile"]
+    assert "profile" not in found["generation_few_all"]
 
 
 def test_the_readme_has_a_row_for_every_work_and_place_for_the_table():

@@ -69,6 +69,7 @@ def autoencoder(size: Size, folder: Path) -> Work:
             flop=2 * (len(x) * sizes.width * sizes.features + 4 * active), bytes=2 * x.numel()
         ),
         score=score,
+        missing=missing,
     )
 
 

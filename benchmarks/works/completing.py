@@ -30,7 +30,7 @@ ONE_OF = 16
 def generation_sweep(size: Size, folder: Path, *, rule: str, few: bool = False) -> Work:
     """Greedy completions, layers x strengths x prompts."""
     count = size.few if few else size.completed
-    return _sweep(size.model, count, size.new_tokens, rule, size.every)
+    return _sweep(size, size.model, count, size.new_tokens, rule)
 
 
 def on_gpu(size: Size, folder: Path) -> Work:
@@ -38,23 +38,21 @@ def on_gpu(size: Size, folder: Path) -> Work:
     shape = size.gpu
     if shape.device == "cuda" and not torch.cuda.is_available():
         raise NotMeasurable(f"needs a CUDA GPU with {GPU_GIGABYTES} GB of free memory: none here")
-    return _sweep(
-        shape, size.completed, size.longest, "all", size.every, begin_alike, GPU_BATCH_TOKENS
-    )
+    return _sweep(size, shape, size.completed, size.longest, "all", begin_alike, GPU_BATCH_TOKENS)
 
 
 def _sweep(
+    size: Size,
     shape: Shape,
     count: int,
     new: int,
     rule: str,
-    every: int,
     agree: Callable[[str, Completions, Completions], None] = alike,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Work:
     model = random_model(shape)
     prompts = random_prompts(count, shape.vocab)
-    steered, conditions = layers_by_strengths(shape, rule)
+    steered, conditions = layers_by_strengths(shape, size.strengths, rule)
     clean, rows = sum(map(len, prompts)), len(steered) * count
     again = blocks_above(steered, shape.layers) * clean if rule == "all" else 0
 
@@ -62,10 +60,10 @@ def _sweep(
         return decoding_need(model, clean + again, rows, clean / count, new)
 
     def same(side: str, expected: Completions, found: Completions) -> None:
-        agree(side, _part(expected, count, every), found)
+        agree(side, _part(expected, count, size.every), found)
 
     found, missing = doing("tokens", rule)
-    part = steered[::every]
+    part = steered[:: size.every]
     return Work(
         what=f"generation, {rule}: {len(steered)} conditions x {count} prompts x {new} tokens",
         sides={"actsweep": partial(_engine, model, prompts, conditions, new, batch_tokens)}
@@ -93,7 +91,7 @@ def mixed_lengths(size: Size, folder: Path) -> Work:
     """
     model = random_model(size.model)
     prompts = random_prompts(size.few, size.model.vocab)
-    _, conditions = layers_by_strengths(size.model, "generated")
+    _, conditions = layers_by_strengths(size.model, size.strengths, "generated")
     ends = frozenset(range(0, size.model.vocab, ONE_OF))
     # Rows that run together: about a quarter of all.
     together = len(conditions) * size.few // 4

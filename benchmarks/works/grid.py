@@ -10,14 +10,14 @@ from pipeline.model.sites import Site
 
 BATCH_TOKENS = 16384
 
-STRENGTHS = (-2.0, -1.0, 0.5, 1.0, 2.0)
 
-
-def layers_by_strengths(shape: Shape, rule: str) -> tuple[list[Steered], list[Condition]]:
+def layers_by_strengths(
+    shape: Shape, strengths: tuple[float, ...], rule: str
+) -> tuple[list[Steered], list[Condition]]:
     """The same conditions twice: what is added to which block, and as the engine has it."""
     generator = torch.Generator().manual_seed(2)
     directions = torch.randn(shape.layers, shape.width, generator=generator)
-    pairs = [(layer, s) for layer in range(shape.layers) for s in STRENGTHS]
+    pairs = [(layer, s) for layer in range(shape.layers) for s in strengths]
     conditions = [
         Condition(edits=(Edit(Site(layer, "resid_post"), Add(directions[layer], s), rule),))
         for layer, s in pairs

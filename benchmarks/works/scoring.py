@@ -17,7 +17,7 @@ def forward_sweep(size: Size, folder: Path, *, rule: str) -> Work:
     """Logits after the last token, layers x strengths x prompts."""
     model = random_model(size.model)
     prompts = random_prompts(size.scored, size.model.vocab)
-    steered, conditions = layers_by_strengths(size.model, rule)
+    steered, conditions = layers_by_strengths(size.model, size.strengths, rule)
     clean = sum(map(len, prompts))
     each = len(prompts) if rule == "last" else clean
     shared = clean + blocks_above(steered, size.model.layers) * each
