@@ -31,14 +31,13 @@ class _Largest(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         centred, weights, values, chosen = ctx.saved_tensors
-        slope = (slopes[0] * (values > 0)).flatten()
-        order = chosen.flatten().argsort(stable=True)
-        numbers = torch.arange(len(weights), device=centred.device)
-        # Bags of rows, one for each feature.
-        starts = torch.searchsorted(chosen.flatten()[order], numbers)
-        rows = order // chosen.shape[1]
-        encoder = embedding_bag(rows, centred, starts, mode="sum", per_sample_weights=slope[order])
-        bias = slope.new_zeros(len(numbers)).index_add(0, chosen.flatten(), slope)
+        slope = slopes[0] * (values > 0)
+        # G x, as the slope of rows of the encoder that are summed with these weights.
+        with torch.enable_grad():
+            rows = weights.detach().requires_grad_()
+            sums = decode(slope, chosen, rows)
+        (encoder,) = torch.autograd.grad(sums, rows, centred)
+        bias = slope.new_zeros(len(weights)).index_add(0, chosen.flatten(), slope.flatten())
         return None, encoder, bias, -(bias @ weights), None, None
 
 

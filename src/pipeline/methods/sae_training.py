@@ -234,8 +234,8 @@ class _Learner:
         assert decoder_gradient is not None
         with torch.no_grad():
             # Along a row of the decoder nothing is to change but its length, which stays 1.
-            along = (decoder_gradient * self._decoder).sum(-1, keepdim=True)
-            decoder_gradient.addcmul_(along, self._decoder, value=-1)
+            along = torch.einsum("fw,fw->f", decoder_gradient, self._decoder)
+            decoder_gradient.addcmul_(along[:, None], self._decoder, value=-1)
         self._adam.step()
         self._slower.step()
         with torch.no_grad():
