@@ -58,7 +58,7 @@ def tokens(
     with traced.generate(given, **settings) as tracer:
         for _ in tracer.iter[first:new]:
             traced.model.layers[layer].output[:] += vector
-        found = traced.generator.output.save()
+        found = tracer.result.save()
     return found[:, ids.shape[1] :]
 
 
