@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.engine.chunks import blocks
 from pipeline.engine.conditions import Positions, position_mask
-from pipeline.engine.limits import check_context
+from pipeline.engine.limits import check_context, pass_tokens
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
@@ -39,7 +39,7 @@ def collect(
             raise ValueError(f"{site} has no rows to collect; it can be read by itself")
     found: list[dict[Site, Tensor]] = []
     frames = []
-    for block in blocks([len(p) for p in prompts], batch_tokens):
+    for block in blocks([len(p) for p in prompts], pass_tokens(model, batch_tokens)):
         ids, mask = model.pad([prompts[p] for p in block])
         absolute = hooks.positions(mask).masked_fill(mask == 0, -1)
         lengths = torch.tensor([len(prompts[p]) for p in block], device=model.device)

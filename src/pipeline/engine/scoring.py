@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.engine.chunks import blocks
 from pipeline.engine.conditions import Condition
 from pipeline.engine.edit_table import EditTable
-from pipeline.engine.limits import check_context, check_listed
+from pipeline.engine.limits import check_context, check_listed, pass_tokens
 from pipeline.engine.restart import Prefix, Start
 from pipeline.model.hooks import starting_at, visiting
 from pipeline.model.loading import LanguageModel
@@ -19,12 +19,6 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 """From logits [rows, vocab] after each row's last token, and its prompt's number, to scores."""
 
 _Score = Callable[[Prefix, Start, EditTable, list[int], list[int]], Tensor]
-
-_PASS = 4096
-"""Tokens of a pass at most on a CPU, whatever the budget: more are slower there, as what one
-operation leaves for the next no longer fits into its caches (60 texts in 45 conditions: 15 s, at 32
-thousand 24 s).
-"""
 
 _CONDITIONS = 4
 """A block is as small as lets this many conditions of it run at a time, and pads less."""
@@ -106,7 +100,7 @@ def _run(
     check_context(model, prompts)
     lengths = [len(prompt) for prompt in prompts]
     check_listed(conditions, [1] * len(prompts) if text else lengths, lengths)
-    computed = min(batch_tokens, _PASS) if model.device.type == "cpu" else batch_tokens
+    computed = pass_tokens(model, batch_tokens)
     results: list[list[Tensor | None]] = [[None] * len(prompts) for _ in conditions]
     table = EditTable(model, conditions)
     for block in blocks(lengths, max(1, computed // _CONDITIONS)):

@@ -32,7 +32,7 @@ class _Largest(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         centred, weights, values, chosen = ctx.saved_tensors
         slope = slopes[0] * (values > 0)
-        # G x, as the slope of rows of the encoder that are summed with these weights.
+        # G (x - centre), as the slope of rows of the encoder that are summed with these weights.
         with torch.enable_grad():
             rows = weights.detach().requires_grad_()
             sums = decode(slope, chosen, rows)
