@@ -16,6 +16,8 @@ ROW = 0.3
 LABELS = 0.6
 """Width of the labels, as a share of that of the axes."""
 
+_BLANK = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+
 
 def figure(results: dict[str, Any]) -> Figure:
     """A row for each other side of each work, its ratio to ours as median and range, on log scale.
@@ -31,7 +33,7 @@ def figure(results: dict[str, Any]) -> Figure:
         place, ticks, labels = 0, [], []
         for name, found in measured.items():
             heading = axes.text(-LABELS, place, found["what"], weight="bold", va="center")
-            heading.set(transform=axes.get_yaxis_transform(), fontsize=10)
+            heading.set(transform=axes.get_yaxis_transform(), fontsize=10, bbox=_BLANK)
             # Over labels and axes: the layout is not to make room for it on the right.
             heading.set_in_layout(False)
             for side, ratio in found["ratios"].items():
@@ -55,12 +57,13 @@ def _row(axes: Axes, place: int, ratio: dict[str, float], aim: float | None) -> 
     axes.plot(ratio["median"], place, "o", color=colour, ms=6)
     axes.annotate(
         f"{ratio['median']:.3g}",
-        (ratio["max"], place),
+        # Beside an aim that is missed, not on it.
+        (max(ratio["max"], aim or 0), place),
         xytext=(7, 0),
         textcoords="offset points",
         va="center",
         fontsize=10,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        bbox=_BLANK,
     )
 
 
