@@ -71,22 +71,33 @@ def decoding_need(
 
 @functools.cache
 def rates(device: str, dtype: str) -> Rates:
-    """The best of five tries each, after one that is not counted."""
-    width = 8192 if device == "cuda" else 2048
-    matrix = torch.randn(width, width, device=device, dtype=DTYPES[dtype])
+    """The best of five tries each, after one that is not counted.
+
+    The matrices are as wide as lets a product take 50 ms, and at most 8192: processors that have no
+    instructions for bfloat16 multiply it fifty times as slowly as float32.
+    """
+    width = 256
+    while width < 8192 and _best(_product(width, device, dtype), device) < 0.05:
+        width *= 2
     array = torch.ones(2**26, device=device)
     return Rates(
-        flop_per_second=2 * width**3 / _best(lambda: matrix @ matrix, device),
+        flop_per_second=2 * width**3 / _best(_product(width, device, dtype), device),
         bytes_per_second=array.nbytes / _best(array.sum, device),
     )
 
 
+def _product(width: int, device: str, dtype: str) -> Callable[[], torch.Tensor]:
+    matrix = torch.randn(width, width, device=device, dtype=DTYPES[dtype])
+    return lambda: matrix @ matrix
+
+
 def _best(run: Callable[[], Any], device: str) -> float:
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
+    return min([_seconds(run, device) for _ in range(6)][1:])
+
+
+def _seconds(run: Callable[[], Any], device: str) -> float:
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
