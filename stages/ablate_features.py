@@ -13,8 +13,8 @@ from pipeline.measures.choice import Setting
 from pipeline.methods.directions import load_directions
 from pipeline.methods.feature_sets import ablations, feature_sets
 from pipeline.methods.sae import load_sae
-from pipeline.methods.selection import single_tokens
 from pipeline.model import chat
+from pipeline.model.chat import single_tokens
 from pipeline.model.loading import LanguageModel, load_model
 from pipeline.positions import resolve
 from pipeline.scratch import scratch

@@ -11,7 +11,7 @@ from pipeline.measures.lists import blank_over_break
 from pipeline.methods.attribution import attribute, check_by_ablation
 from pipeline.methods.feature_sets import strongest
 from pipeline.methods.sae import load_sae
-from pipeline.methods.selection import single_tokens
+from pipeline.model.chat import single_tokens
 from pipeline.model.loading import load_model
 from pipeline.scratch import scratch
 from pipeline.sections import Study

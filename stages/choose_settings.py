@@ -1,4 +1,4 @@
-"""vectors/ x conditions on val prompts -> validation.parquet, settings.json: what is reported."""
+"""vectors/ x conditions on val prompts -> validation*.parquet, settings.json: what is reported."""
 
 import json
 from dataclasses import asdict
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.forward import score_logits
 from pipeline.grid import validation_parts
 from pipeline.measures.choice import Setting, choose_setting
 from pipeline.measures.scores import CONDITION, score_table
@@ -21,12 +22,12 @@ from pipeline.tracking import Run
 from stages import ROOT, main
 
 INPUTS = ("dataset.parquet", "vectors/directions.safetensors", "vectors/choice.json")
-OUTPUTS = ("validation.parquet", "settings.json")
+OUTPUTS = ("validation.parquet", "validation_forward.parquet", "settings.json")
 SECTIONS = ("model", "score", "sweep", "vectors")
 
 
 def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
-    """Complete the val prompts under the whole grid, and choose for each arm by its metric."""
+    """Run the val prompts under the whole grid, and choose for each arm by its metric."""
     dataset = pd.read_parquet(folder / "dataset.parquet")
     selected = json.loads((folder / "vectors" / "choice.json").read_text())["layer"]
     model = load_model(study.model)
@@ -43,25 +44,36 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
             dataset,
             grid,
             work,
-            decoding=decoding_of(study),
+            decoding=decoding_of(study) if study.sweep.decoding else None,
             seed=study.sweep.seed,
             batch_tokens=study.model.batch_tokens,
         )
+        metrics = {name: target(node) for name, node in study.sweep.logit_metrics.items()}
+        logits = score_logits(
+            model, dataset, grid, metrics, work, batch_tokens=study.model.batch_tokens
+        )
         settings = {
-            name: asdict(_choose(study, name, completions, selected))
+            name: asdict(_choose(study, name, completions, logits, selected))
             for name, arm in study.sweep.arms.items()
             if arm.strengths
         }
+        with whole_file(folder / "validation_forward.parquet") as path:
+            logits.to_parquet(path)
         completions.to_parquet(work / "validation.parquet")
     with whole_file(folder / "settings.json") as path:
         path.write_text(json.dumps(settings, indent=1) + "\n")
     tracked.summary({f"{a}/{k}": v for a, setting in settings.items() for k, v in setting.items()})
 
 
-def _choose(study: Study, name: str, completions: pd.DataFrame, layer: int | None) -> Setting:
+def _choose(
+    study: Study, name: str, completions: pd.DataFrame, logits: pd.DataFrame, layer: int | None
+) -> Setting:
     arm = study.sweep.arms[name]
-    metric = {arm.metric: target(study.score.metrics[arm.metric])}
-    scores = score_table(completions[completions["arm"] == name], metric)
+    if arm.metric in study.sweep.logit_metrics:
+        scores = logits[(logits["arm"] == name) & (logits["metric"] == arm.metric)]
+    else:
+        metric = {arm.metric: target(study.score.metrics[arm.metric])}
+        scores = score_table(completions[completions["arm"] == name], metric)
     means = summarise(
         scores,
         [*CONDITION, "metric"],

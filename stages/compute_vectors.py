@@ -12,15 +12,15 @@ from torch import Tensor
 
 from pipeline.engine.conditions import Condition
 from pipeline.engine.scoring import score_last
+from pipeline.measures.logits import summed_log_odds
 from pipeline.methods.directions import Provenance, save_directions
 from pipeline.methods.fitting import Classes, with_controls
 from pipeline.methods.selection import (
     evaluate_candidates,
     keep_clear,
-    refusal_score,
     select_direction,
-    single_tokens,
 )
+from pipeline.model.chat import single_tokens
 from pipeline.model.loading import LanguageModel, load_model
 from pipeline.scratch import scratch
 from pipeline.sections import Study
@@ -96,7 +96,7 @@ def _clear(study: Study, model: LanguageModel, dataset: pd.DataFrame) -> pd.Data
         model,
         used["tokens"].tolist(),
         [Condition()],
-        lambda logits, _: refusal_score(logits, tokens),
+        lambda logits, _: summed_log_odds(logits, tokens),
         batch_tokens=study.model.batch_tokens,
     )[0]
     clear = keep_clear(used, scores, harmful=study.vectors.positive)

@@ -1,4 +1,4 @@
-"""sweep.parquet -> scores.parquet (a row per sample), summary.parquet (means), metrics.json."""
+"""What the sweep wrote -> scores.parquet (a row per sample), summary.parquet, metrics.json."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,7 @@ import pandas as pd
 
 from pipeline.measures.choice import Setting
 from pipeline.measures.headline import headline
-from pipeline.measures.metrics import cross_entropy
-from pipeline.measures.scores import CONDITION, SAMPLE, score_table
+from pipeline.measures.scores import CONDITION, long_table, score_table
 from pipeline.measures.statistics import summarise
 from pipeline.scratch import whole_file
 from pipeline.sections import Study
@@ -17,7 +16,7 @@ from pipeline.tracking import Run
 from pipeline.views.completions import completion_table
 from stages import main
 
-INPUTS = ("sweep.parquet", "text_losses.parquet", "settings.json")
+INPUTS = ("sweep.parquet", "forward.parquet", "settings.json")
 OUTPUTS = ("scores.parquet", "summary.parquet", "metrics.json", "curves.csv")
 SECTIONS = ("score", "sweep")
 SHOWN = 40
@@ -26,18 +25,13 @@ SHOWN = 40
 def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     """Score every completion and average."""
     sweep = pd.read_parquet(folder / "sweep.parquet")
-    losses = pd.read_parquet(folder / "text_losses.parquet")
     metrics = {name: target(node) for name, node in study.score.metrics.items()}
-    scored = [score_table(sweep, metrics)]
-    if len(losses):
-        text = losses.assign(repeat=0, split="text", label="text", topic=losses["sample"].map(str))
-        rows = text[CONDITION + SAMPLE]
-        scored.append(rows.assign(metric="cross_entropy", score=cross_entropy(losses)))
+    scored = [score_table(sweep, metrics), pd.read_parquet(folder / "forward.parquet")]
     settings = {
         arm: Setting(**setting)
         for arm, setting in json.loads((folder / "settings.json").read_text()).items()
     }
-    scores = _mark(pd.concat(scored, ignore_index=True), settings)
+    scores = _mark(long_table(scored), settings)
     summary = summarise(
         scores,
         [*CONDITION, "chosen", "label", "split", "metric"],
@@ -56,7 +50,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     tracked.summary(reported)
     tracked.curve(curves)
     for arm, numbers in reported.items():
-        if "layer" in numbers:
+        if "layer" in numbers and len(sweep):
             pair = completion_table(sweep, **numbers["conditions"], n=SHOWN)
             tracked.table(f"completions/{arm}", pair)
 

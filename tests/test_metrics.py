@@ -119,13 +119,9 @@ def test_words_of_no_other_text_score_zero() -> None:
     assert metrics.self_bleu(table(["a b", "c d"])).tolist() == [0, 0]
 
 
-def test_length_limit_and_cross_entropy() -> None:
+def test_length_limit() -> None:
     samples = table(["a", "b"], stopped=["length", "end"])
     assert metrics.at_length_limit(samples).tolist() == [1, 0]
-    with pytest.raises(ValueError, match="cross_entropy"):
-        metrics.cross_entropy(samples)
-    measured = samples.assign(cross_entropy=[1.5, None])
-    np.testing.assert_array_equal(metrics.cross_entropy(measured), [1.5, NAN])
 
 
 ALL = [
@@ -137,13 +133,12 @@ ALL = [
     metrics.diversity,
     metrics.self_bleu,
     metrics.at_length_limit,
-    metrics.cross_entropy,
 ]
 
 
 @pytest.mark.parametrize("metric", ALL)
 def test_scores_are_floats_aligned_with_the_samples(metric) -> None:
-    samples = table(["a\nb", "b\nc"], stopped="end", cross_entropy=0.5, demand="b")
+    samples = table(["a\nb", "b\nc"], stopped="end", demand="b")
     before = samples.copy(deep=True)
     scores = metric(samples)
     assert scores.dtype == float

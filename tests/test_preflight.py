@@ -26,7 +26,7 @@ def error_of(*overrides, study="refusal"):
 
 
 def test_the_studies_pass():
-    for study in ("refusal", "lists", "endings"):
+    for study in ("refusal", "refusal_odds", "lists", "endings"):
         dataset, layers = check(compose_study(study, root=ROOT))
         assert layers == list(range(8)) and {"train", "val", "test"} == set(dataset["split"])
 
@@ -60,6 +60,27 @@ def test_the_studies_pass():
 )
 def test_what_the_model_or_data_do_not_have_is_named(override, message):
     assert message in error_of(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "sweep.logit_metrics.refusal_odds.tokens=[I cannot]",
+            "sweep.logit_metrics.refusal_odds: 'I cannot' is 2 tokens to the model, not one",
+        ),
+        (
+            "sweep.arms.add.positions=[last,generated]",
+            "sweep.arms.add.positions: 'generated' names no token of a prompt, after which refusal",
+        ),
+        (
+            "sweep.logit_metrics.kl={_target_: pipeline.preflight.nothing}",
+            "sweep.logit_metrics.kl._target_ 'pipeline.preflight.nothing' cannot be imported",
+        ),
+    ],
+)
+def test_logit_metrics_are_tried_on_the_models_tokens(override, message):
+    assert message in error_of(override, study="refusal_odds")
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ import naive
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from project import ROOT, SMALL, command, copy_project, environment, run
 
 from pipeline.engine.conditions import Condition
 from pipeline.grid import report_parts
 from pipeline.measures.choice import Setting
-from pipeline.methods.directions import load_directions
+from pipeline.methods.directions import Key, load_directions
 from pipeline.methods.selection import select_direction
 from pipeline.model.loading import load_model
 from pipeline.store import ActivationStore
@@ -26,7 +27,7 @@ from pipeline.study import load_study
 from pipeline.sweeping import with_directions
 from stages import made_from
 
-TABLES = ("dataset", "texts", "validation", "sweep", "text_losses", "scores", "summary")
+TABLES = ("dataset", "texts", "validation", "sweep", "forward", "scores", "summary")
 EXTRAS = os.environ.get("ACTSWEEP_EXTRAS")
 
 
@@ -242,6 +243,47 @@ def test_runs_are_shown_and_compared(whole):
     unknown = run(project, "compare", ids[0], "nothing")
     assert unknown.returncode == 2
     assert "no run of 'nothing'; there are: refusal-" in unknown.stderr
+
+
+@pytest.mark.slow
+def test_a_study_of_logits_generates_nothing(tmp_path, monkeypatch):
+    """Its scores are those of transformers' own forward pass, and of a step along the direction."""
+    folder = copy_project(tmp_path)
+    small = [
+        "refusal_odds",
+        "dataset.path=data/few.jsonl",
+        "sweep.layers=[3]",
+        "vectors.controls={shuffled: 1, covariance: 0, isotropic: 0}",
+        *(f"sweep.arms.{arm}.strengths=[0.5, 1.0]" for arm in ("add", "subtract")),
+    ]
+    asked = run(folder, "run", *small, "--dry-run")
+    assert "completions: 0\nforward passes: 100," in asked.stdout, asked.stdout + asked.stderr
+    done = run(folder, "run", *small)
+    assert done.returncode == 0, done.stderr
+    (output,) = (folder / "outputs").iterdir()
+    assert pd.read_parquet(output / "sweep.parquet").empty
+    shown = run(folder, "show", output.name, "--completions", "1")
+    assert "no completions: sweep.decoding is null" in shown.stdout
+    monkeypatch.chdir(folder)
+    model = load_model(load_study(output / "config.yaml").model)
+    (refusing,) = model.tokenizer.encode("I", add_special_tokens=False)
+    directions, _ = load_directions(output / "vectors" / "directions.safetensors")
+    dataset = pd.read_parquet(output / "dataset.parquet").set_index("sample")
+    scores = pd.read_parquet(output / "scores.parquet")
+    scores = scores[(scores["arm"] == "add") & (scores["metric"] == "refusal_odds")]
+    scores = scores[scores["source"].isin(["none", "fitted"]) & (scores["positions"] != "all")]
+    assert len(scores) >= 6 * 2
+    for row in scores.to_dict("records"):
+
+        def along(module, args, strength=row["strength"]):
+            args[0][:, -1] += strength * directions[Key("fitted", 0, 3)]
+
+        handle = model.blocks[3].register_forward_pre_hook(along)
+        prompt = dataset.at[row["sample"], "tokens"].tolist()
+        logits = model.hf(model.pad([prompt])[0], use_cache=False).logits[0, -1].double()
+        handle.remove()
+        p = logits.softmax(-1)[refusing]
+        assert row["score"] == pytest.approx(float(torch.logit(p)), abs=1e-3)
 
 
 def test_selection_from_the_command_line(tmp_path):

@@ -17,6 +17,7 @@ CALLED_WITH = {
     "method": ["positive", "negative"],
     "intervention": ["direction", "strength"],
     "metric": ["samples"],
+    "logit_metric": ["after"],
     "figure": ["summary", "scores"],
 }
 
@@ -77,6 +78,15 @@ def test_every_file_holds_to_its_groups_contract(path):
         ("score.cluster=topics", "score.cluster: 'topics' is unknown; valid: sample, repeat, spl"),
         ("figures.effect_by_layer.arms=[ad]", "figures.effect_by_layer.arms: 'ad' is unknown; va"),
         ("figures.strength_by_layer.metric=refusl", "figures.strength_by_layer.metric: 'refusl' i"),
+        ("sweep.decoding=null", "score.metrics.refusal: there is no completion to score, as sweep"),
+        (
+            "sweep.logit_metrics.odds={_target_: pipeline.measures.logits.log_odds}",
+            "odds.tokens: Mi",
+        ),
+        (
+            "sweep.logit_metrics.refusal={_target_: pipeline.measures.logits.kl_divergence}",
+            "sweep.logit_metrics.refusal: 'refusal' is in score.metrics too",
+        ),
         ("vectors.negative=harmful", "vectors.negative: 'harmful' is vectors.positive too"),
         ("vectors.controls.shuffled=-1", "vectors.controls.shuffled: -1 is less than 0"),
         ("model.batch_tokens=0", "model.batch_tokens: 0 is less than 1"),

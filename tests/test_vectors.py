@@ -6,15 +6,13 @@ import pytest
 import torch
 from families import random_prompts, tiny
 
+from pipeline.measures.logits import divergence, summed_log_odds
 from pipeline.methods.directions import Key, Provenance, load_directions, save_directions
 from pipeline.methods.fitting import Classes, with_controls
 from pipeline.methods.selection import (
     evaluate_candidates,
     keep_clear,
-    kl_divergence,
-    refusal_score,
     select_direction,
-    single_tokens,
 )
 from pipeline.methods.vectors import control_direction, difference_of_means
 from pipeline.store import ActivationStore, Fingerprint
@@ -138,21 +136,6 @@ def test_ties_go_to_the_lower_layer_then_the_later_position():
     assert (chosen.position, chosen.layer) == (-1, 2)
 
 
-def test_refusal_score_is_the_log_odds_of_the_summed_probability():
-    probabilities = torch.tensor([[0.5, 0.2, 0.3], [0.01, 0.01, 0.98]], dtype=torch.float64)
-    scores = refusal_score(probabilities.log().float(), torch.tensor([0, 1]))
-    expected = [np.log(0.7 / 0.3), np.log(0.02 / 0.98)]
-    np.testing.assert_allclose(scores, expected, atol=1e-6)
-
-
-def test_kl_divergence_is_scipys():
-    from scipy.stats import entropy
-
-    p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
-    found = kl_divergence(torch.tensor(p).log()[None].float(), torch.tensor(q).log()[None].float())
-    assert float(found[0]) == pytest.approx(entropy(p, q), abs=1e-5)
-
-
 @pytest.mark.parametrize("component", ["resid_pre", "resid_post"])
 def test_candidates_are_scored_as_by_hand(component):
     """One candidate against hooks written out for a Llama, one prompt at a time."""
@@ -193,10 +176,10 @@ def test_candidates_are_scored_as_by_hand(component):
             handle.remove()
         return out
 
-    bypass = np.mean([refusal_score(last(p, True, False), tokens).item() for p in prompts[:2]])
-    induce = np.mean([refusal_score(last(p, False, True), tokens).item() for p in prompts[2:]])
+    bypass = np.mean([summed_log_odds(last(p, True, False), tokens).item() for p in prompts[:2]])
+    induce = np.mean([summed_log_odds(last(p, False, True), tokens).item() for p in prompts[2:]])
     kl = np.mean(
-        [kl_divergence(last(p, False, False), last(p, True, False)).item() for p in prompts[2:]]
+        [divergence(last(p, False, False), last(p, True, False)).item() for p in prompts[2:]]
     )
     row = table.iloc[0]
     assert row["refusal_score"] == pytest.approx(bypass, abs=1e-4)
@@ -208,13 +191,6 @@ def test_only_prompts_that_the_model_takes_as_labelled_are_kept():
     frame = pd.DataFrame({"label": ["harmful", "harmful", "harmless", "harmless"]})
     scores = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
     assert keep_clear(frame, scores, harmful="harmful").index.tolist() == [0, 3]
-
-
-def test_refusal_tokens_must_be_single_tokens():
-    tokenizer = tiny("llama").tokenizer
-    assert single_tokens(tokenizer, ["w9", "w10"]) == [9, 10]
-    with pytest.raises(ValueError, match="'w9 w10' is 2 tokens"):
-        single_tokens(tokenizer, ["w9 w10"])
 
 
 def test_directions_come_back_with_their_provenance_or_not_at_all(tmp_path):

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.plain import Steered, decode, inputs
-from pipeline.engine.chunks import blocks
-from pipeline.engine.limits import pass_tokens
+from pipeline.engine.chunks import blocks, pass_tokens
 from pipeline.model.loading import LanguageModel
 
 Prompts = Sequence[list[int]]

@@ -114,6 +114,8 @@ def _say_cost(study: Study, cost: "Cost", folder: Path) -> None:
     for part, count in cost.conditions.items():
         print(f"  {part}: {count} conditions")
     print(f"completions: {cost.completions:,}")
+    if cost.scored:
+        print(f"forward passes: {cost.scored:,}, of a prompt under a condition")
     print(f"tokens: {cost.tokens:,} at most, prompts and completions")
     print(f"time: about {cost.seconds / 60:.1f} minutes at most for the sweep, by a timed sample")
     print(f"disk: {cost.store_bytes / 1e6:.1f} MB of activations, {free / 1e9:.1f} GB free")
@@ -147,6 +149,9 @@ def _print_study(folder: Path, completions: int) -> None:
 
         from pipeline.views.completions import side_by_side
 
+        if study.sweep.decoding is None:
+            print("\nno completions: sweep.decoding is null")
+            return
         sweep = pd.read_parquet(folder / "sweep.parquet")
         width = shutil.get_terminal_size().columns
         for arm, numbers in metrics.items():

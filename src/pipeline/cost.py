@@ -10,7 +10,7 @@ from pipeline.engine.chunks import plan
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate_chunk
-from pipeline.grid import Part, any_parts
+from pipeline.grid import any_parts
 from pipeline.model.loading import load_model
 from pipeline.model.sites import Site
 from pipeline.positions import collected
@@ -20,10 +20,14 @@ from pipeline.sweeping import decoding_of
 
 @dataclass(frozen=True)
 class Cost:
-    """What a study's sweep and store will take: conditions by part, seconds by a probe."""
+    """What a study's sweep and store will take: conditions by part, seconds by a probe.
+
+    `scored` prompts get logit metrics from a forward pass.
+    """
 
     conditions: dict[str, int]
     completions: int
+    scored: int
     tokens: int
     seconds: float
     store_bytes: int
@@ -33,11 +37,17 @@ def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
     """Count conditions and tokens, and time a small part of them to say how long all will take."""
     model = load_model(study.model)
     tokens = dict(zip(dataset["sample"], dataset["tokens"], strict=True))
-    decoding = decoding_of(study)
     sweep = any_parts(study, dataset, layers)
-    total = sum(_tokens(part, tokens, decoding) for part in sweep)
+    runs = sum(len(part.conditions) * len(part.samples) for part in sweep)
+    prompts = sum(len(p.conditions) * sum(len(tokens[s]) for s in p.samples) for p in sweep)
+    decoding = decoding_of(study) if study.sweep.decoding else None
+    completions = runs * decoding.repeats if decoding else 0
+    scored = runs if study.sweep.logit_metrics else 0
+    total = prompts if scored else 0
+    if decoding:
+        total += prompts * decoding.repeats + completions * decoding.max_new_tokens
     probe = [tokens[sample] for sample in sweep[0].samples]
-    short = Decoding(min(4, decoding.max_new_tokens))
+    short = Decoding(min(4, decoding.max_new_tokens) if decoding else 1)
     chunk = plan(1, [len(p) for p in probe], batch_tokens=study.model.batch_tokens, new_tokens=4)[0]
     for _ in range(2):  # The first pass warms up.
         start = time.perf_counter()
@@ -53,15 +63,9 @@ def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
     )
     return Cost(
         conditions={part.name: len(part.conditions) for part in sweep},
-        completions=sum(
-            len(part.conditions) * len(part.samples) * decoding.repeats for part in sweep
-        ),
+        completions=completions,
+        scored=scored,
         tokens=total,
         seconds=seconds * total / run,
         store_bytes=rows * width * model.dtype.itemsize,
     )
-
-
-def _tokens(part: Part, tokens: dict[int, list[int]], decoding: Decoding) -> int:
-    each = sum(len(tokens[s]) + decoding.max_new_tokens for s in part.samples)
-    return len(part.conditions) * each * decoding.repeats

@@ -8,7 +8,7 @@ import pandas as pd
 from pipeline.methods.sae import SparseAutoencoder
 from pipeline.methods.sae_files import load_gemma_scope, load_saelens
 from pipeline.methods.sae_training import Recipe
-from pipeline.methods.selection import single_tokens
+from pipeline.model.chat import single_tokens
 from pipeline.model.loading import LanguageModel, without_weights
 from pipeline.model.sites import Site, check_component
 from pipeline.sections import Autoencoders, Study
@@ -98,6 +98,7 @@ def check_autoencoders(
     for name, least in (("top", 1), ("random", 0), ("checked", 2), ("passes", 1)):
         if getattr(section, name) < least:
             raise ValueError(f"autoencoders.{name}: {getattr(section, name)} is less than {least}")
+    assert study.sweep.decoding is not None
     repeats = study.sweep.decoding.repeats
     if section.recorded < max(repeats, 2):
         raise ValueError(

@@ -28,7 +28,7 @@ def all_lists(study: Study, folder: Path) -> pd.DataFrame:
         The rows of the dataset, a sample each, with its `completion`, the tokens of that as
         `generated`, `stopped`, and `whole`, the tokens of prompt and completion.
     """
-    assert study.autoencoders is not None
+    assert study.autoencoders is not None and study.sweep.decoding is not None
     prompts = drawn(pd.read_parquet(folder / "dataset.parquet"), study.autoencoders.recorded)
     prompts = prompts[prompts["draw"] < study.sweep.decoding.repeats]
     completions = pd.read_parquet(folder / "completions.parquet")

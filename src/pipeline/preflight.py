@@ -3,14 +3,17 @@
 from typing import Any
 
 import pandas as pd
+import torch
 import transformers
 
 from pipeline import positions
 from pipeline.engine.conditions import check_rule
 from pipeline.feature_checks import check_autoencoders
+from pipeline.forward import GENERATED
 from pipeline.grid import any_parts, chosen_layers
-from pipeline.methods.selection import single_tokens
+from pipeline.measures.logits import NextToken
 from pipeline.model.architectures import architecture_of
+from pipeline.model.chat import single_tokens
 from pipeline.model.hub import check_path
 from pipeline.model.loading import (
     check_device_map,
@@ -21,7 +24,7 @@ from pipeline.model.loading import (
 from pipeline.model.sites import STREAM, check_component
 from pipeline.prompts import build_dataset, build_texts
 from pipeline.sections import Study
-from pipeline.study import at_key
+from pipeline.study import at_key, target
 
 
 def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
@@ -70,6 +73,7 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
         with at_key("vectors.selection.refusal_tokens"):
             tokenizer = load_tokenizer(study.model.path, study.model.revision)
             single_tokens(tokenizer, study.vectors.selection.refusal_tokens)
+    _check_logit_metrics(study, config.vocab_size)
     _check_position(study, dataset)
     _check_edited(study, dataset)
     any_parts(study, dataset, layers)
@@ -116,14 +120,33 @@ def _has(dataset: pd.DataFrame, label: str, split: str) -> bool:
 
 def _check_lengths(study: Study, context: int, dataset: pd.DataFrame, texts: pd.DataFrame) -> None:
     longest = int(dataset["tokens"].map(len).max())
-    if longest + study.sweep.decoding.max_new_tokens > context:
+    new = study.sweep.decoding.max_new_tokens if study.sweep.decoding else 0
+    if longest + new > context:
         raise ValueError(
-            f"sweep.decoding.max_new_tokens: {study.sweep.decoding.max_new_tokens} after the "
-            f"longest prompt's {longest} tokens pass the context of {study.model.path}: {context}"
+            f"sweep.decoding.max_new_tokens: {new} after the longest prompt's {longest} tokens "
+            f"pass the context of {study.model.path}: {context}"
         )
     for sample, tokens in zip(texts["sample"], texts["tokens"], strict=True):
         if not 2 <= len(tokens) <= context:
             raise ValueError(f"text: row {sample} has {len(tokens)} tokens; valid: 2 to {context}")
+
+
+def _check_logit_metrics(study: Study, vocab: int) -> None:
+    """Fail if a logit metric cannot be measured with the model's tokens, or is no score a row."""
+    tokenizer = load_tokenizer(study.model.path, study.model.revision)
+    level = torch.zeros(2, vocab)
+    for name, node in study.sweep.logit_metrics.items():
+        with at_key(f"sweep.logit_metrics.{name}"):
+            shape = tuple(target(node)(NextToken(level, level, tokenizer)).shape)
+            if shape != (2,):
+                raise ValueError(f"scores {shape} of 2 rows; valid: one score for each row")
+    for name, arm in study.sweep.arms.items():
+        for rule in arm.positions if arm.metric in study.sweep.logit_metrics else ():
+            if rule in GENERATED:
+                raise ValueError(
+                    f"sweep.arms.{name}.positions: {rule!r} names no token of a prompt, after "
+                    f"which {arm.metric} is measured"
+                )
 
 
 def _check_edited(study: Study, dataset: pd.DataFrame) -> None:

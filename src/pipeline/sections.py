@@ -108,19 +108,24 @@ class Arm:
 
 @dataclass
 class Sweep:
-    """What runs, on the val split to choose and on the test split to report, decoded how."""
+    """What runs, on the val split to choose and on the test split to report, decoded how.
+
+    `logit_metrics` score the logits after each prompt: one forward pass, nothing generated. With
+    `decoding: null` they are all there is.
+    """
 
     arms: dict[str, Arm] = MISSING
     layers: Any = "all"
-    decoding: Decoding = field(default_factory=Decoding)
+    logit_metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    decoding: Decoding | None = field(default_factory=Decoding)
     seed: int = 0
 
 
 @dataclass
 class Score:
-    """Metrics by name, and how uncertainty is reckoned."""
+    """Metrics of completions by name, and how uncertainty is reckoned."""
 
-    metrics: dict[str, dict[str, Any]] = MISSING
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     cluster: str = "sample"
     seed: int = 0
 

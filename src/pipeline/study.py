@@ -143,6 +143,8 @@ def _targets(study: Study) -> Iterator[tuple[str, Any, str]]:
     yield "vectors.method", study.vectors.__dict__, "method"
     for name in study.score.metrics:
         yield f"score.metrics.{name}", study.score.metrics, name
+    for name in study.sweep.logit_metrics:
+        yield f"sweep.logit_metrics.{name}", study.sweep.logit_metrics, name
     for name in study.figures:
         yield f"figures.{name}", study.figures, name
     for name, arm in study.sweep.arms.items():

@@ -1,7 +1,8 @@
 """Run the parts of a sweep: completions of every prompt under every condition, chunk by chunk."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from pipeline.engine.chunks import Chunk, plan
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate_chunk
 from pipeline.grid import Part, chosen_layers, with_edits
+from pipeline.measures.scores import CONDITION
 from pipeline.methods.directions import Key
 from pipeline.model.loading import LanguageModel
 from pipeline.positions import resolve
@@ -19,6 +21,7 @@ from pipeline.scratch import whole_file
 from pipeline.sections import Study
 
 TEXTS = ("split", "label", "topic", "instruction", "demand")
+COLUMNS = (*CONDITION, "sample", "repeat", *TEXTS, "completion", "tokens", "n_tokens", "stopped")
 
 
 def swept_layers(study: Study, n_layers: int, directions: Mapping[Key, Tensor]) -> list[int]:
@@ -63,7 +66,13 @@ def with_directions(
 
 
 def decoding_of(study: Study) -> Decoding:
-    """How a study's completions are decoded."""
+    """How a study's completions are decoded.
+
+    Raises:
+        ValueError: it makes none.
+    """
+    if study.sweep.decoding is None:
+        raise ValueError("sweep.decoding is null: this study makes no completions")
     return Decoding(**asdict(study.sweep.decoding))
 
 
@@ -73,14 +82,21 @@ def complete(
     parts: Sequence[Part],
     work: Path,
     *,
-    decoding: Decoding,
+    decoding: Decoding | None,
     seed: int,
     batch_tokens: int,
 ) -> pd.DataFrame:
-    """A row per condition, sample and repeat; chunks that lie finished in `work` are taken up."""
+    """A row per condition, sample and repeat; chunks that lie finished in `work` are taken up.
+
+    No row, but the same columns, without a decoding.
+    """
     by_sample = dataset.set_index("sample")
-    jobs = [
-        (part, chunk)
+    if decoding is None:
+        return pd.DataFrame(columns=COLUMNS)
+    jobs = {
+        f"{part.name}-chunk-{chunk.number:05d}": partial(
+            _chunk, model, by_sample, part, chunk, decoding, seed
+        )
         for part in parts
         for chunk in plan(
             len(part.conditions),
@@ -89,16 +105,21 @@ def complete(
             new_tokens=decoding.max_new_tokens,
             repeats=decoding.repeats,
         )
-    ]
+    }
+    return pd.concat(taken_up(jobs, work), ignore_index=True)
+
+
+def taken_up(jobs: Mapping[str, Callable[[], pd.DataFrame]], work: Path) -> list[pd.DataFrame]:
+    """The tables of jobs; one that lies finished in `work` under its job's name is not made."""
     tables = []
-    for part, chunk in tqdm(jobs, "sweep", unit="chunk", disable=None):
-        path = work / f"{part.name}-chunk-{chunk.number:05d}.parquet"
+    for name, make in tqdm(jobs.items(), "sweep", unit="chunk", disable=None):
+        path = work / f"{name}.parquet"
         if not path.exists():
-            table = _chunk(model, by_sample, part, chunk, decoding, seed)
+            table = make()
             with whole_file(path) as temporary:
                 table.to_parquet(temporary)
         tables.append(pd.read_parquet(path))
-    return pd.concat(tables, ignore_index=True)
+    return tables
 
 
 def _chunk(

@@ -16,17 +16,18 @@ def check_values(study: Study) -> None:
     """
     # torch and pandas are loaded where a study is composed, and not by every stage that reads it.
     from pipeline.engine.decoding import Decoding
-    from pipeline.measures.scores import SAMPLE
+    from pipeline.measures.scores import SAMPLE, TEXT_METRIC
 
+    metrics = _metrics(study)
     if not any(arm.strengths for arm in study.sweep.arms.values()):
         raise ValueError("sweep.arms: no arm has strengths, so nothing would be swept")
     for name, arm in study.sweep.arms.items():
         _check_arm(f"sweep.arms.{name}", arm)
-        _among(f"sweep.arms.{name}.metric", arm.metric, study.score.metrics)
+        _among(f"sweep.arms.{name}.metric", arm.metric, metrics)
     for figure, settings in study.figures.items():
         for names, valid in (
             (("arm", "arms"), study.sweep.arms),
-            (("metric", "metrics"), [*study.score.metrics, "cross_entropy"]),
+            (("metric", "metrics"), [*metrics, TEXT_METRIC]),
         ):
             for name in names:
                 given = settings.get(name, [])
@@ -45,7 +46,26 @@ def check_values(study: Study) -> None:
     share = study.vectors.selection.layer_share if study.vectors.selection else 1.0
     if not 0 < share <= 1:
         raise ValueError(f"vectors.selection.layer_share: {share} is not above 0 and at most 1")
-    Decoding(**dataclasses.asdict(study.sweep.decoding))
+    if study.sweep.decoding is not None:
+        Decoding(**dataclasses.asdict(study.sweep.decoding))
+
+
+def _metrics(study: Study) -> list[str]:
+    """Names of all metrics: each once, and of completions where there are any, and only there."""
+    of_logits, of_completions = study.sweep.logit_metrics, study.score.metrics
+    for name in of_logits:
+        if name in of_completions:
+            raise ValueError(f"sweep.logit_metrics.{name}: {name!r} is in score.metrics too")
+    if study.sweep.decoding is None:
+        for name in of_completions:
+            raise ValueError(
+                f"score.metrics.{name}: there is no completion to score, as sweep.decoding is null"
+            )
+        if study.autoencoders is not None:
+            raise ValueError("sweep.decoding: null, but autoencoders are trained on completions")
+    elif not of_completions:
+        raise ValueError("score.metrics is empty; sweep.decoding=null makes no completions either")
+    return [*of_logits, *of_completions]
 
 
 def _check_arm(key: str, arm: Arm) -> None:

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from pipeline.engine.chunks import blocks
+from pipeline.engine.chunks import blocks, pass_tokens
 from pipeline.engine.conditions import Positions, position_mask
-from pipeline.engine.limits import check_context, pass_tokens
+from pipeline.engine.limits import check_context
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site

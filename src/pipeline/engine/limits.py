@@ -1,20 +1,9 @@
-"""What a pass may hold; what cannot work in any packing of a run's rows, said before it runs."""
+"""What cannot work in any packing of a run's rows, said before it runs."""
 
 from collections.abc import Sequence
 
 from pipeline.engine.conditions import Condition, Places
 from pipeline.model.loading import LanguageModel
-
-_PASS = 4096
-
-
-def pass_tokens(model: LanguageModel, batch_tokens: int) -> int:
-    """Tokens of a pass over texts, at most the budget.
-
-    On a CPU 4096: more are slower there, as what one operation leaves for the next no longer fits
-    into its caches (60 texts in 45 conditions: 15 s, at 32 thousand 24 s).
-    """
-    return min(batch_tokens, _PASS) if model.device.type == "cpu" else batch_tokens
 
 
 def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: int = 0) -> None:

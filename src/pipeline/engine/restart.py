@@ -43,6 +43,7 @@ class Prefix:
         ends: where to position rules each prompt of the block ends; its length if left out.
         every_position: what is wanted is the residual stream at all positions (`stream`), rather
             than the logits after the last (`restart`).
+        clean: `clean` is wanted as well.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Prefix:
         *,
         ends: Sequence[int] | None = None,
         every_position: bool = False,
+        clean: bool = False,
     ) -> None:
         self._model = model
         self.ids, self.mask = model.pad([prompts[p] for p in block])
@@ -67,7 +69,7 @@ class Prefix:
         self.starts = [self._start(condition, every_position) for condition in conditions]
         self._streams: dict[int, Tensor] = {}
         self._cache = DynamicCache()
-        if any(start != (0, 0) for start in self.starts):
+        if clean or any(start != (0, 0) for start in self.starts):
             self._run()
 
     def _start(self, condition: Condition, every_position: bool) -> Start:
@@ -113,6 +115,10 @@ class Prefix:
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
+
+    def clean(self, rows: Sequence[int]) -> Float[Tensor, "rows vocab"]:
+        """Logits after the last token of rows of the block, without an edit."""
+        return self._logits[torch.tensor(rows)]
 
     def restart(
         self, start: Start, table: EditTable, owners: Sequence[int], rows: Sequence[int]

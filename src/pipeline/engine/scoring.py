@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.engine.chunks import blocks
+from pipeline.engine.chunks import blocks, pass_tokens
 from pipeline.engine.conditions import Condition
 from pipeline.engine.edit_table import EditTable
-from pipeline.engine.limits import check_context, check_listed, pass_tokens
+from pipeline.engine.limits import check_context, check_listed
 from pipeline.engine.restart import Prefix, Start
 from pipeline.model.hooks import starting_at, visiting
 from pipeline.model.loading import LanguageModel
@@ -34,8 +34,21 @@ def score_last(
     measure: Measure,
     *,
     batch_tokens: int,
+    only: Sequence[int] | None = None,
 ) -> Float[Tensor, "conditions prompts ..."]:
-    """Reduce the logits after each prompt's last token to scores, under every condition."""
+    """Reduce the logits after each prompt's last token to scores, under every condition.
+
+    Args:
+        model: the model.
+        prompts: tokens of all prompts.
+        conditions: what is run on each of them.
+        measure: see `Measure`.
+        batch_tokens: tokens that a batch may have.
+        only: numbers of the prompts to run, in the order of the scores; all if left out.
+
+    Raises:
+        ValueError: nothing to run, a prompt longer than the context, or an edit that never fires.
+    """
 
     def score(
         prefix: Prefix, start: Start, table: EditTable, owners: list[int], rows: list[int]
@@ -43,7 +56,30 @@ def score_last(
         logits, _ = prefix.restart(start, table, owners, rows)
         return measure(logits, prefix.numbers[rows])
 
-    return _run(model, prompts, conditions, score, batch_tokens=batch_tokens)
+    return _run(model, prompts, conditions, score, only, batch_tokens=batch_tokens)
+
+
+def score_change(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    conditions: Sequence[Condition],
+    measure: Callable[[Tensor, Tensor], Tensor],
+    *,
+    batch_tokens: int,
+    only: Sequence[int] | None = None,
+) -> Float[Tensor, "conditions prompts ..."]:
+    """The same, measured against the clean run, which the conditions share.
+
+    `measure` is given the logits [rows, vocab] of rows, and those of their prompts without an edit.
+    """
+
+    def score(
+        prefix: Prefix, start: Start, table: EditTable, owners: list[int], rows: list[int]
+    ) -> Tensor:
+        logits, _ = prefix.restart(start, table, owners, rows)
+        return measure(logits, prefix.clean(rows))
+
+    return _run(model, prompts, conditions, score, only, batch_tokens=batch_tokens, clean=True)
 
 
 def cross_entropy(
@@ -52,10 +88,12 @@ def cross_entropy(
     conditions: Sequence[Condition],
     *,
     batch_tokens: int,
+    only: Sequence[int] | None = None,
 ) -> Float[Tensor, "conditions texts"]:
     """Mean negative log-probability of each text's tokens, in nats per token, the first left out.
 
-    To position rules the first token is the prompt and the rest is generated.
+    To position rules the first token is the prompt and the rest is generated. Arguments and errors
+    are those of `score_last`.
     """
     if min(map(len, texts)) < 2:
         raise ValueError("a text of fewer than 2 tokens has no cross-entropy")
@@ -70,7 +108,7 @@ def cross_entropy(
         losses[inside] = _losses(model, stream[:, :-1][inside], ids[:, 1:][inside])
         return losses.sum(1) / inside.sum(1)
 
-    return _run(model, texts, conditions, score, batch_tokens=batch_tokens, text=True)
+    return _run(model, texts, conditions, score, only, batch_tokens=batch_tokens, text=True)
 
 
 def _losses(
@@ -91,21 +129,27 @@ def _run(
     prompts: Sequence[Sequence[int]],
     conditions: Sequence[Condition],
     score: _Score,
+    only: Sequence[int] | None,
     *,
     batch_tokens: int,
     text: bool = False,
+    clean: bool = False,
 ) -> Tensor:
-    if not conditions or not prompts:
-        raise ValueError(f"{len(conditions)} conditions of {len(prompts)} prompts: nothing to run")
+    numbers = range(len(prompts)) if only is None else only
+    if not conditions or not numbers:
+        raise ValueError(f"{len(conditions)} conditions of {len(numbers)} prompts: nothing to run")
     check_context(model, prompts)
     lengths = [len(prompt) for prompt in prompts]
     check_listed(conditions, [1] * len(prompts) if text else lengths, lengths)
     computed = pass_tokens(model, batch_tokens)
-    results: list[list[Tensor | None]] = [[None] * len(prompts) for _ in conditions]
+    results: dict[tuple[int, int], Tensor] = {}
     table = EditTable(model, conditions)
-    for block in blocks(lengths, max(1, computed // _CONDITIONS)):
+    for own in blocks([lengths[n] for n in numbers], max(1, computed // _CONDITIONS)):
+        block = [numbers[n] for n in own]
         ends = [1] * len(block) if text else None
-        prefix = Prefix(model, prompts, block, conditions, ends=ends, every_position=text)
+        prefix = Prefix(
+            model, prompts, block, conditions, ends=ends, every_position=text, clean=clean
+        )
         alike: dict[Start, list[int]] = defaultdict(list)
         for number, start in enumerate(prefix.starts):
             alike[start].append(number)
@@ -123,6 +167,8 @@ def _run(
                     owners, rows = (list(part) for part in zip(*pairs, strict=True))
                     scores = score(prefix, start, table, owners, rows).cpu()
                     for (condition, row), value in zip(pairs, scores, strict=True):
-                        results[condition][block[row]] = value
+                        results[condition, block[row]] = value
     table.check_fired()
-    return torch.stack([torch.stack([s for s in row if s is not None]) for row in results])
+    return torch.stack(
+        [torch.stack([results[c, number] for number in numbers]) for c in range(len(conditions))]
+    )

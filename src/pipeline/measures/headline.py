@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.measures.choice import Setting
+from pipeline.measures.scores import TEXT_METRIC
 from pipeline.measures.statistics import Estimate, estimate, paired_difference
 from pipeline.sections import Study
 
@@ -54,7 +55,7 @@ def headline(study: Study, scores: pd.DataFrame, settings: Mapping[str, Setting]
                     for source, drawn in here[here["source"] != "fitted"].groupby("source")
                 },
             }
-            text = scores[(scores["arm"] == name) & (scores["metric"] == "cross_entropy")]
+            text = scores[(scores["arm"] == name) & (scores["metric"] == TEXT_METRIC)]
             if (text["source"] == "fitted").any():
                 numbers["perplexity"] = _perplexity(study, text, setting.layer)
         reported[name] = numbers

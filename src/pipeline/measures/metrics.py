@@ -109,20 +109,5 @@ def at_length_limit(samples: pd.DataFrame) -> pd.Series:
     return _score(samples, samples["stopped"] == "length")
 
 
-def cross_entropy(samples: pd.DataFrame) -> pd.Series:
-    """Mean negative log-probability of a text's tokens, in nats, as the engine measured it.
-
-    exp of it is the text's perplexity. NaN where the engine measured none.
-
-    Raises:
-        ValueError: the sweep has no such column.
-    """
-    if "cross_entropy" not in samples:
-        raise ValueError(
-            f"the sweep has no column 'cross_entropy'; it has: {', '.join(map(str, samples))}"
-        )
-    return samples["cross_entropy"].astype(float)
-
-
 def _score(samples: pd.DataFrame, values: object) -> pd.Series:
     return pd.Series(values, index=samples.index, dtype=float)

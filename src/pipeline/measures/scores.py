@@ -1,6 +1,6 @@
 """Completions -> the long table of scores: a row per condition, sample, repeat and metric."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import pandas as pd
 
@@ -15,6 +15,8 @@ CONDITION = [
     "positions",
 ]
 SAMPLE = ["sample", "repeat", "split", "label", "topic"]
+TEXT_METRIC = "cross_entropy"
+"""Of unrelated text: mean negative log-probability of its tokens, in nats."""
 
 
 def score_table(
@@ -25,11 +27,15 @@ def score_table(
     Returns:
         Columns `CONDITION`, `SAMPLE`, metric, score (NaN where there is none).
     """
-    return pd.concat(
-        [
-            samples[CONDITION + SAMPLE].assign(metric=name, score=metric(samples))
-            for _, samples in completions.groupby(["condition", "split"], sort=False)
-            for name, metric in metrics.items()
-        ],
-        ignore_index=True,
+    return long_table(
+        samples[CONDITION + SAMPLE].assign(metric=name, score=metric(samples))
+        for _, samples in completions.groupby(["condition", "split"], sort=False)
+        for name, metric in metrics.items()
     )
+
+
+def long_table(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of scores joined; with their columns where there is none."""
+    columns = [*CONDITION, *SAMPLE, "metric", "score"]
+    found = [part[columns] for part in parts if len(part)]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)

@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from pipeline.engine.conditions import Condition, Edit
-from pipeline.engine.scoring import score_last
+from pipeline.engine.scoring import score_change, score_last
+from pipeline.measures.logits import divergence, summed_log_odds
 from pipeline.methods.interventions import Add, ProjectOut
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
@@ -88,22 +88,6 @@ def select_direction(
     )
 
 
-def refusal_score(
-    logits: Float[Tensor, "rows vocab"], tokens: Int[Tensor, " refusals"]
-) -> Float64[Tensor, " rows"]:
-    """log(p + 1e-8) - log(1 - p + 1e-8) in float64, p the summed probability of refusal tokens."""
-    p = logits.double().softmax(-1)[:, tokens].sum(-1)
-    return (p + 1e-8).log() - (1 - p + 1e-8).log()
-
-
-def kl_divergence(
-    baseline: Float[Tensor, "rows vocab"], changed: Float[Tensor, "rows vocab"]
-) -> Float64[Tensor, " rows"]:
-    """Σ p0 (log(p0 + 1e-6) - log(p + 1e-6)) from logits, p0 the baseline, in nats, float64."""
-    p0, p = baseline.double().softmax(-1), changed.double().softmax(-1)
-    return (p0 * ((p0 + 1e-6).log() - (p + 1e-6).log())).sum(-1)
-
-
 def evaluate_candidates(
     model: LanguageModel,
     candidates: Mapping[tuple[int, int], Tensor],
@@ -116,17 +100,18 @@ def evaluate_candidates(
 ) -> pd.DataFrame:
     """Bypass, induce and kl of every candidate (position, layer) -> direction [d_model].
 
-    bypass (`refusal_score`): mean refusal score at the last position on harmful prompts, the
-    direction projected out of every block's input, attention output and MLP output. induce
-    (`steering_score`): on harmless prompts, added where it was fitted: `component` of its layer. kl
-    (`kl_div_score`): mean over harmless prompts, projected out, against the baseline.
+    bypass (`refusal_score`): mean log-odds of the refusal tokens (`summed_log_odds`) at the last
+    position on harmful prompts, the direction projected out of every block's input, attention
+    output and MLP output. induce (`steering_score`): on harmless prompts, added where it was
+    fitted: `component` of its layer. kl (`kl_div_score`): mean `divergence` over harmless prompts,
+    projected out, against the baseline.
 
     Returns:
         A row per candidate, with the columns that `select_direction` takes.
     """
 
     def score(logits: Tensor, _: Tensor) -> Tensor:
-        return refusal_score(logits, refusal_tokens)
+        return summed_log_odds(logits, refusal_tokens)
 
     everywhere = [
         Site(layer, component)
@@ -141,21 +126,19 @@ def evaluate_candidates(
         Condition(edits=(Edit(Site(layer, component), Add(direction)),))
         for (_, layer), direction in candidates.items()
     ]
-    baseline = score_last(
-        model, harmless, [Condition()], lambda logits, _: logits, batch_tokens=batch_tokens
-    )[0].to(model.device)
 
-    def divergence(logits: Tensor, numbers: Tensor) -> Tensor:
-        return kl_divergence(baseline[numbers], logits)
+    def moved(logits: Tensor, clean: Tensor) -> Tensor:
+        return divergence(clean, logits)
 
     run = partial(score_last, model, batch_tokens=batch_tokens)
+    kl = score_change(model, harmless, without, moved, batch_tokens=batch_tokens)
     return pd.DataFrame(
         {
             "position": [position for position, _ in candidates],
             "layer": [layer for _, layer in candidates],
             "refusal_score": run(harmful, without, score).mean(1).numpy(),
             "steering_score": run(harmless, added, score).mean(1).numpy(),
-            "kl_div_score": run(harmless, without, divergence).mean(1).numpy(),
+            "kl_div_score": kl.mean(1).numpy(),
         }
     )
 
@@ -167,19 +150,3 @@ def keep_clear(
     refused = scores.numpy() > 0
     answered = scores.numpy() < 0
     return dataset[np.where(dataset["label"] == harmful, refused, answered)]
-
-
-def single_tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:
-    """The token of each word, as an answer begins with it.
-
-    Raises:
-        ValueError: a word that is not one token.
-    """
-    found = []
-    for word in words:
-        ids = tokenizer.encode(word, add_special_tokens=False)
-        if len(ids) != 1:
-            pieces = tokenizer.convert_ids_to_tokens(ids)
-            raise ValueError(f"{word!r} is {len(ids)} tokens to the model, not one: {pieces}")
-        found.append(ids[0])
-    return found

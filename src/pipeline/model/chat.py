@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -118,6 +118,22 @@ def template_digest(tokenizer: Any) -> str:
     if tokenizer.chat_template is None:
         return "none"
     return hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()[:16]
+
+
+def single_tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:
+    """The token of each word, as an answer begins with it.
+
+    Raises:
+        ValueError: a word that is not one token.
+    """
+    found = []
+    for word in words:
+        ids = tokenizer.encode(word, add_special_tokens=False)
+        if len(ids) != 1:
+            pieces = tokenizer.convert_ids_to_tokens(ids)
+            raise ValueError(f"{word!r} is {len(ids)} tokens to the model, not one: {pieces}")
+        found.append(ids[0])
+    return found
 
 
 def _apply(tokenizer: Any, turns: list[dict[str, str]], variables: Mapping[str, Any]) -> str:

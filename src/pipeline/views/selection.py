@@ -4,6 +4,8 @@ import pandas as pd
 
 METRICS = {
     "refusal": "refuses",
+    "refusal_odds": "log-odds of refusing (nats)",
+    "kl": "KL divergence (nats)",
     "compliance": "complies",
     "n_items": "items per list",
     "filler_blanks": "filler blanks per list",

@@ -1,0 +1,158 @@
+"""Logit metrics against closed forms, and in a sweep against hooks written out by hand."""
+
+import naive
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from families import WIDTH, random_prompts, tiny, tokenizer
+from scipy.stats import entropy
+
+from pipeline.engine.conditions import Condition, Edit
+from pipeline.forward import read_texts, score_logits
+from pipeline.grid import Part
+from pipeline.measures.logits import (
+    NextToken,
+    divergence,
+    kl_divergence,
+    log_odds,
+    logit_difference,
+    summed_log_odds,
+)
+from pipeline.measures.scores import CONDITION, SAMPLE
+from pipeline.methods.interventions import Add
+from pipeline.model.sites import Site
+
+PROMPTS = random_prompts(6)
+P, Q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
+
+
+def logits(*probabilities):
+    return torch.tensor(np.array(probabilities)).log().float()
+
+
+def test_log_odds_are_those_of_the_summed_probability():
+    scores = summed_log_odds(logits([0.5, 0.2, 0.3], [0.01, 0.01, 0.98]), torch.tensor([0, 1]))
+    np.testing.assert_allclose(scores, [np.log(0.7 / 0.3), np.log(0.02 / 0.98)], atol=1e-6)
+
+
+def test_divergence_is_scipys():
+    found = divergence(logits(P), logits(Q))
+    assert float(found[0]) == pytest.approx(entropy(P, Q), abs=1e-5)
+
+
+def test_metrics_read_the_tokens_that_are_named():
+    level = torch.full((2, 200), -20.0)
+    level[0, [9, 10, 11]] = torch.tensor(np.log(P)).float()
+    level[1, [9, 10, 11]] = torch.tensor(np.log(Q)).float()
+    after = NextToken(level, level.flip(0), tokenizer())
+    np.testing.assert_allclose(
+        log_odds(after, tokens=["w9", "w10"]), np.log([0.8 / 0.2, 0.5 / 0.5]), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        logit_difference(after, token="w11", other="w9"), np.log([0.2 / 0.5, 0.5 / 0.2]), atol=1e-5
+    )
+    np.testing.assert_allclose(kl_divergence(after), [entropy(Q, P), entropy(P, Q)], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([], r"tokens = \[\]; valid: one or more, each once"),
+        (["w9", "w9"], "valid: one or more, each once"),
+        (["w9 w10"], "'w9 w10' is 2 tokens to the model, not one"),
+    ],
+)
+def test_what_names_no_single_tokens_is_refused(tokens, message):
+    level = torch.zeros(1, 200)
+    with pytest.raises(ValueError, match=message):
+        log_odds(NextToken(level, level, tokenizer()), tokens=tokens)
+
+
+def conditions(rules=("last", "all")) -> tuple[Condition, ...]:
+    return (
+        Condition("arm"),
+        *(
+            Condition(
+                "arm",
+                "add",
+                "fitted",
+                layer=layer,
+                strength=1.0,
+                positions=rule,
+                edits=(Edit(Site(layer, "resid_pre"), Add(torch.full((WIDTH,), 0.3)), rule),),
+            )
+            for layer in range(4)
+            for rule in rules
+        ),
+    )
+
+
+def scored(work, metrics, batch_tokens=30, rules=("last", "all"), samples=range(6)) -> pd.DataFrame:
+    dataset = pd.DataFrame({"sample": range(6), "tokens": [np.array(p) for p in PROMPTS]})
+    dataset[["split", "label", "topic", "instruction", "demand"]] = "x"
+    part = Part("arm", "arm", conditions(rules), tuple(samples))
+    return score_logits(tiny("llama"), dataset, [part], metrics, work, batch_tokens=batch_tokens)
+
+
+METRICS = {
+    "odds": lambda after: log_odds(after, tokens=["w9", "w10"]),
+    "difference": lambda after: logit_difference(after, token="w11", other="w12"),
+    "kl": kl_divergence,
+}
+
+
+def test_a_sweep_scores_what_hooks_by_hand_give(tmp_path):
+    model, table = tiny("llama"), scored(tmp_path, METRICS)
+    assert list(table) == [*CONDITION, *SAMPLE, "metric", "score"]
+    assert len(table) == len(METRICS) * 9 * 6
+    found = table.set_index(["metric", "condition", "sample"])["score"]
+    for number, prompt in enumerate(PROMPTS):
+        clean = naive.logits(model, prompt, Condition(), len(prompt))[-1:]
+        for condition in conditions():
+            own = naive.logits(model, prompt, condition, len(prompt))[-1:]
+            after = NextToken(own, clean, model.tokenizer)
+            for name, metric in METRICS.items():
+                expected = float(metric(after)[0])
+                assert found[name, condition.id, number] == pytest.approx(expected, abs=2e-5)
+    kl = table[table["metric"] == "kl"]
+    assert ((kl["score"] == 0) == (kl["intervention"] == "none")).all()
+
+
+def test_finished_chunks_are_taken_up_and_have_the_same_bytes_in_any_order(tmp_path):
+    (tmp_path / "whole").mkdir()
+    table = scored(tmp_path / "whole", METRICS)
+    chunks = sorted((tmp_path / "whole").glob("arm-logits-*.parquet"))
+    assert len(chunks) > 2
+    for own in reversed(chunks):
+        folder = tmp_path / own.stem
+        folder.mkdir()
+        for other in chunks:
+            if other != own:
+                (folder / other.name).symlink_to(other)
+        assert scored(folder, METRICS).equals(table)
+        assert (folder / own.name).read_bytes() == own.read_bytes()
+    told = pd.read_parquet(chunks[0]).assign(score=77.0)
+    told.to_parquet(chunks[0])
+    assert (scored(tmp_path / "whole", METRICS)["score"] == 77).sum() == len(told)
+
+
+def test_conditions_that_touch_completions_only_have_no_score(tmp_path):
+    table = scored(tmp_path, METRICS, rules=("last", "generated"))
+    assert set(table["positions"]) == {"none", "last"}
+
+
+def test_texts_are_read_at_rules_that_any_text_has(tmp_path):
+    model, texts = tiny("llama"), pd.DataFrame({"sample": range(6), "tokens": PROMPTS})
+    both = conditions(("last", "all"))
+    table = read_texts(model, texts, both, tmp_path, batch_tokens=60)
+    assert set(table["positions"]) == {"none", "all"}
+    assert set(table["metric"]) == {"cross_entropy"}
+    found = table.set_index(["condition", "sample"])["score"]
+    for condition in (both[0], both[2]):
+        for number, text in enumerate(PROMPTS):
+            given = naive.logits(model, text, condition, 1)[:-1]
+            expected = torch.nn.functional.cross_entropy(given, torch.tensor(text[1:]))
+            assert found[condition.id, number] == pytest.approx(float(expected), abs=1e-5)
+    nothing = read_texts(model, texts.iloc[:0], both, tmp_path / "none", batch_tokens=60)
+    assert nothing.empty and list(nothing) == list(table)
