@@ -13,7 +13,7 @@ from pipeline.engine.chunks import plan
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate, generate_chunk
-from pipeline.engine.scoring import score_last
+from pipeline.engine.scoring import score_change
 from pipeline.methods.interventions import Add, ProjectOut, Replace, Subtract
 from pipeline.model.sites import Site
 
@@ -84,13 +84,18 @@ def test_completions_and_scores_are_those_of_the_naive_loop(
         if all(edit.positions != "generated" for edit in condition.edits)
     }
     if forward:
-        scores = score_last(
-            model, prompts, list(forward.values()), lambda x, _: x, batch_tokens=batch_tokens
+        scores = score_change(
+            model,
+            prompts,
+            list(forward.values()),
+            lambda logits, clean: torch.stack([logits, clean], 1),
+            batch_tokens=batch_tokens,
         )
-        for (row, c), p in product(enumerate(forward), range(len(prompts))):
-            logits = expected[c, p][1][0]
-            tolerance = 1e-5 * max(1.0, float(logits.abs().max()))
-            assert (scores[row, p] - logits).abs().max() <= tolerance
+        for (row, c), (p, prompt) in product(enumerate(forward), enumerate(prompts)):
+            clean = naive.logits(model, prompt, Condition(), len(prompt))[-1]
+            for found, logits in zip(scores[row, p], (expected[c, p][1][0], clean), strict=True):
+                tolerance = 1e-5 * max(1.0, float(logits.abs().max()))
+                assert (found - logits).abs().max() <= tolerance
 
 
 @every_family
