@@ -5,6 +5,8 @@ PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 PEERS := .venv-peers
 AUTOENCODERS := .venv-autoencoders
+# As many processes as cores, of one thread each: with more, they wait for each other.
+PYTEST := OMP_NUM_THREADS=1 pytest -n auto --dist worksteal
 STUDIES := $(shell sed -n 's/^  - //p' params.yaml)
 
 .PHONY: repro test check fast bench
@@ -14,16 +16,16 @@ repro: $(INSTALLED)
 	actsweep show $(STUDIES)
 
 test: $(INSTALLED)
-	pytest
+	$(PYTEST)
 
 fast: $(INSTALLED)          ## the tests without the slow ones
-	pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(INSTALLED)         ## all that continuous integration looks at
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest
+	$(PYTEST)
 
 bench: $(PEERS)/.installed $(AUTOENCODERS)/.installed  ## what the engine costs, beside the same work done otherwise
 	$(PEERS)/bin/python -m benchmarks.run

@@ -29,16 +29,18 @@ def main(arguments: list[str] | None = None) -> None:
         if missed(name, found):
             with tempfile.TemporaryDirectory() as folder:
                 work = WORKS[name](SIZES[found["size"]], Path(folder))
-                found["profile"] = shares(next(iter(work.sides.values())))
+                found["profile"] = shares(next(iter(work.sides.values())), work.prepare)
         asked.results.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def shares(run: Callable[[], Any]) -> dict[str, float]:
+def shares(run: Callable[[], Any], prepare: Callable[[], None]) -> dict[str, float]:
     """Shares of the seconds that `run` takes: torch's longest operations, and what none of them is.
 
-    Of an operation, without those that it calls. Watching takes time as well.
+    Of its second turn, each made ready by `prepare`. Of an operation, without those that it calls.
+    Watching takes time as well.
     """
     run()
+    prepare()
     with profile(activities=[ProfilerActivity.CPU]) as watched:
         start = time.perf_counter()
         run()

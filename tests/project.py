@@ -51,7 +51,7 @@ def environment() -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": str(ROOT / "src"),
         "WANDB_MODE": "disabled",
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
         "COLUMNS": "100",
     }
 

@@ -80,8 +80,14 @@ def test_what_misses_its_aim_is_told_with_where_the_time_goes():
 
 
 def test_a_profile_is_of_all_the_seconds():
-    matrix = torch.randn(400, 400)
-    found = shares(lambda: [matrix @ matrix for _ in range(20)])
+    matrix, turns = torch.randn(400, 400), []
+
+    def run():
+        turns.append("run")
+        return [matrix @ matrix for _ in range(20)]
+
+    found = shares(run, lambda: turns.append("prepare"))
+    assert turns == ["run", "prepare", "run"]
     assert sum(found.values()) == pytest.approx(1, abs=0.05)
     assert found["aten::mm"] > 0.1
 
