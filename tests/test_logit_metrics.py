@@ -1,10 +1,13 @@
 """Logit metrics against closed forms, and in a sweep against hooks written out by hand."""
 
+from functools import partial
+
 import naive
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from chunks import assert_alike_alone
 from families import WIDTH, random_prompts, tiny, tokenizer
 from scipy.stats import entropy
 
@@ -124,14 +127,7 @@ def test_finished_chunks_are_taken_up_and_have_the_same_bytes_in_any_order(tmp_p
     table = scored(tmp_path / "whole", METRICS)
     chunks = sorted((tmp_path / "whole").glob("arm-logits-*.parquet"))
     assert len(chunks) > 2
-    for own in reversed(chunks):
-        folder = tmp_path / own.stem
-        folder.mkdir()
-        for other in chunks:
-            if other != own:
-                (folder / other.name).symlink_to(other)
-        assert scored(folder, METRICS).equals(table)
-        assert (folder / own.name).read_bytes() == own.read_bytes()
+    assert_alike_alone(chunks, table, partial(scored, metrics=METRICS), tmp_path)
     told = pd.read_parquet(chunks[0]).assign(score=77.0)
     told.to_parquet(chunks[0])
     assert (scored(tmp_path / "whole", METRICS)["score"] == 77).sum() == len(told)

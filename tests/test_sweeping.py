@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from chunks import assert_alike_alone
 from families import WIDTH, random_prompts, tiny
 
 from pipeline.engine.conditions import Condition, Edit
@@ -59,14 +60,5 @@ def test_what_is_finished_is_not_done_again(unbroken, tmp_path):
 
 
 def test_each_chunk_has_the_same_bytes_whoever_makes_it_and_when(unbroken, tmp_path):
-    """The last one first, each alone: a machine that has the others' files makes this one only."""
     work, table = unbroken
-    chunks = sorted(work.glob("*-chunk-*.parquet"))
-    for own in reversed(chunks):
-        folder = tmp_path / own.stem
-        folder.mkdir()
-        for other in chunks:
-            if other != own:
-                (folder / other.name).symlink_to(other)
-        assert sweep(folder).equals(table)
-        assert (folder / own.name).read_bytes() == own.read_bytes()
+    assert_alike_alone(sorted(work.glob("*-chunk-*.parquet")), table, sweep, tmp_path)
