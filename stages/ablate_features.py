@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.completing import complete, decoding_of
 from pipeline.engine.conditions import Condition
 from pipeline.grid import Part, intervention_name, with_edits
 from pipeline.lists import list_ends, recorded_lists
@@ -19,7 +20,6 @@ from pipeline.model.loading import LanguageModel, load_model
 from pipeline.positions import resolve
 from pipeline.scratch import scratch
 from pipeline.sections import Study
-from pipeline.sweeping import complete, decoding_of
 from pipeline.tracking import Run
 from stages import ROOT, main
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.forward import score_logits
 from pipeline.grid import validation_parts
 from pipeline.measures.choice import Setting, choose_setting
 from pipeline.measures.scores import CONDITION, score_table
@@ -17,7 +16,7 @@ from pipeline.model.loading import load_model
 from pipeline.scratch import scratch, whole_file
 from pipeline.sections import Study
 from pipeline.study import target
-from pipeline.sweeping import complete, decoding_of, swept_layers, with_directions
+from pipeline.sweeping import run_parts, swept_layers, with_directions
 from pipeline.tracking import Run
 from stages import ROOT, main
 
@@ -39,19 +38,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     grid = validation_parts(study, dataset, swept_layers(study, model.n_layers, directions))
     grid = with_directions(study, model, dataset, grid, directions)
     with scratch(folder / "validation.parquet", key, root=ROOT) as work:
-        completions = complete(
-            model,
-            dataset,
-            grid,
-            work,
-            decoding=decoding_of(study) if study.sweep.decoding else None,
-            seed=study.sweep.seed,
-            batch_tokens=study.model.batch_tokens,
-        )
-        metrics = {name: target(node) for name, node in study.sweep.logit_metrics.items()}
-        logits = score_logits(
-            model, dataset, grid, metrics, work, batch_tokens=study.model.batch_tokens
-        )
+        completions, logits = run_parts(study, model, dataset, grid, work)
         settings = {
             name: asdict(_choose(study, name, completions, logits, selected))
             for name, arm in study.sweep.arms.items()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.collecting import write_store
+from pipeline.completing import complete, decoding_of
 from pipeline.engine.conditions import Condition
 from pipeline.grid import Part
 from pipeline.model.loading import load_model
@@ -13,7 +14,6 @@ from pipeline.model.sites import Site
 from pipeline.recording import drawn, kept, whole
 from pipeline.scratch import scratch, whole_file
 from pipeline.sections import Study
-from pipeline.sweeping import complete, decoding_of
 from pipeline.tracking import Run
 from stages import ROOT, main
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.forward import read_texts, score_logits
+from pipeline.forward import read_texts
 from pipeline.grid import compared, report_parts
 from pipeline.measures.choice import Setting
 from pipeline.measures.scores import long_table
@@ -14,8 +14,7 @@ from pipeline.model import chat
 from pipeline.model.loading import load_model
 from pipeline.scratch import scratch, whole_file
 from pipeline.sections import Study
-from pipeline.study import target
-from pipeline.sweeping import complete, decoding_of, swept_layers, with_directions
+from pipeline.sweeping import run_parts, swept_layers, with_directions
 from pipeline.tracking import Run
 from stages import ROOT, main
 
@@ -39,19 +38,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     sweep = report_parts(study, dataset, layers, settings)
     sweep = with_directions(study, model, dataset, sweep, directions)
     with scratch(folder / "sweep.parquet", key, root=ROOT) as work:
-        table = complete(
-            model,
-            dataset,
-            sweep,
-            work,
-            decoding=decoding_of(study) if study.sweep.decoding else None,
-            seed=study.sweep.seed,
-            batch_tokens=study.model.batch_tokens,
-        )
-        metrics = {name: target(node) for name, node in study.sweep.logit_metrics.items()}
-        logits = score_logits(
-            model, dataset, sweep, metrics, work, batch_tokens=study.model.batch_tokens
-        )
+        completions, logits = run_parts(study, model, dataset, sweep, work)
         losses = read_texts(
             model,
             pd.read_parquet(folder / "texts.parquet"),
@@ -61,12 +48,12 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         )
         with whole_file(folder / "forward.parquet") as path:
             long_table([logits, losses]).to_parquet(path)
-        table.to_parquet(work / "sweep.parquet")
+        completions.to_parquet(work / "sweep.parquet")
     tracked.summary(
         {
             "conditions": sum(len(part.conditions) for part in sweep),
-            "completions": len(table),
-            "cut at length limit": int((table["stopped"] == "length").sum()),
+            "completions": len(completions),
+            "cut at length limit": int((completions["stopped"] == "length").sum()),
         }
     )
 

@@ -91,11 +91,11 @@ def conditions(rules=("last", "all")) -> tuple[Condition, ...]:
     )
 
 
-def scored(work, metrics, batch_tokens=30, rules=("last", "all"), samples=range(6)) -> pd.DataFrame:
+def scored(work, metrics, rules=("last", "all")) -> pd.DataFrame:
     dataset = pd.DataFrame({"sample": range(6), "tokens": [np.array(p) for p in PROMPTS]})
     dataset[["split", "label", "topic", "instruction", "demand"]] = "x"
-    part = Part("arm", "arm", conditions(rules), tuple(samples))
-    return score_logits(tiny("llama"), dataset, [part], metrics, work, batch_tokens=batch_tokens)
+    part = Part("arm", "arm", conditions(rules), tuple(range(6)))
+    return score_logits(tiny("llama"), dataset, [part], metrics, work, batch_tokens=30)
 
 
 METRICS = {

@@ -1,6 +1,9 @@
 """What is wrong with a study is said before it runs, in one line, with what is valid."""
 
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from families import write_model
@@ -77,10 +80,29 @@ def test_what_the_model_or_data_do_not_have_is_named(override, message):
             "sweep.logit_metrics.kl={_target_: pipeline.preflight.nothing}",
             "sweep.logit_metrics.kl._target_ 'pipeline.preflight.nothing' cannot be imported",
         ),
+        (
+            "sweep.logit_metrics.odds={_target_: test_preflight.of_all_tokens}",
+            "sweep.logit_metrics.odds: scores (2, 6144) of 2 rows; valid: one score for each row",
+        ),
     ],
 )
 def test_logit_metrics_are_tried_on_the_models_tokens(override, message):
-    assert message in error_of(override, study="refusal_odds")
+    assert message in error_of(override, "packages=[test_preflight]", study="refusal_odds")
+
+
+def of_all_tokens(after):
+    """A logit metric that is not one score a row."""
+    return after.logits
+
+
+def test_a_prompt_longer_than_the_context_is_refused_though_nothing_is_generated(tmp_path):
+    table = pd.read_json(ROOT / "data/instructions.jsonl", lines=True)
+    table.loc[0, "instruction"] = " ".join([table.loc[0, "instruction"]] * 200)
+    table.to_json(tmp_path / "long.jsonl", orient="records", lines=True)
+    error = error_of(f"dataset.path={tmp_path / 'long.jsonl'}", study="refusal_odds")
+    assert re.fullmatch(
+        r"dataset: the longest prompt has \d+ tokens; the context of \S+ has 512", error
+    )
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,10 @@ def test_every_file_holds_to_its_groups_contract(path):
             "sweep.logit_metrics.refusal={_target_: pipeline.measures.logits.kl_divergence}",
             "sweep.logit_metrics.refusal: 'refusal' is in score.metrics too",
         ),
+        (
+            "score.metrics.cross_entropy={_target_: pipeline.measures.metrics.n_items}",
+            "score.metrics.cross_entropy: 'cross_entropy' is measured on texts already",
+        ),
         ("vectors.negative=harmful", "vectors.negative: 'harmful' is vectors.positive too"),
         ("vectors.controls.shuffled=-1", "vectors.controls.shuffled: -1 is less than 0"),
         ("model.batch_tokens=0", "model.batch_tokens: 0 is less than 1"),

@@ -10,12 +10,12 @@ from pipeline.engine.chunks import plan
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate_chunk
+from pipeline.engine.scoring import score_last
 from pipeline.grid import any_parts
-from pipeline.model.loading import load_model
+from pipeline.model.loading import LanguageModel, load_model
 from pipeline.model.sites import Site
 from pipeline.positions import collected
 from pipeline.sections import Study
-from pipeline.sweeping import decoding_of
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,16 @@ def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
     sweep = any_parts(study, dataset, layers)
     runs = sum(len(part.conditions) * len(part.samples) for part in sweep)
     prompts = sum(len(p.conditions) * sum(len(tokens[s]) for s in p.samples) for p in sweep)
-    decoding = decoding_of(study) if study.sweep.decoding else None
-    completions = runs * decoding.repeats if decoding else 0
+    repeats, new = 0, 0
+    if study.sweep.decoding:
+        repeats, new = study.sweep.decoding.repeats, study.sweep.decoding.max_new_tokens
     scored = runs if study.sweep.logit_metrics else 0
-    total = prompts if scored else 0
-    if decoding:
-        total += prompts * decoding.repeats + completions * decoding.max_new_tokens
+    total = prompts * (repeats + bool(scored)) + runs * repeats * new
     probe = [tokens[sample] for sample in sweep[0].samples]
-    short = Decoding(min(4, decoding.max_new_tokens) if decoding else 1)
-    chunk = plan(1, [len(p) for p in probe], batch_tokens=study.model.batch_tokens, new_tokens=4)[0]
     for _ in range(2):  # The first pass warms up.
         start = time.perf_counter()
-        generate_chunk(model, probe, [Condition()], chunk, short, seed=0, samples=range(len(probe)))
+        run = _probe(model, probe, min(4, new), study.model.batch_tokens)
         seconds = time.perf_counter() - start
-    run = sum(len(probe[row.prompt]) + short.max_new_tokens for row in chunk.rows)
     _, places = collected(study, dataset)
     rows = sum(map(len, places.values()))
     width = sum(
@@ -63,9 +59,20 @@ def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
     )
     return Cost(
         conditions={part.name: len(part.conditions) for part in sweep},
-        completions=completions,
+        completions=runs * repeats,
         scored=scored,
         tokens=total,
         seconds=seconds * total / run,
         store_bytes=rows * width * model.dtype.itemsize,
     )
+
+
+def _probe(model: LanguageModel, prompts: list[list[int]], new: int, batch_tokens: int) -> int:
+    """Run prompts, and some tokens after them if there are to be any; returns all their number."""
+    if not new:
+        score_last(model, prompts, [Condition()], lambda x, _: x[:, 0], batch_tokens=batch_tokens)
+        return sum(map(len, prompts))
+    chunk = plan(1, [len(p) for p in prompts], batch_tokens=batch_tokens, new_tokens=new)[0]
+    samples = range(len(prompts))
+    generate_chunk(model, prompts, [Condition()], chunk, Decoding(new), seed=0, samples=samples)
+    return sum(len(prompts[row.prompt]) + new for row in chunk.rows)

@@ -15,7 +15,7 @@ from pipeline.grid import Part
 from pipeline.measures.logits import NextToken
 from pipeline.measures.scores import TEXT_METRIC, long_table
 from pipeline.model.loading import LanguageModel
-from pipeline.sweeping import taken_up
+from pipeline.scratch import taken_up
 
 GENERATED = ("answer", "generated")
 """Rules that name no token of a prompt: what is read after its last is as without an edit."""
@@ -45,7 +45,7 @@ def score_logits(
         jobs |= _jobs(
             model, f"{part.name}-logits", rows, seen, partial(_logits, metrics), batch_tokens
         )
-    return long_table(taken_up(jobs, work))
+    return long_table(taken_up("logits", jobs, work))
 
 
 def read_texts(
@@ -63,7 +63,8 @@ def read_texts(
     """
     here = [condition for condition in conditions if condition.positions in ON_TEXT]
     rows = texts.assign(split="text", label="text", topic=texts["sample"].map(str))
-    return long_table(taken_up(_jobs(model, "texts", rows, here, _losses, batch_tokens), work))
+    jobs = _jobs(model, "texts", rows, here, _losses, batch_tokens)
+    return long_table(taken_up("texts", jobs, work))
 
 
 _Scores = Callable[..., dict[str, Tensor]]

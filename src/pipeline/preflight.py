@@ -121,6 +121,11 @@ def _has(dataset: pd.DataFrame, label: str, split: str) -> bool:
 def _check_lengths(study: Study, context: int, dataset: pd.DataFrame, texts: pd.DataFrame) -> None:
     longest = int(dataset["tokens"].map(len).max())
     new = study.sweep.decoding.max_new_tokens if study.sweep.decoding else 0
+    if longest > context:
+        raise ValueError(
+            f"dataset: the longest prompt has {longest} tokens; the context of "
+            f"{study.model.path} has {context}"
+        )
     if longest + new > context:
         raise ValueError(
             f"sweep.decoding.max_new_tokens: {new} after the longest prompt's {longest} tokens "

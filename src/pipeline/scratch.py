@@ -1,11 +1,14 @@
-"""Outputs that appear whole or not at all: files and folders written apart, then renamed."""
+"""Outputs that appear whole or not at all, and what a killed stage left of them."""
 
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
 
 SCRATCH = Path(".actsweep/scratch")
 
@@ -54,6 +57,21 @@ def scratch(declared: Path, key: str, *, root: Path = Path()) -> Iterator[Path]:
         declared.unlink(missing_ok=True)
     made.rename(declared)
     shutil.rmtree(folder)
+
+
+def taken_up(
+    what: str, jobs: Mapping[str, Callable[[], pd.DataFrame]], work: Path
+) -> list[pd.DataFrame]:
+    """The tables of jobs; one that lies finished in `work` under its job's name is not made."""
+    tables = []
+    for name, make in tqdm(jobs.items(), what, unit="chunk", disable=None):
+        path = work / f"{name}.parquet"
+        if not path.exists():
+            table = make()
+            with whole_file(path) as temporary:
+                table.to_parquet(temporary)
+        tables.append(pd.read_parquet(path))
+    return tables
 
 
 def _flush(path: Path) -> None:

@@ -1,27 +1,20 @@
-"""Run the parts of a sweep: completions of every prompt under every condition, chunk by chunk."""
+"""A study's sweep: what its conditions do, and the tables that running them makes."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 from torch import Tensor
-from tqdm import tqdm
 
-from pipeline.engine.chunks import Chunk, plan
-from pipeline.engine.decoding import Decoding
-from pipeline.engine.generation import generate_chunk
+from pipeline.completing import COLUMNS, complete, decoding_of
+from pipeline.forward import score_logits
 from pipeline.grid import Part, chosen_layers, with_edits
-from pipeline.measures.scores import CONDITION
 from pipeline.methods.directions import Key
 from pipeline.model.loading import LanguageModel
 from pipeline.positions import resolve
-from pipeline.scratch import whole_file
 from pipeline.sections import Study
-
-TEXTS = ("split", "label", "topic", "instruction", "demand")
-COLUMNS = (*CONDITION, "sample", "repeat", *TEXTS, "completion", "tokens", "n_tokens", "stopped")
+from pipeline.study import target
 
 
 def swept_layers(study: Study, n_layers: int, directions: Mapping[Key, Tensor]) -> list[int]:
@@ -65,94 +58,25 @@ def with_directions(
     return found
 
 
-def decoding_of(study: Study) -> Decoding:
-    """How a study's completions are decoded.
+def run_parts(
+    study: Study, model: LanguageModel, dataset: pd.DataFrame, parts: Sequence[Part], work: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Completions of every prompt under every condition, and the long table of logit metrics.
 
-    Raises:
-        ValueError: it makes none.
+    Each has its columns but no row where the study asks for none of its kind.
     """
-    if study.sweep.decoding is None:
-        raise ValueError("sweep.decoding is null: this study makes no completions")
-    return Decoding(**asdict(study.sweep.decoding))
-
-
-def complete(
-    model: LanguageModel,
-    dataset: pd.DataFrame,
-    parts: Sequence[Part],
-    work: Path,
-    *,
-    decoding: Decoding | None,
-    seed: int,
-    batch_tokens: int,
-) -> pd.DataFrame:
-    """A row per condition, sample and repeat; chunks that lie finished in `work` are taken up.
-
-    No row, but the same columns, without a decoding.
-    """
-    by_sample = dataset.set_index("sample")
-    if decoding is None:
-        return pd.DataFrame(columns=COLUMNS)
-    jobs = {
-        f"{part.name}-chunk-{chunk.number:05d}": partial(
-            _chunk, model, by_sample, part, chunk, decoding, seed
-        )
-        for part in parts
-        for chunk in plan(
-            len(part.conditions),
-            [len(by_sample.at[s, "tokens"]) for s in part.samples],
+    batch_tokens = study.model.batch_tokens
+    completions = pd.DataFrame(columns=COLUMNS)
+    if study.sweep.decoding is not None:
+        completions = complete(
+            model,
+            dataset,
+            parts,
+            work,
+            decoding=decoding_of(study),
+            seed=study.sweep.seed,
             batch_tokens=batch_tokens,
-            new_tokens=decoding.max_new_tokens,
-            repeats=decoding.repeats,
         )
-    }
-    return pd.concat(taken_up(jobs, work), ignore_index=True)
-
-
-def taken_up(jobs: Mapping[str, Callable[[], pd.DataFrame]], work: Path) -> list[pd.DataFrame]:
-    """The tables of jobs; one that lies finished in `work` under its job's name is not made."""
-    tables = []
-    for name, make in tqdm(jobs.items(), "sweep", unit="chunk", disable=None):
-        path = work / f"{name}.parquet"
-        if not path.exists():
-            table = make()
-            with whole_file(path) as temporary:
-                table.to_parquet(temporary)
-        tables.append(pd.read_parquet(path))
-    return tables
-
-
-def _chunk(
-    model: LanguageModel,
-    by_sample: pd.DataFrame,
-    part: Part,
-    chunk: Chunk,
-    decoding: Decoding,
-    seed: int,
-) -> pd.DataFrame:
-    completions = generate_chunk(
-        model,
-        [by_sample.at[s, "tokens"].tolist() for s in part.samples],
-        part.conditions,
-        chunk,
-        decoding,
-        seed=seed,
-        samples=part.samples,
-    )
-    columns = [condition.columns for condition in part.conditions]
-    rows = []
-    for completion in completions:
-        sample = part.samples[completion.prompt]
-        rows.append(
-            {
-                **columns[completion.condition],
-                "sample": sample,
-                "repeat": completion.repeat,
-                **{name: by_sample.at[sample, name] for name in TEXTS},
-                "completion": completion.text,
-                "tokens": completion.tokens,
-                "n_tokens": len(completion.tokens),
-                "stopped": completion.stopped,
-            }
-        )
-    return pd.DataFrame(rows).astype({"layer": "Int64"})
+    metrics = {name: target(node) for name, node in study.sweep.logit_metrics.items()}
+    logits = score_logits(model, dataset, parts, metrics, work, batch_tokens=batch_tokens)
+    return completions, logits

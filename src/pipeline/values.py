@@ -18,7 +18,7 @@ def check_values(study: Study) -> None:
     from pipeline.engine.decoding import Decoding
     from pipeline.measures.scores import SAMPLE, TEXT_METRIC
 
-    metrics = _metrics(study)
+    metrics = _metrics(study, TEXT_METRIC)
     if not any(arm.strengths for arm in study.sweep.arms.values()):
         raise ValueError("sweep.arms: no arm has strengths, so nothing would be swept")
     for name, arm in study.sweep.arms.items():
@@ -50,9 +50,12 @@ def check_values(study: Study) -> None:
         Decoding(**dataclasses.asdict(study.sweep.decoding))
 
 
-def _metrics(study: Study) -> list[str]:
+def _metrics(study: Study, of_texts: str) -> list[str]:
     """Names of all metrics: each once, and of completions where there are any, and only there."""
     of_logits, of_completions = study.sweep.logit_metrics, study.score.metrics
+    for section, names in (("sweep.logit_metrics", of_logits), ("score.metrics", of_completions)):
+        if of_texts in names:
+            raise ValueError(f"{section}.{of_texts}: {of_texts!r} is measured on texts already")
     for name in of_logits:
         if name in of_completions:
             raise ValueError(f"sweep.logit_metrics.{name}: {name!r} is in score.metrics too")

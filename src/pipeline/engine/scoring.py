@@ -34,7 +34,6 @@ def score_last(
     measure: Measure,
     *,
     batch_tokens: int,
-    only: Sequence[int] | None = None,
 ) -> Float[Tensor, "conditions prompts ..."]:
     """Reduce the logits after each prompt's last token to scores, under every condition.
 
@@ -44,7 +43,6 @@ def score_last(
         conditions: what is run on each of them.
         measure: see `Measure`.
         batch_tokens: tokens that a batch may have.
-        only: numbers of the prompts to run, in the order of the scores; all if left out.
 
     Raises:
         ValueError: nothing to run, a prompt longer than the context, or an edit that never fires.
@@ -56,7 +54,7 @@ def score_last(
         logits, _ = prefix.restart(start, table, owners, rows)
         return measure(logits, prefix.numbers[rows])
 
-    return _run(model, prompts, conditions, score, only, batch_tokens=batch_tokens)
+    return _run(model, prompts, conditions, score, None, batch_tokens=batch_tokens)
 
 
 def score_change(
@@ -70,7 +68,8 @@ def score_change(
 ) -> Float[Tensor, "conditions prompts ..."]:
     """The same, measured against the clean run, which the conditions share.
 
-    `measure` is given the logits [rows, vocab] of rows, and those of their prompts without an edit.
+    `measure` is given the logits [rows, vocab] of rows, and those of their prompts without an edit;
+    `only` are numbers of the prompts to run, in the order of the scores, all if left out.
     """
 
     def score(
@@ -93,7 +92,7 @@ def cross_entropy(
     """Mean negative log-probability of each text's tokens, in nats per token, the first left out.
 
     To position rules the first token is the prompt and the rest is generated. Arguments and errors
-    are those of `score_last`.
+    are those of `score_change`.
     """
     if min(map(len, texts)) < 2:
         raise ValueError("a text of fewer than 2 tokens has no cross-entropy")

@@ -7,12 +7,12 @@ import torch
 from chunks import assert_alike_alone
 from families import WIDTH, random_prompts, tiny
 
+from pipeline.completing import complete
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.decoding import Decoding
 from pipeline.grid import Part
 from pipeline.methods.interventions import Add
 from pipeline.model.sites import Site
-from pipeline.sweeping import complete
 
 PROMPTS = random_prompts(6)
 CONDITIONS = tuple(
