@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import naive
 import pytest
@@ -14,7 +15,7 @@ from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit, Places, position_mask
 from pipeline.engine.decoding import Decoding, choose, gumbel, least_kept, row_keys
 from pipeline.engine.generation import generate, generate_chunk
-from pipeline.engine.scoring import cross_entropy, score_last
+from pipeline.engine.scoring import cross_entropy, score_change, score_last
 from pipeline.methods.interventions import Add, ProjectOut, Replace, Subtract
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
@@ -175,6 +176,8 @@ def test_tokens_after_the_first_are_looked_for_before_the_model_runs(monkeypatch
     model, edited = tiny("llama"), condition(Add(vector(1)), "after_first")
     generate(model, [[5], [6]], [edited], Decoding(2))
     score_last(model, [[5], [6, 7]], [edited], lambda x, _: x, batch_tokens=1)
+    run = partial(score_change, model, [[5], [6, 7]], [edited], torch.sub, batch_tokens=100)
+    assert not run(only=[0]).any() and run(only=[1]).all()
     monkeypatch.setattr(model.hf, "forward", None)
     refused = pytest.raises(ValueError, match="no sequence has positions 'after_first'")
     with refused:

@@ -21,8 +21,7 @@ def test_loss_and_slopes_are_those_of_the_dense_formula(k, rows):
     """With all features, half of the values are below 0: they count as 0 and have no slope."""
     x = torch.randn(rows, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found, expected = weights(), weights()
-    room = torch.empty(rows, FEATURES, dtype=torch.float64)
-    values, chosen = largest(x, *found[:3], k, room)
+    values, chosen = largest(x, *found[:3], k)
     loss = (x - decode(values, chosen, found[3]) - found[2]).pow(2).sum()
     encoder, bias, centre, decoder = expected
     features = activate("topk", (x - centre) @ encoder.T + bias, k, bias.detach())
@@ -39,8 +38,7 @@ def test_loss_and_slopes_are_those_of_the_dense_formula(k, rows):
 def test_the_chosen_are_the_largest():
     x = torch.randn(4, WIDTH, dtype=torch.float64)
     encoder, bias, centre, _ = weights()
-    room = torch.empty(4, FEATURES, dtype=torch.float64)
-    values, chosen = largest(x, encoder, bias, centre, 3, room)
+    values, chosen = largest(x, encoder, bias, centre, 3)
     pre = (x - centre) @ encoder.T + bias
     for row in range(4):
         best = pre[row].topk(3).indices

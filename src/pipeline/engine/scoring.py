@@ -167,7 +167,8 @@ def _run(
                     scores = score(prefix, start, table, owners, rows).cpu()
                     for (condition, row), value in zip(pairs, scores, strict=True):
                         results[condition, block[row]] = value
-    table.check_fired()
+    alone = all(lengths[number] == 1 for number in numbers)
+    table.check_fired(ended_at_once=range(len(conditions)) if alone else ())
     return torch.stack(
         [torch.stack([results[c, number] for number in numbers]) for c in range(len(conditions))]
     )

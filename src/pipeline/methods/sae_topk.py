@@ -18,11 +18,10 @@ class _Largest(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, encoder: Tensor, bias: Tensor, centre: Tensor, k: int, room: Tensor
+        ctx: Any, x: Tensor, encoder: Tensor, bias: Tensor, centre: Tensor, k: int
     ) -> tuple[Tensor, ...]:
         centred = x - centre
-        torch.addmm(bias, centred, encoder.T, out=room)
-        values, chosen = room.topk(k, -1, sorted=False)
+        values, chosen = torch.addmm(bias, centred, encoder.T).topk(k, -1, sorted=False)
         values.relu_()
         ctx.save_for_backward(centred, encoder, values, chosen)
         ctx.mark_non_differentiable(chosen)
@@ -38,7 +37,7 @@ class _Largest(torch.autograd.Function):
             sums = decode(slope, chosen, rows)
         (encoder,) = torch.autograd.grad(sums, rows, centred)
         bias = slope.new_zeros(len(weights)).index_add(0, chosen.flatten(), slope.flatten())
-        return None, encoder, bias, -(bias @ weights), None, None
+        return None, encoder, bias, -(bias @ weights), None
 
 
 def largest(
@@ -47,14 +46,12 @@ def largest(
     bias: Float[Tensor, " feature"],
     centre: Float[Tensor, " width"],
     k: int,
-    room: Float[Tensor, "rows feature"],
 ) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
     """The k largest of (x - centre) encoderᵀ + bias in each row, at least 0, and which they are.
 
-    Slopes are those of a dense TopK, for the weights; x has none. All pre-activations are left in
-    `room`: memory that is new at each step costs a CPU more than what is written into it.
+    Slopes are those of a dense TopK, for the weights; x has none.
     """
-    values, chosen = _Largest.apply(x, encoder, bias, centre, k, room)
+    values, chosen = _Largest.apply(x, encoder, bias, centre, k)
     return values, chosen
 
 

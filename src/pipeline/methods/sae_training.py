@@ -204,7 +204,6 @@ class _Learner:
         )
         self._fired = torch.zeros(count, dtype=torch.bool, device=first.device)
         self._zeros = torch.zeros(count, device=first.device)
-        self._room = first.new_empty(len(first) if recipe.kind == "topk" else 0, count)
 
     def step(self, rows: Float[Tensor, "rows width"]) -> None:
         """One step of Adam on a batch."""
@@ -212,12 +211,7 @@ class _Learner:
         share = self._done / self._steps
         if self.recipe.kind == "topk":
             values, chosen = largest(
-                x,
-                self._encoder,
-                self._encoder_bias,
-                self._decoder_bias,
-                self.recipe.k,
-                self._room[: len(x)],
+                x, self._encoder, self._encoder_bias, self._decoder_bias, self.recipe.k
             )
             error = x - decode(values, chosen, self._decoder) - self._decoder_bias
             loss = error.square().mean()
