@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -101,6 +102,7 @@ def run_stage(module: ModuleType, study: Study, folder: Path) -> None:
 
 def main() -> None:
     """Run the stage that was called as a script on the study that its argument names."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     folder = ROOT / "outputs" / sys.argv[1]
     try:
         run_stage(sys.modules["__main__"], load_study(folder / "config.yaml"), folder)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from families import LAYERS, WIDTH, random_prompts, tiny
@@ -124,6 +125,27 @@ def test_one_pass_for_all_autoencoders_is_each_alone():
             rtol=1e-3,
             atol=1e-5,
         )
+
+
+def test_a_batch_that_memory_does_not_hold_is_run_in_parts(monkeypatch):
+    model, sae, sizes = tiny("llama"), autoencoder(site=SITE), []
+    whole = hooks.differentiate
+
+    def differentiate(model, sites, ids, *rest):
+        sizes.append(ids.numel())
+        if ids.numel() > 60:
+            raise torch.OutOfMemoryError
+        return whole(model, sites, ids, *rest)
+
+    expected = run(model, sae, tokens=10**6)
+    monkeypatch.setattr(model, "parts", 1)
+    monkeypatch.setattr(hooks, "differentiate", differentiate)
+    found = run(model, sae, tokens=200)
+    assert sizes[0] > 60 >= sizes[-1]
+    key = ["prompt", "site", "position", "feature"]
+    both = expected.features.merge(found.features, on=key, suffixes=("", "_parts"))
+    assert len(both) == len(expected.features) == len(found.features)
+    np.testing.assert_allclose(both["attribution_parts"], both["attribution"], atol=1e-5)
 
 
 def test_the_largest_are_kept_and_only_active_ones():

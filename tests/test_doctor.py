@@ -41,6 +41,19 @@ def test_it_counts_the_weights_and_does_not_load_what_does_not_fit(tmp_path, mon
     assert "loads" not in found
 
 
+def test_it_says_how_many_tokens_a_batch_may_have(tmp_path, monkeypatch):
+    write_model("llama", tmp_path, None)
+    # 4 layers, keys and values, 2 heads of 8, in float32.
+    size = 4 * 2 * 2 * 8 * 4
+    monkeypatch.setattr(doctor, "_free", lambda device: 2 * 5000 * size)
+    monkeypatch.setattr(doctor, "_gb", str)
+    found = dict(doctor.examine(Model(path=str(tmp_path))))
+    assert found["batch_tokens"] == (
+        "16,384; about 4,096 would fit: keys and values of 0.5 kB each in half of the 5120000 "
+        "that are left"
+    )
+
+
 def test_a_model_of_the_project_goes_by_its_name(tmp_path, capsys, monkeypatch):
     for folder in ("conf/study", "conf/model", "stages"):
         (tmp_path / folder).mkdir(parents=True)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import logging
 import os
 import pty
 import subprocess
@@ -141,6 +142,19 @@ def test_a_failure_is_recorded_and_passed_on(tmp_path, mode):
     (record,) = read_runs(tmp_path)
     assert (record["status"], record["error"]) == ("failed", "RuntimeError('planted')")
     assert record["summary"] == {"done": 3}
+
+
+def test_what_is_warned_of_is_in_the_summary_and_what_was_before_is_not(tmp_path):
+    logger = logging.getLogger("pipeline.engine.memory")
+    logger.warning("before")
+    with pytest.raises(RuntimeError), start(tmp_path) as run:
+        run.summary({"done": 3})
+        logger.info("nothing")
+        logger.warning("batches have a %s", "half")
+        raise RuntimeError
+    logger.warning("after")
+    (record,) = read_runs(tmp_path)
+    assert record["summary"] == {"done": 3, "warnings": ["batches have a half"]}
 
 
 ONLINE = f"""

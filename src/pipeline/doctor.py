@@ -1,6 +1,7 @@
 """What is installed, on which devices, whether a model fits, and whether it runs."""
 
 import importlib.metadata
+import math
 import os
 import platform
 import shutil
@@ -17,7 +18,7 @@ from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path
-from pipeline.model.loading import choose_device, choose_dtype, load_model
+from pipeline.model.loading import LanguageModel, choose_device, choose_dtype, load_model
 from pipeline.sections import Model
 
 PACKAGES = ("actsweep", "torch", "transformers", "datasets", "hydra-core", "dvc", "wandb")
@@ -91,6 +92,23 @@ def _examine_model(section: Model) -> Iterator[tuple[str, str]]:
     seconds = time.perf_counter() - loaded
     yield "loads", f"in {loaded - start:.1f} s, on {model.device}"
     yield "runs", f"one pass in {seconds:.2f} s; after 'Hello' it says {done.text!r}"
+    size, free = _held_by_a_token(model), _free(device)
+    # A power of two; the other half is for what a pass makes besides, such as logits.
+    most = 2 ** int(math.log2(max(1, free / 2 / size)))
+    yield (
+        "batch_tokens",
+        f"{section.batch_tokens:,}; about {most:,} would fit: keys and values of "
+        f"{size / 1e3:,.1f} kB each in half of the {_gb(free)} that are left",
+    )
+
+
+def _held_by_a_token(model: LanguageModel) -> float:
+    """Bytes of the keys and values of one token, in all layers."""
+    ids, _ = model.pad(model.prompts(["Hello"]))
+    with torch.inference_mode():
+        cache = model.hf(ids, use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    return held / ids.numel()
 
 
 def _free(device: str) -> int:

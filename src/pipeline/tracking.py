@@ -28,6 +28,17 @@ VERSIONED = ("torch", "transformers", "numpy", "pandas", "scikit-learn")
 logger = logging.getLogger(__name__)
 
 
+class _Warnings(logging.Handler):
+    """Keeps what is warned of; showing it is for the handlers of whoever started the program."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
 class Run:
     """What a stage reports; by itself it keeps the summary, which `run.json` gets."""
 
@@ -119,7 +130,7 @@ def tracked_run(
 
     In W&B a run is called `STUDY/STAGE`; the runs of a study form a group, named by the study's id
     or, within a DVC experiment, by that experiment. An online run that cannot connect within 30 s
-    says so and goes on offline; nothing ever prompts.
+    says so and goes on offline; nothing ever prompts. What is warned of is in the summary.
 
     Args:
         stage: the stage, which is the job type in W&B.
@@ -164,12 +175,17 @@ def tracked_run(
         run = WandbRun(external)
     started, clock = datetime.now(UTC), time.monotonic()
     error: BaseException | None = None
+    heard = _Warnings()
+    logging.getLogger().addHandler(heard)
     try:
         yield run
     except BaseException as raised:
         error = raised
         raise
     finally:
+        logging.getLogger().removeHandler(heard)
+        if heard.said:
+            run.summary({"warnings": heard.said})
         record |= {
             "started": started.isoformat(timespec="seconds"),
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -3,6 +3,7 @@
 A chunk is the unit of work and of resuming: a block of prompts times a group of conditions.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -71,6 +72,21 @@ def plan(
             )
             chunks.append(Chunk(len(chunks), rows, slots))
     return chunks
+
+
+def divided(chunk: Chunk, parts: int) -> list[Chunk]:
+    """The same rows as chunks that hold a part of the tokens at a time: fewer prompts and slots."""
+    prompts = sorted({row.prompt for row in chunk.rows})
+    size = math.ceil(len(prompts) / parts)
+    slots = max(1, min(chunk.slots, len(chunk.rows)) // parts)
+    return [
+        Chunk(
+            chunk.number,
+            tuple(row for row in chunk.rows if row.prompt in prompts[first : first + size]),
+            slots,
+        )
+        for first in range(0, len(prompts), size)
+    ]
 
 
 def blocks(

@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.engine.chunks import blocks, pass_tokens
 from pipeline.engine.conditions import Positions, position_mask
 from pipeline.engine.limits import check_context
+from pipeline.engine.memory import in_parts
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
@@ -37,6 +38,18 @@ def collect(
     for site in sites:
         if model.check(site).component == "pattern":
             raise ValueError(f"{site} has no rows to collect; it can be read by itself")
+    return in_parts(
+        model, lambda parts: _collect(model, prompts, list(sites), rule, batch_tokens // parts or 1)
+    )
+
+
+def _collect(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    sites: list[Site],
+    rule: Positions,
+    batch_tokens: int,
+) -> tuple[dict[Site, Tensor], pd.DataFrame]:
     found: list[dict[Site, Tensor]] = []
     frames = []
     for block in blocks([len(p) for p in prompts], pass_tokens(model, batch_tokens)):
@@ -48,7 +61,7 @@ def collect(
         if not bool(chosen.any(1).all()):
             short = block[int((~chosen.any(1)).nonzero()[0, 0])]
             raise ValueError(f"positions {rule!r} name no token of prompt {short}")
-        values = hooks.read(model, list(sites), ids, mask, partial(_take, chosen))
+        values = hooks.read(model, sites, ids, mask, partial(_take, chosen))
         rows, columns = chosen.nonzero(as_tuple=True)
         frame = pd.DataFrame(
             {

@@ -9,11 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.engine.batches import Batch, join
-from pipeline.engine.chunks import Chunk, plan
+from pipeline.engine.chunks import Chunk, Row, divided, plan
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding, choose, row_keys
 from pipeline.engine.edit_table import EditTable
 from pipeline.engine.limits import check_context, check_listed
+from pipeline.engine.memory import in_parts
 from pipeline.engine.restart import Prefix, Start
 from pipeline.model.hooks import visiting
 from pipeline.model.loading import LanguageModel
@@ -76,7 +77,7 @@ def generate_chunk(
     seed: int,
     samples: Sequence[int],
 ) -> list[Completion]:
-    """Complete the rows of one chunk.
+    """Complete the rows of one chunk, in their order.
 
     Args:
         model: the model.
@@ -91,6 +92,27 @@ def generate_chunk(
     lengths = [len(prompt) for prompt in prompts]
     # The last token of a completion is never fed.
     check_listed(conditions, lengths, [n + decoding.max_new_tokens - 1 for n in lengths])
+
+    def run(parts: int) -> list[Completion]:
+        return [
+            completion
+            for part in divided(chunk, parts)
+            for completion in _complete(model, prompts, conditions, part, decoding, seed, samples)
+        ]
+
+    order = {row: place for place, row in enumerate(chunk.rows)}
+    return sorted(in_parts(model, run), key=lambda c: order[Row(c.condition, c.prompt, c.repeat)])
+
+
+def _complete(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    conditions: Sequence[Condition],
+    chunk: Chunk,
+    decoding: Decoding,
+    seed: int,
+    samples: Sequence[int],
+) -> list[Completion]:
     run = _Run(model, prompts, conditions, chunk, decoding, seed, samples)
     waiting = deque(range(len(chunk.rows)))
     batch: Batch | None = None

@@ -11,6 +11,7 @@ from pipeline.engine.chunks import blocks, pass_tokens
 from pipeline.engine.conditions import Condition
 from pipeline.engine.edit_table import EditTable
 from pipeline.engine.limits import check_context, check_listed
+from pipeline.engine.memory import in_parts
 from pipeline.engine.restart import Prefix, Start
 from pipeline.model.hooks import starting_at, visiting
 from pipeline.model.loading import LanguageModel
@@ -140,6 +141,28 @@ def _run(
     check_context(model, prompts)
     lengths = [len(prompt) for prompt in prompts]
     check_listed(conditions, [1] * len(prompts) if text else lengths, lengths)
+
+    def run(parts: int) -> Tensor:
+        held = batch_tokens // parts or 1
+        return _scores(
+            model, prompts, conditions, score, numbers, batch_tokens=held, text=text, clean=clean
+        )
+
+    return in_parts(model, run)
+
+
+def _scores(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    conditions: Sequence[Condition],
+    score: _Score,
+    numbers: Sequence[int],
+    *,
+    batch_tokens: int,
+    text: bool,
+    clean: bool,
+) -> Tensor:
+    lengths = [len(prompt) for prompt in prompts]
     computed = pass_tokens(model, batch_tokens)
     results: dict[tuple[int, int], Tensor] = {}
     table = EditTable(model, conditions)

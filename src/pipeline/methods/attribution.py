@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.engine.chunks import blocks
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.generation import check_context
+from pipeline.engine.memory import in_parts
 from pipeline.engine.scoring import Measure, score_last
 from pipeline.methods.sae import SparseAutoencoder
 from pipeline.methods.sae_interventions import ablate
@@ -85,6 +86,21 @@ def attribute(
         raise ValueError(f"autoencoders at {', '.join(names)}: one at a site is valid")
     for site, sae in by_site.items():
         sae.check(model, site)
+
+    def run(parts: int) -> Attribution:
+        return _attribute(model, prompts, by_site, measure, top, batch_tokens // parts or 1)
+
+    return in_parts(model, run)
+
+
+def _attribute(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    by_site: dict[Site, SparseAutoencoder],
+    measure: Measure,
+    top: int,
+    batch_tokens: int,
+) -> Attribution:
     features, errors, totals = [], [], []
     for block in blocks([len(prompt) for prompt in prompts], batch_tokens):
         ids, mask = model.pad([prompts[p] for p in block])

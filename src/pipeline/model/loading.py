@@ -35,6 +35,8 @@ _PLACES = {
 class LanguageModel:
     """A Hugging Face causal language model, its tokenizer and the places of its activations.
 
+    `parts` is into how many a batch is divided since memory ran out: see `engine.memory`.
+
     Raises:
         ValueError: no row in `ARCHITECTURES` for the model's type.
     """
@@ -52,6 +54,7 @@ class LanguageModel:
         self.d_model: int = self.config.hidden_size
         self.n_heads: int = self.config.num_attention_heads
         self.parallel = self.architecture.side_by_side(self.config)
+        self.parts = 1
 
     @classmethod
     def load(
