@@ -35,7 +35,7 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
     prompts = [lists.at[number, "whole"][: end + 1] for number, end in ends.items()]
     blank, line_break = single_tokens(model.tokenizer, [section.blank, section.line_break])
 
-    def measure(logits: Tensor, _: Tensor) -> Tensor:
+    def measure(logits: Tensor) -> Tensor:
         return blank_over_break(logits, blank=blank, line_break=line_break)
 
     autoencoders = [

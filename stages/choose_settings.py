@@ -46,9 +46,9 @@ def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
         }
         with whole_file(folder / "validation_forward.parquet") as path:
             logits.to_parquet(path)
+        with whole_file(folder / "settings.json") as path:
+            path.write_text(json.dumps(settings, indent=1) + "\n")
         completions.to_parquet(work / "validation.parquet")
-    with whole_file(folder / "settings.json") as path:
-        path.write_text(json.dumps(settings, indent=1) + "\n")
     tracked.summary({f"{a}/{k}": v for a, setting in settings.items() for k, v in setting.items()})
 
 

@@ -96,7 +96,7 @@ def _clear(study: Study, model: LanguageModel, dataset: pd.DataFrame) -> pd.Data
         model,
         used["tokens"].tolist(),
         [Condition()],
-        lambda logits, _: summed_log_odds(logits, tokens),
+        lambda logits: summed_log_odds(logits, tokens),
         batch_tokens=study.model.batch_tokens,
     )[0]
     clear = keep_clear(used, scores, harmful=study.vectors.positive)

@@ -22,7 +22,7 @@ SITE = Site(1, "resid_post")
 GOOD, BAD = 11, 17
 
 
-def difference(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+def difference(logits: torch.Tensor) -> torch.Tensor:
     return logits[:, GOOD] - logits[:, BAD]
 
 
@@ -69,7 +69,7 @@ def test_features_error_and_bias_add_up_to_gradient_times_activation():
     for number, prompt in enumerate(PROMPTS):
         ids = torch.tensor([prompt])
         x, gradient, metric = hooks.differentiate(
-            model, [SITE], ids, torch.ones_like(ids), lambda logits: difference(logits, logits)
+            model, [SITE], ids, torch.ones_like(ids), difference
         )
         # All of it without the first token.
         x, gradient = x[SITE][:, 1:], gradient[SITE][:, 1:]
@@ -104,7 +104,7 @@ def test_gradients_are_finite_differences(family, component):
                 return hidden
 
             with torch.no_grad(), hooks.visiting(model, {site: nudge}):
-                values.append(float(difference(model.hf(ids).logits[:, -1], ids)))
+                values.append(float(difference(model.hf(ids).logits[:, -1])))
         slope = (values[0] - values[1]) / 0.04
         assert -slope == pytest.approx(row.attribution, rel=0.05, abs=2e-4)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import naive
@@ -10,7 +11,7 @@ import torch
 from families import FAMILIES, LAYERS, VOCAB, WIDTH, random_prompts, tiny
 from transformers import TopPLogitsWarper
 
-from pipeline.engine import chunks
+from pipeline.engine import chunks, generation, scoring
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit, Places, position_mask
 from pipeline.engine.decoding import Decoding, choose, gumbel, least_kept, row_keys
@@ -169,21 +170,43 @@ def test_generated_tokens_that_no_pass_is_fed_are_refused_before_the_model_runs(
     with refused:
         generate(model, PROMPTS, [edited], Decoding(1))
     with refused:
-        score_last(model, PROMPTS, [edited], lambda x, _: x, batch_tokens=100)
+        score_last(model, PROMPTS, [edited], lambda x: x, batch_tokens=100)
 
 
 def test_tokens_after_the_first_are_looked_for_before_the_model_runs(monkeypatch):
     model, edited = tiny("llama"), condition(Add(vector(1)), "after_first")
     generate(model, [[5], [6]], [edited], Decoding(2))
-    score_last(model, [[5], [6, 7]], [edited], lambda x, _: x, batch_tokens=1)
+    score_last(model, [[5], [6, 7]], [edited], lambda x: x, batch_tokens=1)
     run = partial(score_change, model, [[5], [6, 7]], [edited], torch.sub, batch_tokens=100)
     assert not run(only=[0]).any() and run(only=[1]).all()
+    apart, together = (
+        generate(model, [[5], [6, 7]], [edited], Decoding(1), batch_tokens=n) for n in (2, 100)
+    )
+    assert apart == together
     monkeypatch.setattr(model.hf, "forward", None)
     refused = pytest.raises(ValueError, match="no sequence has positions 'after_first'")
     with refused:
         generate(model, [[5], [6]], [edited], Decoding(1))
     with refused:
-        score_last(model, [[5], [6]], [edited], lambda x, _: x, batch_tokens=100)
+        score_last(model, [[5], [6]], [edited], lambda x: x, batch_tokens=100)
+
+
+@pytest.mark.parametrize("rule", ["all", "last"])
+def test_an_edit_whose_site_is_never_visited_is_an_error(rule, monkeypatch):
+    model, edited = tiny("llama"), condition(Add(vector(1)), rule)
+    for module in (generation, scoring):
+        monkeypatch.setattr(module, "visiting", lambda model, visits: nullcontext())
+    silent = pytest.raises(ValueError, match=f"never fired: no token stood at positions '{rule}'")
+    with silent:
+        generate(model, PROMPTS, [edited], Decoding(2))
+    with silent:
+        score_last(model, PROMPTS, [edited], lambda x: x, batch_tokens=100)
+
+
+def test_unknown_rules_are_refused_where_activations_are_collected():
+    model = tiny("llama")
+    with pytest.raises(ValueError, match="position rule 'lasst' is unknown; valid: all, after_fi"):
+        collect(model, PROMPTS, [Site(1, "resid_post")], "lasst")
 
 
 def test_no_condition_is_refused():
@@ -264,7 +287,7 @@ def test_unknown_layers_sites_and_rules_are_named():
 def test_last_scores_are_the_logits_of_the_naive_loop():
     model = tiny("gemma2")
     conditions = [Condition(), *(c for c in GRID if c.positions != "generated")]
-    scores = score_last(model, PROMPTS, conditions, lambda x, _: x, batch_tokens=200)
+    scores = score_last(model, PROMPTS, conditions, lambda x: x, batch_tokens=200)
     for c, cond in enumerate(conditions):
         for p, prompt in enumerate(PROMPTS):
             _, logits = naive.generate(model, prompt, cond, 1, p)

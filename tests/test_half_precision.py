@@ -43,7 +43,7 @@ def test_edited_logits_stay_near_single_precision(family, dtype):
         for rule in ("all", "last", own)
     ]
     low, high = (
-        score_last(model, PROMPTS, [Condition(), *conditions], lambda x, _: x, batch_tokens=10**6)
+        score_last(model, PROMPTS, [Condition(), *conditions], lambda x: x, batch_tokens=10**6)
         for model in pair(family, dtype)
     )
     most = 5 * torch.finfo(dtype).eps * high.abs().amax((1, 2))
@@ -57,7 +57,7 @@ def test_strength_zero_leaves_every_bit(family, dtype):
     model, _ = pair(family, dtype)
     nothing = Condition(edits=(Edit(Site(1, "resid_post"), Add(vector(), 0.0)),))
     clean, edited = (
-        score_last(model, PROMPTS, [condition], lambda x, _: x, batch_tokens=200)
+        score_last(model, PROMPTS, [condition], lambda x: x, batch_tokens=200)
         for condition in (Condition(), nothing)
     )
     assert clean.dtype == dtype
@@ -73,7 +73,7 @@ def test_a_projection_taken_out_leaves_what_one_rounding_does(family, dtype):
     taken = Condition(edits=(Edit(Site(1, "resid_post"), ProjectOut(vector())),))
     seen: list[torch.Tensor] = []
     with visiting(model, {Site(2, "resid_pre"): seen.append}):
-        score_last(model, PROMPTS, [taken], lambda x, _: x, batch_tokens=10**6)
+        score_last(model, PROMPTS, [taken], lambda x: x, batch_tokens=10**6)
     _, mask = model.pad(sorted(PROMPTS, key=len))
     # The clean run comes first.
     left = seen[-1][mask.bool()].float()

@@ -11,6 +11,7 @@ from chunks import assert_alike_alone
 from families import WIDTH, random_prompts, tiny, tokenizer
 from scipy.stats import entropy
 
+from pipeline.engine import chunks
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.forward import read_texts, score_logits
 from pipeline.grid import Part
@@ -91,11 +92,12 @@ def conditions(rules=("last", "all")) -> tuple[Condition, ...]:
     )
 
 
-def scored(work, metrics, rules=("last", "all")) -> pd.DataFrame:
-    dataset = pd.DataFrame({"sample": range(6), "tokens": [np.array(p) for p in PROMPTS]})
+def scored(work, metrics, rules=("last", "all"), batch_tokens=30, prompts=PROMPTS) -> pd.DataFrame:
+    samples = range(len(prompts))
+    dataset = pd.DataFrame({"sample": samples, "tokens": [np.array(p) for p in prompts]})
     dataset[["split", "label", "topic", "instruction", "demand"]] = "x"
-    part = Part("arm", "arm", conditions(rules), tuple(range(6)))
-    return score_logits(tiny("llama"), dataset, [part], metrics, work, batch_tokens=30)
+    part = Part("arm", "arm", conditions(rules), tuple(samples))
+    return score_logits(tiny("llama"), dataset, [part], metrics, work, batch_tokens=batch_tokens)
 
 
 METRICS = {
@@ -125,12 +127,30 @@ def test_a_sweep_scores_what_hooks_by_hand_give(tmp_path):
 def test_finished_chunks_are_taken_up_and_have_the_same_bytes_in_any_order(tmp_path):
     (tmp_path / "whole").mkdir()
     table = scored(tmp_path / "whole", METRICS)
-    chunks = sorted((tmp_path / "whole").glob("arm-logits-*.parquet"))
-    assert len(chunks) > 2
-    assert_alike_alone(chunks, table, partial(scored, metrics=METRICS), tmp_path)
-    told = pd.read_parquet(chunks[0]).assign(score=77.0)
-    told.to_parquet(chunks[0])
+    files = sorted((tmp_path / "whole").glob("arm-logits-*.parquet"))
+    assert len(files) > 2
+    assert_alike_alone(files, table, partial(scored, metrics=METRICS), tmp_path)
+    told = pd.read_parquet(files[0]).assign(score=77.0)
+    told.to_parquet(files[0])
     assert (scored(tmp_path / "whole", METRICS)["score"] == 77).sum() == len(told)
+
+
+def test_chunks_are_the_same_on_every_device(tmp_path, monkeypatch):
+    """A run that began on one and is taken up on another would lose or repeat prompts."""
+    made = []
+    for passes in (chunks._PASS, 10**6):
+        monkeypatch.setattr(chunks, "_PASS", passes)
+        work = tmp_path / str(passes)
+        work.mkdir()
+        table = scored(work, {"kl": kl_divergence}, batch_tokens=10**6, prompts=PROMPTS * 40)
+        made.append(
+            {
+                file.name: pd.read_parquet(file)["sample"].unique().tolist()
+                for file in sorted(work.iterdir())
+            }
+        )
+        assert not table.duplicated(["condition", "sample", "metric"]).any()
+    assert made[0] == made[1] and len(made[0]) > 1
 
 
 def test_conditions_that_touch_completions_only_have_no_score(tmp_path):

@@ -38,7 +38,7 @@ def completions(model, prompts=PROMPTS):
 WORKS = {
     "completions": completions,
     "completions of one prompt": lambda m: completions(m, [max(PROMPTS, key=len)]),
-    "logits": lambda m: score_last(m, PROMPTS, CONDITIONS, lambda x, _: x, batch_tokens=BATCH),
+    "logits": lambda m: score_last(m, PROMPTS, CONDITIONS, lambda x: x, batch_tokens=BATCH),
     "change": lambda m: score_change(m, PROMPTS, CONDITIONS, torch.sub, batch_tokens=BATCH),
     "losses": lambda m: cross_entropy(m, PROMPTS, CONDITIONS, batch_tokens=BATCH),
     "activations": lambda m: collect(

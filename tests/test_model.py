@@ -85,7 +85,7 @@ def test_logits_are_exactly_those_of_transformers(family, tmp_path):
     expected = run(theirs, ids, mask, logits_to_keep=1).logits
     nothing = Condition(edits=(Edit(Site(1, "resid_post"), Add(torch.ones(WIDTH), 0.0)),))
     for condition in (Condition(), nothing):
-        found = score_last(ours, by_length, [condition], lambda x, _: x, batch_tokens=10**6)
+        found = score_last(ours, by_length, [condition], lambda x: x, batch_tokens=10**6)
         assert torch.equal(found[0], expected[:, -1])
     assert ours.weights and ours.dtype == torch.float32
 

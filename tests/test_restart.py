@@ -6,7 +6,9 @@ import torch
 from families import FAMILIES, LAYERS, WIDTH, random_prompts, tiny
 
 from pipeline.engine import scoring
+from pipeline.engine.cache import GrowingLayer
 from pipeline.engine.conditions import Condition, Edit, Places
+from pipeline.engine.edit_table import EditTable
 from pipeline.engine.restart import Prefix
 from pipeline.engine.scoring import cross_entropy, score_last
 from pipeline.methods.interventions import Add, ProjectOut, Replace
@@ -60,7 +62,7 @@ def count_tokens(model) -> tuple[list[int], list]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_are_the_logits_of_the_naive_loop(family):
     model = tiny(family)
-    scores = score_last(model, PROMPTS, CONDITIONS, lambda x, _: x, batch_tokens=150)
+    scores = score_last(model, PROMPTS, CONDITIONS, lambda x: x, batch_tokens=150)
     for c, condition in enumerate(CONDITIONS):
         for p, prompt in enumerate(PROMPTS):
             _, logits = naive.generate(model, prompt, condition, 1, p)
@@ -74,7 +76,7 @@ def test_only_what_an_edit_can_change_is_computed(site):
     model = tiny("llama")
     conditions = [edits((site, Add(vector(n)), "last")) for n in range(6)]
     counts, handles = count_tokens(model)
-    score_last(model, PROMPTS, [Condition(), *conditions], lambda x, _: x, batch_tokens=10**6)
+    score_last(model, PROMPTS, [Condition(), *conditions], lambda x: x, batch_tokens=10**6)
     for handle in handles:
         handle.remove()
     clean = len(PROMPTS) * max(map(len, PROMPTS))
@@ -86,7 +88,7 @@ def test_the_last_output_and_the_baseline_need_no_block_again():
     model = tiny("llama")
     behind = edits(((LAYERS - 1, "resid_post"), Add(vector(1)), "all"))
     counts, handles = count_tokens(model)
-    score_last(model, PROMPTS, [Condition(), behind], lambda x, _: x, batch_tokens=10**6)
+    score_last(model, PROMPTS, [Condition(), behind], lambda x: x, batch_tokens=10**6)
     cross_entropy(model, PROMPTS, [Condition(), behind], batch_tokens=10**6)
     for handle in handles:
         handle.remove()
@@ -97,10 +99,24 @@ def test_conditions_that_start_with_the_model_need_no_clean_run():
     model = tiny("llama")
     counts, handles = count_tokens(model)
     everywhere = edits(((0, "resid_pre"), Add(vector(1)), "all"))
-    score_last(model, PROMPTS, [everywhere], lambda x, _: x, batch_tokens=10**6)
+    score_last(model, PROMPTS, [everywhere], lambda x: x, batch_tokens=10**6)
     for handle in handles:
         handle.remove()
     assert counts == [len(PROMPTS) * max(map(len, PROMPTS))] * LAYERS
+
+
+def test_decoding_grows_in_place_with_and_without_a_clean_run():
+    model, everywhere = tiny("llama"), edits(((0, "resid_pre"), Add(vector(1)), "all"))
+    for conditions in ([everywhere], [everywhere, Condition()]):
+        prefix, table = Prefix(model, PROMPTS, range(5), conditions), EditTable(model, conditions)
+        for owner, start in enumerate(prefix.starts):
+            with torch.inference_mode():
+                _, cache = prefix.restart(start, table, [owner] * 2, [0, 3])
+                prefix.complete(cache, start, [0, 3])
+            assert len(cache.layers) == LAYERS
+            for layer in cache.layers:
+                assert isinstance(layer, GrowingLayer)
+                assert layer.keys.shape[:3:2] == (2, prefix.width)
 
 
 def test_a_start_is_the_first_layer_and_column_that_an_edit_changes():

@@ -23,7 +23,7 @@ def forward_sweep(size: Size, folder: Path, *, rule: str) -> Work:
     shared = clean + blocks_above(steered, size.model.layers) * each
 
     def ours() -> Tensor:
-        return score_last(model, prompts, conditions, lambda x, _: x, batch_tokens=BATCH_TOKENS)
+        return score_last(model, prompts, conditions, lambda x: x, batch_tokens=BATCH_TOKENS)
 
     def need(found: Tensor) -> Need:
         return forward_need(model, shared, logits=len(steered) * len(prompts))

@@ -11,7 +11,8 @@ from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate_chunk
 from pipeline.engine.scoring import score_last
-from pipeline.grid import any_parts
+from pipeline.forward import GENERATED
+from pipeline.grid import Part, any_parts
 from pipeline.model.loading import LanguageModel, load_model
 from pipeline.model.sites import Site
 from pipeline.positions import collected
@@ -43,8 +44,10 @@ def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
     repeats, new = 0, 0
     if study.sweep.decoding:
         repeats, new = study.sweep.decoding.repeats, study.sweep.decoding.max_new_tokens
-    scored = runs if study.sweep.logit_metrics else 0
-    total = prompts * (repeats + bool(scored)) + runs * repeats * new
+    seen = [(part, _seen(study, part)) for part in sweep]
+    scored = sum(count * len(part.samples) for part, count in seen)
+    passes = sum(count * sum(len(tokens[s]) for s in part.samples) for part, count in seen)
+    total = prompts * repeats + runs * repeats * new + passes
     probe = [tokens[sample] for sample in sweep[0].samples]
     for _ in range(2):  # The first pass warms up.
         start = time.perf_counter()
@@ -67,10 +70,17 @@ def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
     )
 
 
+def _seen(study: Study, part: Part) -> int:
+    """How many conditions of a part have logit metrics."""
+    if not study.sweep.logit_metrics:
+        return 0
+    return sum(condition.positions not in GENERATED for condition in part.conditions)
+
+
 def _probe(model: LanguageModel, prompts: list[list[int]], new: int, batch_tokens: int) -> int:
     """Run prompts, and some tokens after them if there are to be any; returns all their number."""
     if not new:
-        score_last(model, prompts, [Condition()], lambda x, _: x[:, 0], batch_tokens=batch_tokens)
+        score_last(model, prompts, [Condition()], lambda x: x[:, 0], batch_tokens=batch_tokens)
         return sum(map(len, prompts))
     chunk = plan(1, [len(p) for p in prompts], batch_tokens=batch_tokens, new_tokens=new)[0]
     samples = range(len(prompts))

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.engine.chunks import blocks, pass_tokens
+from pipeline.engine.chunks import CHUNK_TOKENS, blocks
 from pipeline.engine.conditions import Condition
 from pipeline.engine.scoring import cross_entropy, score_change
 from pipeline.grid import Part
@@ -78,9 +78,12 @@ def _jobs(
     score: _Scores,
     batch_tokens: int,
 ) -> dict[str, Callable[[], pd.DataFrame]]:
-    """Chunks of prompts, of as many tokens as a pass has, each under all conditions."""
+    """Chunks of prompts, each under all conditions, which share its clean run.
+
+    Their size is the same on every device: a run may be taken up on another.
+    """
     tokens = [list(map(int, own)) for own in rows["tokens"]]
-    packed = blocks([len(own) for own in tokens], pass_tokens(model, batch_tokens))
+    packed = blocks([len(own) for own in tokens], min(batch_tokens, CHUNK_TOKENS))
 
     def make(chunk: list[int]) -> pd.DataFrame:
         found = score(model, tokens, conditions, only=chunk, batch_tokens=batch_tokens)

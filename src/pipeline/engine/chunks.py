@@ -37,6 +37,9 @@ _CONDITIONS = 4
 _PASS = 4096
 """Tokens of a pass on a CPU: with more, what one operation leaves for the next is in no cache."""
 
+CHUNK_TOKENS = 1024
+"""Tokens of a chunk of prompts that are only read; several conditions of it run in a pass."""
+
 
 def plan(
     n_conditions: int,

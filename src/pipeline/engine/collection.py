@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from pipeline.engine.chunks import blocks, pass_tokens
-from pipeline.engine.conditions import Positions, position_mask
+from pipeline.engine.conditions import Positions, check_rule, position_mask
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_parts
 from pipeline.model import hooks
@@ -32,8 +32,10 @@ def collect(
     deepest site and computes no logits; only the positions that the rule names are kept.
 
     Raises:
-        ValueError: a site the model does not have, or a prompt in which the rule names nothing.
+        ValueError: an unknown rule, a site the model does not have, or a prompt in which the rule
+            names nothing.
     """
+    check_rule(rule)
     check_context(model, prompts)
     for site in sites:
         if model.check(site).component == "pattern":

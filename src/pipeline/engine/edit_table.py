@@ -1,7 +1,7 @@
 """The edits of a batch whose rows belong to different conditions: one visit per site."""
 
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -151,26 +151,21 @@ class EditTable:
         sites = {edit.site for condition in self._conditions for edit in condition.edits}
         return {site: partial(self.edit, site) for site in sites}
 
-    def check_fired(self, ended_at_once: Container[int] = ()) -> None:
-        """Fail if an edit by a rule that names tokens of every row never touched one.
+    def check_fired(self) -> None:
+        """Fail if an edit by a rule that names a token of every prompt never touched one.
 
-        Conditions all of whose rows ended with their first token have no generated token, and none
-        after the first if that was the prompt. Listed positions are in some rows and not in others:
-        `limits.check_listed` looks at them.
+        What other rules name is in some rows and not in others: `limits.check_listed` looks for it.
 
         Raises:
             ValueError: names the condition, the site and the rule.
         """
         for c, e in sorted(self._pending):
             edit = self._conditions[c].edits[e]
-            if not isinstance(edit.positions, str):
-                continue
-            if edit.positions in ("after_first", "generated") and c in ended_at_once:
-                continue
-            raise ValueError(
-                f"{self._conditions[c]}: the edit at {edit.site} never fired: no token stood at "
-                f"positions {edit.positions!r}"
-            )
+            if edit.positions in ("all", "last"):
+                raise ValueError(
+                    f"{self._conditions[c]}: the edit at {edit.site} never fired: no token stood "
+                    f"at positions {edit.positions!r}"
+                )
 
     def edit(self, site: Site, hidden: Float[Tensor, "rows pos width"]) -> Tensor | None:
         """The activation at a site as the rows' conditions want it; None if none changes it."""

@@ -124,8 +124,7 @@ def _complete(
                 batch = join([*([batch] if batch else []), *run.enter(entering)])
             elif batch:
                 batch = run.step(batch)
-    went_on = {owner for owner, t in zip(run.owners, run.tokens, strict=True) if t}
-    run.table.check_fired(ended_at_once=set(run.owners) - went_on)
+    run.table.check_fired()
     return [
         Completion(r.condition, r.prompt, r.repeat, tuple(t), model.decode(t), end)
         for r, t, end in zip(chunk.rows, run.tokens, run.stopped, strict=True)

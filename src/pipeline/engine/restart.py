@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from pipeline.engine.cache import cache_of, selected, view
+from pipeline.engine.cache import GrowingLayer, cache_of, selected, view
 from pipeline.engine.conditions import Condition, Positions, position_mask
 from pipeline.engine.edit_table import EditTable
 from pipeline.model.hooks import Visit, positions, starting_at, visiting
@@ -174,10 +174,15 @@ class Prefix:
         return clean if edited is None else edited
 
     def complete(self, cache: DynamicCache, start: Start, rows: Sequence[int]) -> None:
-        """Put the clean keys and values into the layers below a start, for decoding to go on."""
-        taken = torch.tensor(rows)
-        cache.layers[: start.layer] = [
-            selected(clean, taken) for clean in self._cache.layers[: start.layer]
+        """Make a cache ready for decoding: the layers below a start are the clean ones, all grow.
+
+        Where nothing is shared there is no clean run, and the layers are transformers' own.
+        """
+        taken, every = torch.tensor(rows), torch.arange(len(rows))
+        below = [selected(clean, taken) for clean in self._cache.layers[: start.layer]]
+        cache.layers = below + [
+            layer if isinstance(layer, GrowingLayer) else selected(layer, every)
+            for layer in cache.layers[start.layer :]
         ]
 
 

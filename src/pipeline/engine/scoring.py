@@ -16,9 +16,6 @@ from pipeline.engine.restart import Prefix, Start
 from pipeline.model.hooks import starting_at, visiting
 from pipeline.model.loading import LanguageModel
 
-Measure = Callable[[Tensor, Tensor], Tensor]
-"""From logits [rows, vocab] after each row's last token, and its prompt's number, to scores."""
-
 _Score = Callable[[Prefix, Start, EditTable, list[int], list[int]], Tensor]
 
 _CONDITIONS = 4
@@ -32,7 +29,7 @@ def score_last(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     conditions: Sequence[Condition],
-    measure: Measure,
+    measure: Callable[[Tensor], Tensor],
     *,
     batch_tokens: int,
 ) -> Float[Tensor, "conditions prompts ..."]:
@@ -42,7 +39,7 @@ def score_last(
         model: the model.
         prompts: tokens of all prompts.
         conditions: what is run on each of them.
-        measure: see `Measure`.
+        measure: from logits [rows, vocab] after each row's last token to scores.
         batch_tokens: tokens that a batch may have.
 
     Raises:
@@ -53,7 +50,7 @@ def score_last(
         prefix: Prefix, start: Start, table: EditTable, owners: list[int], rows: list[int]
     ) -> Tensor:
         logits, _ = prefix.restart(start, table, owners, rows)
-        return measure(logits, prefix.numbers[rows])
+        return measure(logits)
 
     return _run(model, prompts, conditions, score, None, batch_tokens=batch_tokens)
 
@@ -190,8 +187,7 @@ def _scores(
                     scores = score(prefix, start, table, owners, rows).cpu()
                     for (condition, row), value in zip(pairs, scores, strict=True):
                         results[condition, block[row]] = value
-    alone = all(lengths[number] == 1 for number in numbers)
-    table.check_fired(ended_at_once=range(len(conditions)) if alone else ())
+    table.check_fired()
     return torch.stack(
         [torch.stack([results[c, number] for number in numbers]) for c in range(len(conditions))]
     )

@@ -1,8 +1,7 @@
 """Which features, at which positions, a metric depends on: gradient times activation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,12 +14,15 @@ from pipeline.engine.chunks import blocks
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.generation import check_context
 from pipeline.engine.memory import in_parts
-from pipeline.engine.scoring import Measure, score_last
+from pipeline.engine.scoring import score_last
 from pipeline.methods.sae import SparseAutoencoder
 from pipeline.methods.sae_interventions import ablate
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+
+Measure = Callable[[Tensor], Tensor]
+"""From logits [rows, vocab] after each row's last token to its metric."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def attribute(
         model: the model.
         prompts: tokens, each up to where the metric is read.
         autoencoders: at most one at a site.
-        measure: logits [rows, vocab] and the prompts' numbers to the metric of each row.
+        measure: see `Measure`.
         top: how many features of each prompt and site are kept, by size.
         batch_tokens: tokens of a batch, pads included.
 
@@ -106,7 +108,7 @@ def _attribute(
         ids, mask = model.pad([prompts[p] for p in block])
         numbers = torch.tensor(block, device=model.device)
         activations, gradients, metric = hooks.differentiate(
-            model, list(by_site), ids, mask, partial(_numbered, measure, numbers)
+            model, list(by_site), ids, mask, measure
         )
         absolute = hooks.positions(mask)
         # Pads stand at 0 too.
@@ -174,13 +176,11 @@ def check_by_ablation(
             for feature, position in zip(own["feature"], own["position"], strict=True)
         ]
         conditions = [Condition(), *(Condition(edits=(edit,)) for edit in edits)]
-
-        # The run has one prompt; the metric is to know which of all it is.
         scores = score_last(
             model,
             [prompts[int(prompt)]],
             conditions,
-            partial(_shifted, measure, int(prompt)),
+            measure,
             batch_tokens=batch_tokens,
         )[:, 0]
         effects[own.index] = (scores[1:] - scores[0]).numpy()
@@ -191,14 +191,6 @@ def check_by_ablation(
 def rank_correlation(checked: pd.DataFrame) -> float:
     """Spearman's correlation of `attribution` and `effect`."""
     return float(spearmanr(checked["attribution"], checked["effect"]).statistic)
-
-
-def _shifted(measure: Measure, number: int, logits: Tensor, numbers: Tensor) -> Tensor:
-    return measure(logits, numbers + number)
-
-
-def _numbered(measure: Measure, numbers: Tensor, logits: Tensor) -> Tensor:
-    return measure(logits, numbers)
 
 
 def _largest(

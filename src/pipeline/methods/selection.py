@@ -110,7 +110,7 @@ def evaluate_candidates(
         A row per candidate, with the columns that `select_direction` takes.
     """
 
-    def score(logits: Tensor, _: Tensor) -> Tensor:
+    def score(logits: Tensor) -> Tensor:
         return summed_log_odds(logits, refusal_tokens)
 
     everywhere = [
