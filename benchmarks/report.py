@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.aims import AIMS, missed
 from benchmarks.figure import figure
 from benchmarks.run import RESULTS
+from benchmarks.works import WORKS
 from pipeline.scratch import sha256
 from pipeline.views.panels import save
 
@@ -57,6 +58,7 @@ def table(results: dict[str, Any]) -> str:
         for name, found in results.items()
         for reason in found["not_measured"]
     ]
+    missing += [f"- {name}: not run\n" for name in WORKS if name not in results]
     unmeasured = "\nNot measured:\n\n" + "".join(missing) if missing else ""
     return HEAD + "".join(rows) + below(results) + unmeasured + _provenance(results)
 
@@ -76,11 +78,14 @@ def below(results: dict[str, Any]) -> str:
 
 
 def _provenance(results: dict[str, Any]) -> str:
-    """Which works were measured at which commit: all at one, unless some were measured again."""
-    works: dict[str, list[str]] = {}
+    """Which works were measured at which commit, and in how many rounds."""
+    works: dict[tuple[str, int], list[str]] = {}
     for name, found in results.items():
-        works.setdefault(found["commit"], []).append(name)
-    told = [f"{', '.join(names)} at commit {commit[:12]}" for commit, names in works.items()]
+        works.setdefault((found["commit"], found["rounds"]), []).append(name)
+    told = [
+        f"{', '.join(names)} at commit {commit[:12]}, {rounds} round{'s' if rounds > 1 else ''}"
+        for (commit, rounds), names in works.items()
+    ]
     return f"\nMeasured: {'; '.join(told)}.\n"
 
 

@@ -71,7 +71,7 @@ def measured(name: str, size: str, rounds: int, *, with_memory: bool) -> dict[st
         asked = {side: (side, size) for side in found["seconds"]}
         ours = next(iter(asked))
         if size == "full":
-            sizes = SMALLER if "loop" in found["tokens"] else SMALLER[:1]
+            sizes = SMALLER if work.swept else SMALLER[:1]
             asked |= {f"{ours}, {smaller}": (ours, smaller) for smaller in sizes}
         found["resident_bytes"] = {}
         for label, (side, its_size) in asked.items():

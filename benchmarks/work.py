@@ -24,6 +24,7 @@ class Work:
         need: the least that has to be computed and read, given our output.
         tokens: through all blocks: of a loop over conditions, and where they share.
         done: share of the work that a side does, where it is not all; seconds are divided by it.
+        swept: whether it sweeps conditions.
         missing: sides that cannot be measured here, and why.
         score: how good an output is, where outputs are alike and not equal; written down per side.
         prepare: done before each side's turn.
@@ -37,6 +38,7 @@ class Work:
     need: Callable[[Any], Need]
     tokens: Mapping[str, float] = field(default_factory=dict)
     done: Mapping[str, float] = field(default_factory=dict)
+    swept: bool = False
     missing: list[str] = field(default_factory=list)
     score: Callable[[Any], float] | None = None
     prepare: Callable[[], None] = lambda: None

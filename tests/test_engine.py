@@ -98,7 +98,10 @@ def test_without_edits_it_is_transformers_generate(family):
     naive.assert_same(rows)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize(
+    "family",
+    [f if f in ("llama", "gemma2") else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES],
+)
 def test_every_edit_and_rule_packed_together_is_the_naive_loop(family):
     """With a cache, padded, and among other conditions, against none of these."""
     assert_as_naive(tiny(family), [Condition(), *GRID], batch_tokens=1500)

@@ -78,6 +78,7 @@ def _sweep(
             "shared": clean + again + rows * (new - 1),
         },
         done=dict.fromkeys(found, len(part) / len(steered)),
+        swept=True,
         missing=missing,
         device=shape.device,
         dtype=shape.dtype,
@@ -122,6 +123,7 @@ def mixed_lengths(size: Size, folder: Path) -> Work:
         },
         same=alike,
         need=need,
+        swept=True,
     )
 
 

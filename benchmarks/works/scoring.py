@@ -44,5 +44,6 @@ def forward_sweep(size: Size, folder: Path, *, rule: str) -> Work:
         need=need,
         tokens={"loop": len(steered) * clean, "shared": shared},
         done=dict.fromkeys(found, len(part) / len(steered)),
+        swept=True,
         missing=missing,
     )
