@@ -97,38 +97,13 @@ def generate_chunk(
         return [
             completion
             for part in divided(chunk, parts)
-            for completion in _complete(model, prompts, conditions, part, decoding, seed, samples)
+            for completion in _Run(
+                model, prompts, conditions, part, decoding, seed, samples
+            ).completions()
         ]
 
     order = {row: place for place, row in enumerate(chunk.rows)}
     return sorted(in_parts(model, run), key=lambda c: order[Row(c.condition, c.prompt, c.repeat)])
-
-
-def _complete(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    conditions: Sequence[Condition],
-    chunk: Chunk,
-    decoding: Decoding,
-    seed: int,
-    samples: Sequence[int],
-) -> list[Completion]:
-    run = _Run(model, prompts, conditions, chunk, decoding, seed, samples)
-    waiting = deque(range(len(chunk.rows)))
-    batch: Batch | None = None
-    with torch.inference_mode(), visiting(model, run.table.visits):
-        while waiting or batch:
-            free = chunk.slots - (len(batch.rows) if batch else 0)
-            if waiting and free >= chunk.slots * _FREE:
-                entering = [waiting.popleft() for _ in range(min(free, len(waiting)))]
-                batch = join([*([batch] if batch else []), *run.enter(entering)])
-            elif batch:
-                batch = run.step(batch)
-    run.table.check_fired()
-    return [
-        Completion(r.condition, r.prompt, r.repeat, tuple(t), model.decode(t), end)
-        for r, t, end in zip(chunk.rows, run.tokens, run.stopped, strict=True)
-    ]
 
 
 class _Run:
@@ -147,10 +122,10 @@ class _Run:
         rows = chunk.rows
         used = sorted({row.condition for row in rows})
         block = sorted({row.prompt for row in rows})
-        self.owners = [used.index(row.condition) for row in rows]
-        self.tokens: list[list[int]] = [[] for _ in rows]
-        self.stopped = ["length"] * len(rows)
-        self.table = EditTable(model, [conditions[c] for c in used])
+        self._owners = [used.index(row.condition) for row in rows]
+        self._tokens: list[list[int]] = [[] for _ in rows]
+        self._stopped = ["length"] * len(rows)
+        self._table = EditTable(model, [conditions[c] for c in used])
         self._model = model
         self._decoding = decoding
         self._prefix = Prefix(model, prompts, block, [conditions[c] for c in used])
@@ -158,17 +133,37 @@ class _Run:
         keys = row_keys(seed, [samples[r.prompt] for r in rows], [r.repeat for r in rows])
         self._keys = keys.to(model.device)
         self._in_table: list[int] = []
+        self._chunk = chunk
 
-    def enter(self, rows: Sequence[int]) -> list[Batch]:
+    def completions(self) -> list[Completion]:
+        """Run until no row is left, and say what has become of each."""
+        rows, slots = self._chunk.rows, self._chunk.slots
+        waiting = deque(range(len(rows)))
+        batch: Batch | None = None
+        with torch.inference_mode(), visiting(self._model, self._table.visits):
+            while waiting or batch:
+                free = slots - (len(batch.rows) if batch else 0)
+                if waiting and free >= slots * _FREE:
+                    entering = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+                    batch = join([*([batch] if batch else []), *self._enter(entering)])
+                elif batch:
+                    batch = self._step(batch)
+        self._table.check_fired()
+        return [
+            Completion(r.condition, r.prompt, r.repeat, tuple(t), self._model.decode(t), end)
+            for r, t, end in zip(rows, self._tokens, self._stopped, strict=True)
+        ]
+
+    def _enter(self, rows: Sequence[int]) -> list[Batch]:
         """Run the prompts of rows, those together that start at the same place."""
         alike: dict[Start, list[int]] = defaultdict(list)
         for row in rows:
-            alike[self._prefix.starts[self.owners[row]]].append(row)
+            alike[self._prefix.starts[self._owners[row]]].append(row)
         entered = []
         for start, members in sorted(alike.items()):
-            owners = [self.owners[row] for row in members]
+            owners = [self._owners[row] for row in members]
             places = [self._places[row] for row in members]
-            logits, cache = self._prefix.restart(start, self.table, owners, places)
+            logits, cache = self._prefix.restart(start, self._table, owners, places)
             self._prefix.complete(cache, start, places)
             latest, stay = self._choose(members, logits)
             batch = Batch(members, latest, self._prefix.mask[places], cache)
@@ -176,14 +171,14 @@ class _Run:
         self._in_table = []
         return [batch for batch in entered if batch]
 
-    def step(self, batch: Batch) -> Batch | None:
+    def _step(self, batch: Batch) -> Batch | None:
         """One more token for each row; those that are done leave."""
         if self._in_table != batch.rows:
             places = [self._places[row] for row in batch.rows]
-            owners = [self.owners[row] for row in batch.rows]
-            self.table.set_rows(owners, self._prefix.ends[places], self._prefix.numbers[places])
+            owners = [self._owners[row] for row in batch.rows]
+            self._table.set_rows(owners, self._prefix.ends[places], self._prefix.numbers[places])
             self._in_table = list(batch.rows)
-        logits = batch.step(self._model, self.table)
+        logits = batch.step(self._model, self._table)
         batch.latest, stay = self._choose(batch.rows, logits)
         return batch.keep(stay)
 
@@ -191,14 +186,14 @@ class _Run:
         self, rows: Sequence[int], logits: Float[Tensor, "rows vocab"]
     ) -> tuple[Tensor, list[int]]:
         """The next token of each row, and which of the rows go on after it."""
-        steps = torch.tensor([len(self.tokens[row]) for row in rows], device=logits.device)
+        steps = torch.tensor([len(self._tokens[row]) for row in rows], device=logits.device)
         chosen = choose(logits, self._decoding, self._keys[list(rows)], steps)
         ends, stay = self._model.end_tokens, []
         for index, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
             if token in ends:
-                self.stopped[row] = "end"
+                self._stopped[row] = "end"
                 continue
-            self.tokens[row].append(token)
-            if len(self.tokens[row]) < self._decoding.max_new_tokens:
+            self._tokens[row].append(token)
+            if len(self._tokens[row]) < self._decoding.max_new_tokens:
                 stay.append(index)
         return chosen, stay
