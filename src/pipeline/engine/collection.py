@@ -52,8 +52,7 @@ def _collect(
     rule: Positions,
     batch_tokens: int,
 ) -> tuple[dict[Site, Tensor], pd.DataFrame]:
-    found: list[dict[Site, Tensor]] = []
-    frames = []
+    packed, frames = [], []
     for block in blocks([len(p) for p in prompts], pass_tokens(model, batch_tokens)):
         ids, mask = model.pad([prompts[p] for p in block])
         absolute = hooks.positions(mask).masked_fill(mask == 0, -1)
@@ -63,7 +62,6 @@ def _collect(
         if not bool(chosen.any(1).all()):
             short = block[int((~chosen.any(1)).nonzero()[0, 0])]
             raise ValueError(f"positions {rule!r} name no token of prompt {short}")
-        values = hooks.read(model, sites, ids, mask, partial(_take, chosen))
         rows, columns = chosen.nonzero(as_tuple=True)
         frame = pd.DataFrame(
             {
@@ -73,11 +71,18 @@ def _collect(
             }
         )
         frames.append(frame)
-        found.append({site: value.cpu() for site, value in values.items()})
+        packed.append((ids, mask, chosen))
     table = pd.concat(frames, ignore_index=True)
     order = np.lexsort((table["position"], table["prompt"]))
-    gathered = {site: torch.cat([values[site] for values in found])[order] for site in sites}
-    return gathered, table.iloc[order].reset_index(drop=True)
+    places = torch.from_numpy(np.argsort(order)).split([len(frame) for frame in frames])
+    gathered: dict[Site, Tensor] = {}
+    for (ids, mask, chosen), own in zip(packed, places, strict=True):
+        for site, value in hooks.read(model, sites, ids, mask, partial(_take, chosen)).items():
+            if site not in gathered:
+                # Kept apart, what each pass leaves would lie between the passes' own memory.
+                gathered[site] = torch.empty(len(table), value.shape[1], dtype=value.dtype)
+            gathered[site][own] = value.cpu()
+    return {site: gathered[site] for site in sites}, table.iloc[order].reset_index(drop=True)
 
 
 def _take(chosen: Bool[Tensor, "rows pos"], hidden: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ def _scores(
 ) -> Tensor:
     lengths = [len(prompt) for prompt in prompts]
     computed = pass_tokens(model, batch_tokens)
-    results: dict[tuple[int, int], Tensor] = {}
+    results: Tensor | None = None
     table = EditTable(model, conditions)
     for own in blocks([lengths[n] for n in numbers], max(1, computed // _CONDITIONS)):
         block = [numbers[n] for n in own]
@@ -178,16 +178,16 @@ def _scores(
                 fed = len(block) * max(1, prefix.width - start.column)
                 at_once = max(1, min(held, computed // fed))
                 for first in range(0, len(members), at_once):
-                    pairs = [
-                        (condition, row)
-                        for condition in members[first : first + at_once]
-                        for row in range(len(block))
-                    ]
-                    owners, rows = (list(part) for part in zip(*pairs, strict=True))
+                    some = members[first : first + at_once]
+                    owners = [condition for condition in some for _ in block]
+                    rows = [*range(len(block))] * len(some)
                     scores = score(prefix, start, table, owners, rows).cpu()
-                    for (condition, row), value in zip(pairs, scores, strict=True):
-                        results[condition, block[row]] = value
+                    if results is None:
+                        shape = len(conditions), len(numbers), *scores.shape[1:]
+                        results = torch.empty(shape, dtype=scores.dtype)
+                    places = torch.tensor(some)[:, None], torch.tensor(own)
+                    results[places] = scores.unflatten(0, (len(some), len(block)))
     table.check_fired()
-    return torch.stack(
-        [torch.stack([results[c, number] for number in numbers]) for c in range(len(conditions))]
-    )
+    assert results is not None
+    # A tensor made in inference mode could not be changed outside of it; its copy can.
+    return results.clone()
