@@ -46,6 +46,33 @@ def logits(model: LanguageModel, tokens: list[int], condition: Condition, prompt
             handle.remove()
 
 
+def stream(model: LanguageModel, tokens, condition: Condition, prompt_length: int, layer: int):
+    """What a block reads [pos, d_model], edits of it included."""
+    seen = []
+
+    def keep(module, args, kwargs):
+        seen.append((args[0] if args else kwargs["hidden_states"])[0].clone())
+
+    handles = [_hook(model, edit, prompt_length, 0) for edit in condition.edits]
+    handles.append(model.blocks[layer].register_forward_pre_hook(keep, with_kwargs=True))
+    try:
+        with torch.no_grad():
+            model.hf(torch.tensor([tokens]), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen[0]
+
+
+def unembedded(model: LanguageModel, hidden):
+    """Final norm, head and, where the family has it, soft-capping."""
+    norm = model.decoder.get_submodule(model.architecture.final_norm)
+    with torch.no_grad():
+        logits = model.hf.get_output_embeddings()(norm(hidden))
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
 def _hook(model, edit, prompt_length, number):
     block = model.blocks[edit.site.layer]
 

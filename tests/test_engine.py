@@ -180,7 +180,14 @@ def test_tokens_after_the_first_are_looked_for_before_the_model_runs(monkeypatch
     model, edited = tiny("llama"), condition(Add(vector(1)), "after_first")
     generate(model, [[5], [6]], [edited], Decoding(2))
     score_last(model, [[5], [6, 7]], [edited], lambda x: x, batch_tokens=1)
-    run = partial(score_change, model, [[5], [6, 7]], [edited], torch.sub, batch_tokens=100)
+    run = partial(
+        score_change,
+        model,
+        [[5], [6, 7]],
+        [edited],
+        lambda read: read.logits - read.clean,
+        batch_tokens=100,
+    )
     assert not run(only=[0]).any() and run(only=[1]).all()
     apart, together = (
         generate(model, [[5], [6, 7]], [edited], Decoding(1), batch_tokens=n) for n in (2, 100)

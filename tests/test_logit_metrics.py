@@ -1,6 +1,7 @@
 """Logit metrics against closed forms, and in a sweep against hooks written out by hand."""
 
 from functools import partial
+from itertools import product
 
 import naive
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.stats import entropy
 
 from pipeline.engine import chunks
 from pipeline.engine.conditions import Condition, Edit
+from pipeline.engine.scoring import score_change
 from pipeline.forward import read_texts, score_logits
 from pipeline.grid import Part
 from pipeline.measures.logits import (
@@ -29,6 +31,10 @@ from pipeline.model.sites import Site
 
 PROMPTS = random_prompts(6)
 P, Q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
+
+
+def no_lens(layer):
+    raise AssertionError
 
 
 def logits(*probabilities):
@@ -49,7 +55,7 @@ def test_metrics_read_the_tokens_that_are_named():
     level = torch.full((2, 200), -20.0)
     level[0, [9, 10, 11]] = torch.tensor(np.log(P)).float()
     level[1, [9, 10, 11]] = torch.tensor(np.log(Q)).float()
-    after = NextToken(level, level.flip(0), tokenizer())
+    after = NextToken(level, level.flip(0), tokenizer(), no_lens)
     np.testing.assert_allclose(
         log_odds(after, tokens=["w9", "w10"]), np.log([0.8 / 0.2, 0.5 / 0.5]), atol=1e-5
     )
@@ -70,7 +76,7 @@ def test_metrics_read_the_tokens_that_are_named():
 def test_what_names_no_single_tokens_is_refused(tokens, message):
     level = torch.zeros(1, 200)
     with pytest.raises(ValueError, match=message):
-        log_odds(NextToken(level, level, tokenizer()), tokens=tokens)
+        log_odds(NextToken(level, level, tokenizer(), no_lens), tokens=tokens)
 
 
 def conditions(rules=("last", "all")) -> tuple[Condition, ...]:
@@ -116,12 +122,38 @@ def test_a_sweep_scores_what_hooks_by_hand_give(tmp_path):
         clean = naive.logits(model, prompt, Condition(), len(prompt))[-1:]
         for condition in conditions():
             own = naive.logits(model, prompt, condition, len(prompt))[-1:]
-            after = NextToken(own, clean, model.tokenizer)
+            after = NextToken(own, clean, model.tokenizer, no_lens)
             for name, metric in METRICS.items():
                 expected = float(metric(after)[0])
                 assert found[name, condition.id, number] == pytest.approx(expected, abs=2e-5)
     kl = table[table["metric"] == "kl"]
     assert ((kl["score"] == 0) == (kl["intervention"] == "none")).all()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_the_lens_reads_what_a_hook_by_hand_sees_at_every_layer(family):
+    """Edits before, at and behind the layer that is read; final norm, head and soft-capping."""
+    model, own = tiny(family), conditions(("last", "all"))
+    found = score_change(
+        model,
+        PROMPTS,
+        own,
+        lambda read: torch.stack([torch.stack(read.lens(n), 1) for n in range(4)], 1),
+        batch_tokens=60,
+    )
+    for (c, condition), (p, prompt), n in product(enumerate(own), enumerate(PROMPTS), range(4)):
+        for which, run in enumerate((condition, Condition())):
+            stream = naive.stream(model, prompt, run, len(prompt), n)[-1]
+            expected = naive.unembedded(model, stream)
+            tolerance = 1e-5 * max(1.0, float(expected.abs().max()))
+            assert (found[c, p, n, which] - expected).abs().max() <= tolerance
+
+
+def test_a_metric_at_a_layer_is_that_of_its_lens(tmp_path):
+    table = scored(tmp_path, {"kl": partial(kl_divergence, layer=2), "end": kl_divergence})
+    kl = table[table["metric"] == "kl"].set_index(["layer", "positions"])["score"]
+    # What is edited from layer 3 on has not reached layer 2 yet.
+    assert (kl.loc[3] == 0).all() and (kl.loc[0] > 0).all() and (kl.loc[2] > 0).all()
 
 
 def test_finished_chunks_are_taken_up_and_have_the_same_bytes_in_any_order(tmp_path):

@@ -80,6 +80,7 @@ def test_what_the_model_or_data_do_not_have_is_named(override, message):
             "sweep.logit_metrics.kl={_target_: pipeline.preflight.nothing}",
             "sweep.logit_metrics.kl._target_ 'pipeline.preflight.nothing' cannot be imported",
         ),
+        ("sweep.logit_metrics.kl.layer=8", "sweep.logit_metrics.kl: layer 8; valid: 0 to 7"),
         (
             "sweep.logit_metrics.odds={_target_: test_preflight.of_all_tokens}",
             "sweep.logit_metrics.odds: scores (2, 6144) of 2 rows; valid: one score for each row",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.engine.chunks import CHUNK_TOKENS, blocks
 from pipeline.engine.conditions import Condition
-from pipeline.engine.scoring import cross_entropy, score_change
+from pipeline.engine.scoring import Reading, cross_entropy, score_change
 from pipeline.grid import Part
 from pipeline.measures.logits import NextToken
 from pipeline.measures.scores import TEXT_METRIC, long_table
@@ -109,8 +109,8 @@ def _logits(
     only: list[int],
     batch_tokens: int,
 ) -> dict[str, Tensor]:
-    def measure(logits: Tensor, clean: Tensor) -> Tensor:
-        after = NextToken(logits, clean, model.tokenizer)
+    def measure(read: Reading) -> Tensor:
+        after = NextToken(read.logits, read.clean, model.tokenizer, read.lens)
         return torch.stack([metric(after).double() for metric in metrics.values()], -1)
 
     scores = score_change(model, prompts, conditions, measure, only=only, batch_tokens=batch_tokens)

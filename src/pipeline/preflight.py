@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 import torch
 import transformers
+from torch import Tensor
 
 from pipeline import positions
 from pipeline.engine.conditions import check_rule
@@ -73,7 +74,7 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
         with at_key("vectors.selection.refusal_tokens"):
             tokenizer = load_tokenizer(study.model.path, study.model.revision)
             single_tokens(tokenizer, study.vectors.selection.refusal_tokens)
-    _check_logit_metrics(study, config.vocab_size)
+    _check_logit_metrics(study, config.vocab_size, config.num_hidden_layers)
     _check_position(study, dataset)
     _check_edited(study, dataset)
     any_parts(study, dataset, layers)
@@ -136,13 +137,19 @@ def _check_lengths(study: Study, context: int, dataset: pd.DataFrame, texts: pd.
             raise ValueError(f"text: row {sample} has {len(tokens)} tokens; valid: 2 to {context}")
 
 
-def _check_logit_metrics(study: Study, vocab: int) -> None:
+def _check_logit_metrics(study: Study, vocab: int, n_layers: int) -> None:
     """Fail if a logit metric cannot be measured with the model's tokens, or is no score a row."""
     tokenizer = load_tokenizer(study.model.path, study.model.revision)
     level = torch.zeros(2, vocab)
+
+    def lens(layer: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= layer < n_layers:
+            raise ValueError(f"layer {layer}; valid: 0 to {n_layers - 1}")
+        return level, level
+
     for name, node in study.sweep.logit_metrics.items():
         with at_key(f"sweep.logit_metrics.{name}"):
-            shape = tuple(target(node)(NextToken(level, level, tokenizer)).shape)
+            shape = tuple(target(node)(NextToken(level, level, tokenizer, lens)).shape)
             if shape != (2,):
                 raise ValueError(f"scores {shape} of 2 rows; valid: one score for each row")
     for name, arm in study.sweep.arms.items():

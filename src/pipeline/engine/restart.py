@@ -43,7 +43,7 @@ class Prefix:
         ends: where to position rules each prompt of the block ends; its length if left out.
         every_position: what is wanted is the residual stream at all positions (`stream`), rather
             than the logits after the last (`restart`).
-        clean: `clean` is wanted as well.
+        clean: `clean` and `streams` are wanted as well.
     """
 
     def __init__(
@@ -68,9 +68,10 @@ class Prefix:
         self._firsts: dict[Positions, int] = {}
         self.starts = [self._start(condition, every_position) for condition in conditions]
         self._streams: dict[int, Tensor] = {}
+        self._last: dict[int, Tensor] = {}
         self._cache = DynamicCache()
         if clean or any(start != (0, 0) for start in self.starts):
-            self._run()
+            self._run(clean)
 
     def _start(self, condition: Condition, every_position: bool) -> Start:
         firsts = ((_changed(edit.site), self._first(edit.positions)) for edit in condition.edits)
@@ -85,7 +86,7 @@ class Prefix:
             self._firsts[rule] = int(named.int().argmax()) if bool(named.any()) else self.width
         return self._firsts[rule]
 
-    def _run(self) -> None:
+    def _run(self, clean: bool) -> None:
         first: dict[int, int] = {}
         for layer, column in self.starts:
             first[layer] = min(column, first.get(layer, self.width))
@@ -101,8 +102,22 @@ class Prefix:
             for layer, column in first.items()
             if layer > 0 and column < self.width
         }
+        if clean:
+            visits |= self._keeping(self._last)
         with torch.inference_mode(), visiting(self._model, visits):
             self._logits = self._forward(self.ids, self.mask, self._positions, self._cache)
+
+    def _keeping(self, found: dict[int, Tensor], first: int = 0) -> dict[Site, Visit]:
+        """Visits that keep what each block from `first` on reads at the last token."""
+
+        def keep(layer: int) -> Visit:
+            def visit(hidden: Tensor) -> None:
+                found[layer] = hidden[:, -1].clone()
+
+            return visit
+
+        layers = range(first, self._model.n_layers)
+        return {Site(layer, "resid_pre"): keep(layer) for layer in layers}
 
     def _forward(
         self, ids: Tensor, mask: Tensor, absolute: Tensor, cache: DynamicCache
@@ -116,9 +131,12 @@ class Prefix:
             logits_to_keep=1,
         ).logits[:, -1]
 
-    def clean(self, rows: Sequence[int]) -> Float[Tensor, "rows vocab"]:
-        """Logits after the last token of rows of the block, without an edit."""
-        return self._logits[torch.tensor(rows)]
+    def clean(
+        self, rows: Sequence[int]
+    ) -> tuple[Float[Tensor, "rows vocab"], list[Float[Tensor, "rows d_model"]]]:
+        """The same as `streams` without an edit."""
+        taken = torch.tensor(rows)
+        return self._logits[taken], [self._last[n][taken] for n in range(self._model.n_layers)]
 
     def restart(
         self, start: Start, table: EditTable, owners: Sequence[int], rows: Sequence[int]
@@ -143,6 +161,19 @@ class Prefix:
         with self._from(start, table, taken):
             logits = self._forward(ids[:, column:], mask, absolute[:, column:], cache)
         return logits, cache
+
+    def streams(
+        self, start: Start, table: EditTable, owners: Sequence[int], rows: Sequence[int]
+    ) -> tuple[Float[Tensor, "rows vocab"], list[Float[Tensor, "rows d_model"]]]:
+        """The logits of `restart`, and what each block reads at the last token on the way."""
+        found: dict[int, Tensor] = {}
+        with visiting(self._model, self._keeping(found, start.layer)):
+            logits, _ = self.restart(start, table, owners, rows)
+        taken = torch.tensor(rows)
+        return logits, [
+            found[layer] if layer in found else self._last[layer][taken]
+            for layer in range(self._model.n_layers)
+        ]
 
     def stream(
         self, start: Start, table: EditTable, owners: Sequence[int], rows: Sequence[int]

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +16,7 @@ from pipeline.engine.memory import in_parts
 from pipeline.engine.restart import Prefix, Start
 from pipeline.model.hooks import starting_at, visiting
 from pipeline.model.loading import LanguageModel
+from pipeline.model.sites import Site
 
 _Score = Callable[[Prefix, Start, EditTable, list[int], list[int]], Tensor]
 
@@ -23,6 +25,38 @@ _CONDITIONS = 4
 
 _UNEMBEDDED = 256
 """Positions whose logits exist at a time: 0.3 GB in float32 at a vocabulary of 256 thousand."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one forward pass makes of the token after each row.
+
+    Attributes:
+        model: the model.
+        logits: of the row under its condition.
+        streams: what each block reads at the row's last token.
+        clean: logits of the row's prompt without an edit.
+        clean_streams: the same without an edit.
+    """
+
+    model: LanguageModel
+    logits: Float[Tensor, "rows vocab"]
+    streams: list[Float[Tensor, "rows d_model"]]
+    clean: Float[Tensor, "rows vocab"]
+    clean_streams: list[Float[Tensor, "rows d_model"]]
+
+    def lens(self, layer: int) -> tuple[Float[Tensor, "rows vocab"], Float[Tensor, "rows vocab"]]:
+        """Logits if the final norm and the head read the stream that a block reads, and clean ones.
+
+        Raises:
+            ValueError: the model has no such layer.
+
+        Source: nostalgebraist 2020 (logit lens).
+        """
+        self.model.check(Site(layer, "resid_pre"))
+        return _unembedded(self.model, self.streams[layer]), _unembedded(
+            self.model, self.clean_streams[layer]
+        )
 
 
 def score_last(
@@ -59,22 +93,22 @@ def score_change(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     conditions: Sequence[Condition],
-    measure: Callable[[Tensor, Tensor], Tensor],
+    measure: Callable[["Reading"], Tensor],
     *,
     batch_tokens: int,
     only: Sequence[int] | None = None,
 ) -> Float[Tensor, "conditions prompts ..."]:
     """The same, measured against the clean run, which the conditions share.
 
-    `measure` is given the logits [rows, vocab] of rows, and those of their prompts without an edit;
+    `measure` is given a `Reading` of rows;
     `only` are numbers of the prompts to run, in the order of the scores, all if left out.
     """
 
     def score(
         prefix: Prefix, start: Start, table: EditTable, owners: list[int], rows: list[int]
     ) -> Tensor:
-        logits, _ = prefix.restart(start, table, owners, rows)
-        return measure(logits, prefix.clean(rows))
+        after = prefix.streams(start, table, owners, rows)
+        return measure(Reading(model, *after, *prefix.clean(rows)))
 
     return _run(model, prompts, conditions, score, only, batch_tokens=batch_tokens, clean=True)
 
@@ -112,13 +146,24 @@ def _losses(
     model: LanguageModel, stream: Float[Tensor, "n d_model"], targets: Int[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
     """Negative log-probability of each target after the residual stream before the final norm."""
-    found = []
-    for hidden, own in zip(stream.split(_UNEMBEDDED), targets.split(_UNEMBEDDED), strict=True):
-        nothing = torch.zeros_like(own[None])
-        with starting_at(model, model.n_layers, hidden[None]):
-            logits = model.hf(nothing, position_ids=nothing, use_cache=False).logits[0]
-        found.append(torch.nn.functional.cross_entropy(logits.float(), own, reduction="none"))
-    return torch.cat(found)
+    parts = zip(stream.split(_UNEMBEDDED), targets.split(_UNEMBEDDED), strict=True)
+    return torch.cat(
+        [
+            torch.nn.functional.cross_entropy(
+                _unembedded(model, hidden).float(), own, reduction="none"
+            )
+            for hidden, own in parts
+        ]
+    )
+
+
+def _unembedded(
+    model: LanguageModel, hidden: Float[Tensor, "n d_model"]
+) -> Float[Tensor, "n vocab"]:
+    """The model's own final norm and head, soft-capping included, on streams."""
+    nothing = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+    with starting_at(model, model.n_layers, hidden[None]):
+        return model.hf(nothing, position_ids=nothing, use_cache=False).logits[0]
 
 
 def _run(
@@ -184,10 +229,10 @@ def _scores(
                     scores = score(prefix, start, table, owners, rows).cpu()
                     if results is None:
                         shape = len(conditions), len(numbers), *scores.shape[1:]
-                        results = torch.empty(shape, dtype=scores.dtype)
+                        with torch.inference_mode(False):
+                            results = torch.empty(shape, dtype=scores.dtype)
                     places = torch.tensor(some)[:, None], torch.tensor(own)
                     results[places] = scores.unflatten(0, (len(some), len(block)))
     table.check_fired()
     assert results is not None
-    # A tensor made in inference mode could not be changed outside of it; its copy can.
-    return results.clone()
+    return results

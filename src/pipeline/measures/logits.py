@@ -1,10 +1,11 @@
 """Logit metrics: logits of the token after a prompt to one score, from a single forward pass.
 
-A logit metric is `metric(after, *, parameters) -> scores [rows]`. Nothing is generated for it.
+A logit metric is `metric(after, *, parameters) -> scores [rows]`. Nothing is generated for it. With
+`layer` it is measured by the logit lens there, in the same pass.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,11 +23,24 @@ class NextToken:
         logits: as the model is run.
         clean: without any edit.
         tokenizer: the model's.
+        lens: both, if the final norm and the head read what a layer reads.
     """
 
     logits: Float[Tensor, "rows vocab"]
     clean: Float[Tensor, "rows vocab"]
     tokenizer: Any
+    lens: Callable[[int], tuple[Tensor, Tensor]]
+
+    def at(self, layer: int | None) -> "NextToken":
+        """The same by the logit lens before a layer; itself if there is none.
+
+        Raises:
+            ValueError: the model has no such layer.
+        """
+        if layer is None:
+            return self
+        logits, clean = self.lens(layer)
+        return replace(self, logits=logits, clean=clean)
 
     def ids(self, words: Sequence[str]) -> Int[Tensor, " words"]:
         """The token of each word.
@@ -37,7 +51,9 @@ class NextToken:
         return torch.tensor(single_tokens(self.tokenizer, words), device=self.logits.device)
 
 
-def log_odds(after: NextToken, *, tokens: list[str]) -> Float64[Tensor, " rows"]:
+def log_odds(
+    after: NextToken, *, tokens: list[str], layer: int | None = None
+) -> Float64[Tensor, " rows"]:
     """`summed_log_odds` of the tokens, in nats: of refusing, where they begin a refusal.
 
     Raises:
@@ -45,22 +61,26 @@ def log_odds(after: NextToken, *, tokens: list[str]) -> Float64[Tensor, " rows"]
     """
     if not tokens or len(set(tokens)) < len(tokens):
         raise ValueError(f"tokens = {tokens}; valid: one or more, each once")
-    return summed_log_odds(after.logits, after.ids(tokens))
+    return summed_log_odds(after.at(layer).logits, after.ids(tokens))
 
 
-def logit_difference(after: NextToken, *, token: str, other: str) -> Float64[Tensor, " rows"]:
+def logit_difference(
+    after: NextToken, *, token: str, other: str, layer: int | None = None
+) -> Float64[Tensor, " rows"]:
     """logit(token) - logit(other): the log of how many times as likely, in nats.
 
     Raises:
         ValueError: either is not a single token.
     """
     chosen, against = after.ids([token, other])
-    return (after.logits[:, chosen] - after.logits[:, against]).double()
+    logits = after.at(layer).logits
+    return (logits[:, chosen] - logits[:, against]).double()
 
 
-def kl_divergence(after: NextToken) -> Float64[Tensor, " rows"]:
+def kl_divergence(after: NextToken, *, layer: int | None = None) -> Float64[Tensor, " rows"]:
     """`divergence` from the unedited model, in nats."""
-    return divergence(after.clean, after.logits)
+    seen = after.at(layer)
+    return divergence(seen.clean, seen.logits)
 
 
 def summed_log_odds(
