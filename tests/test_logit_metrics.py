@@ -30,6 +30,7 @@ from pipeline.methods.interventions import Add
 from pipeline.model.sites import Site
 
 PROMPTS = random_prompts(6)
+DIRECTION = 0.3 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(0))
 P, Q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
 
 
@@ -90,7 +91,7 @@ def conditions(rules=("last", "all")) -> tuple[Condition, ...]:
                 layer=layer,
                 strength=1.0,
                 positions=rule,
-                edits=(Edit(Site(layer, "resid_pre"), Add(torch.full((WIDTH,), 0.3)), rule),),
+                edits=(Edit(Site(layer, "resid_pre"), Add(DIRECTION), rule),),
             )
             for layer in range(4)
             for rule in rules
