@@ -38,3 +38,8 @@ def in_parts(model: LanguageModel, run: Callable[[int], T]) -> T:
             "those of whole ones up to rounding",
             "half" if model.parts == 2 else f"{model.parts}th",
         )
+
+
+def in_batches(model: LanguageModel, batch_tokens: int, run: Callable[[int], T]) -> T:
+    """The same of a run that takes how many tokens its batches may have."""
+    return in_parts(model, lambda parts: run(batch_tokens // parts or 1))
