@@ -40,14 +40,15 @@ def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
     tokens = dict(zip(dataset["sample"], dataset["tokens"], strict=True))
     sweep = any_parts(study, dataset, layers)
     runs = sum(len(part.conditions) * len(part.samples) for part in sweep)
-    prompts = sum(len(p.conditions) * sum(len(tokens[s]) for s in p.samples) for p in sweep)
     repeats, new = 0, 0
     if study.sweep.decoding:
         repeats, new = study.sweep.decoding.repeats, study.sweep.decoding.max_new_tokens
-    seen = [(part, _seen(study, part)) for part in sweep]
-    scored = sum(count * len(part.samples) for part, count in seen)
-    passes = sum(count * sum(len(tokens[s]) for s in part.samples) for part, count in seen)
-    total = prompts * repeats + runs * repeats * new + passes
+    seen = [_seen(study, part) for part in sweep]
+    scored = sum(count * len(part.samples) for part, count in zip(sweep, seen, strict=True))
+    total = runs * repeats * new + sum(
+        (len(part.conditions) * repeats + count) * sum(len(tokens[s]) for s in part.samples)
+        for part, count in zip(sweep, seen, strict=True)
+    )
     probe = [tokens[sample] for sample in sweep[0].samples]
     for _ in range(2):  # The first pass warms up.
         start = time.perf_counter()
