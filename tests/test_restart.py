@@ -108,10 +108,11 @@ def test_conditions_that_start_with_the_model_need_no_clean_run():
 def test_decoding_grows_in_place_with_and_without_a_clean_run():
     model, everywhere = tiny("llama"), edits(((0, "resid_pre"), Add(vector(1)), "all"))
     for conditions in ([everywhere], [everywhere, Condition()]):
-        prefix, table = Prefix(model, PROMPTS, range(5), conditions), EditTable(model, conditions)
+        table = EditTable(model, conditions)
+        prefix = Prefix(model, PROMPTS, range(5), table)
         for owner, start in enumerate(prefix.starts):
             with torch.inference_mode():
-                _, cache = prefix.restart(start, table, [owner] * 2, [0, 3])
+                _, cache = prefix.restart(start, [owner] * 2, [0, 3])
                 prefix.complete(cache, start, [0, 3])
             assert len(cache.layers) == LAYERS
             for layer in cache.layers:
@@ -122,7 +123,8 @@ def test_decoding_grows_in_place_with_and_without_a_clean_run():
 def test_a_start_is_the_first_layer_and_column_that_an_edit_changes():
     width = max(map(len, PROMPTS))
     generated = edits(((0, "resid_pre"), Add(vector(1)), "generated"))
-    found = Prefix(tiny("llama"), PROMPTS, range(5), [*CONDITIONS[:6], *CONDITIONS[-2:], generated])
+    model, conditions = tiny("llama"), [*CONDITIONS[:6], *CONDITIONS[-2:], generated]
+    found = Prefix(model, PROMPTS, range(5), EditTable(model, conditions))
     assert found.starts == [
         (LAYERS, width),
         (0, 0),

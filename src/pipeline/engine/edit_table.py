@@ -17,6 +17,9 @@ from pipeline.model.sites import Site
 _Key = tuple[int, type, Positions, tuple[int, ...]]
 """Place in a condition's order, intervention, rule, and what is fitted by its identity."""
 
+_CERTAIN = ("all", "last")
+"""Rules that name a token of every prompt: an edit by them that touches none is a defect."""
+
 
 class _Kind(NamedTuple):
     """Edits of several conditions at one site that are made together.
@@ -50,7 +53,7 @@ class EditTable:
 
     def __init__(self, model: LanguageModel, conditions: Sequence[Condition]) -> None:
         self._model = model
-        self._conditions = conditions
+        self.conditions = conditions
         self._groups: dict[Site, list[_Group]] = {}
         self._active: dict[Site, list[tuple[_Group, Tensor | None]]] = {}
         gathered: dict[Site, dict[_Key, list[tuple[int, int]]]] = defaultdict(
@@ -67,7 +70,12 @@ class EditTable:
                 key = (order[edit.site], type(edit.intervention), edit.positions, shared)
                 gathered[edit.site][key].append((c, e))
                 order[edit.site] += 1
-        self._pending = {e for kinds in gathered.values() for kind in kinds.values() for e in kind}
+        self._pending = {
+            (c, e)
+            for c, condition in enumerate(conditions)
+            for e, edit in enumerate(condition.edits)
+            if edit.positions in _CERTAIN
+        }
         places: dict[tuple[int, ...], Tensor] = {}
         self._kinds = {
             site: [
@@ -86,11 +94,11 @@ class EditTable:
     ) -> _Kind:
         owners = tuple(c for c, _ in edits)
         if owners not in places:
-            place = torch.full((len(self._conditions),), -1)
+            place = torch.full((len(self.conditions),), -1)
             place[list(owners)] = torch.arange(len(owners))
             places[owners] = place
         # In float32 whatever the model's type: a projection in bfloat16 leaves a remainder.
-        used = [self._conditions[c].edits[e].intervention for c, e in edits]
+        used = [self.conditions[c].edits[e].intervention for c, e in edits]
         stacked = stack(used, self._model.device_of(site), torch.float32)
         return _Kind(rule, stacked, edits, places[owners])
 
@@ -148,7 +156,7 @@ class EditTable:
     @property
     def visits(self) -> dict[Site, Visit]:
         """A visit for every site that any condition edits."""
-        sites = {edit.site for condition in self._conditions for edit in condition.edits}
+        sites = {edit.site for condition in self.conditions for edit in condition.edits}
         return {site: partial(self.edit, site) for site in sites}
 
     def check_fired(self) -> None:
@@ -160,12 +168,11 @@ class EditTable:
             ValueError: names the condition, the site and the rule.
         """
         for c, e in sorted(self._pending):
-            edit = self._conditions[c].edits[e]
-            if edit.positions in ("all", "last"):
-                raise ValueError(
-                    f"{self._conditions[c]}: the edit at {edit.site} never fired: no token stood "
-                    f"at positions {edit.positions!r}"
-                )
+            edit = self.conditions[c].edits[e]
+            raise ValueError(
+                f"{self.conditions[c]}: the edit at {edit.site} never fired: no token stood "
+                f"at positions {edit.positions!r}"
+            )
 
     def edit(self, site: Site, hidden: Float[Tensor, "rows pos width"]) -> Tensor | None:
         """The activation at a site as the rows' conditions want it; None if none changes it."""

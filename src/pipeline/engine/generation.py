@@ -128,7 +128,7 @@ class _Run:
         self._table = EditTable(model, [conditions[c] for c in used])
         self._model = model
         self._decoding = decoding
-        self._prefix = Prefix(model, prompts, block, [conditions[c] for c in used])
+        self._prefix = Prefix(model, prompts, block, self._table)
         self._places = [block.index(row.prompt) for row in rows]
         keys = row_keys(seed, [samples[r.prompt] for r in rows], [r.repeat for r in rows])
         self._keys = keys.to(model.device)
@@ -163,7 +163,7 @@ class _Run:
         for start, members in sorted(alike.items()):
             owners = [self._owners[row] for row in members]
             places = [self._places[row] for row in members]
-            logits, cache = self._prefix.restart(start, self._table, owners, places)
+            logits, cache = self._prefix.restart(start, owners, places)
             self._prefix.complete(cache, start, places)
             latest, stay = self._choose(members, logits)
             batch = Batch(members, latest, self._prefix.mask[places], cache)

@@ -39,7 +39,7 @@ class Prefix:
         model: the model.
         prompts: tokens of all prompts.
         block: numbers of the prompts to run.
-        conditions: what will start here.
+        table: edits of the conditions that will start here.
         ends: where to position rules each prompt of the block ends; its length if left out.
         every_position: what is wanted is the residual stream at all positions (`stream`), rather
             than the logits after the last (`restart`).
@@ -51,13 +51,13 @@ class Prefix:
         model: LanguageModel,
         prompts: Sequence[Sequence[int]],
         block: Sequence[int],
-        conditions: Sequence[Condition],
+        table: EditTable,
         *,
         ends: Sequence[int] | None = None,
         every_position: bool = False,
         clean: bool = False,
     ) -> None:
-        self._model = model
+        self._model, self._table = model, table
         self.ids, self.mask = model.pad([prompts[p] for p in block])
         self.width = self.ids.shape[1]
         self.numbers = torch.tensor(block, device=model.device)
@@ -66,7 +66,7 @@ class Prefix:
         self._positions = positions(self.mask)
         self._absolute = self._positions.masked_fill(self.mask == 0, -1)
         self._firsts: dict[Positions, int] = {}
-        self.starts = [self._start(condition, every_position) for condition in conditions]
+        self.starts = [self._start(condition, every_position) for condition in table.conditions]
         self._streams: dict[int, Tensor] = {}
         self._last: dict[int, Tensor] = {}
         self._cache = DynamicCache()
@@ -139,7 +139,7 @@ class Prefix:
         return self._logits[taken], [self._last[n][taken] for n in range(self._model.n_layers)]
 
     def restart(
-        self, start: Start, table: EditTable, owners: Sequence[int], rows: Sequence[int]
+        self, start: Start, owners: Sequence[int], rows: Sequence[int]
     ) -> tuple[Float[Tensor, "rows vocab"], DynamicCache]:
         """Logits after the last token of rows of the block, each under its owner among conditions.
 
@@ -156,19 +156,19 @@ class Prefix:
         )
         if column == self.width:
             return self._logits[taken], cache
-        self._set(start, table, owners, taken)
+        self._set(start, owners, taken)
         ids, mask, absolute = self.ids[taken], self.mask[taken], self._positions[taken]
-        with self._from(start, table, taken):
+        with self._from(start, taken):
             logits = self._forward(ids[:, column:], mask, absolute[:, column:], cache)
         return logits, cache
 
     def streams(
-        self, start: Start, table: EditTable, owners: Sequence[int], rows: Sequence[int]
+        self, start: Start, owners: Sequence[int], rows: Sequence[int]
     ) -> tuple[Float[Tensor, "rows vocab"], list[Float[Tensor, "rows d_model"]]]:
         """The logits of `restart`, and what each block reads at the last token on the way."""
         found: dict[int, Tensor] = {}
         with visiting(self._model, self._keeping(found, start.layer)):
-            logits, _ = self.restart(start, table, owners, rows)
+            logits, _ = self.restart(start, owners, rows)
         taken = torch.tensor(rows)
         return logits, [
             found[layer] if layer in found else self._last[layer][taken]
@@ -176,32 +176,32 @@ class Prefix:
         ]
 
     def stream(
-        self, start: Start, table: EditTable, owners: Sequence[int], rows: Sequence[int]
+        self, start: Start, owners: Sequence[int], rows: Sequence[int]
     ) -> Float[Tensor, "rows pos d_model"]:
         """Residual stream before the final norm of rows of the block, each under its owner."""
         taken = torch.tensor(rows)
         if start.layer == self._model.n_layers:
-            self._set(start, table, owners, taken)
-            return self._begin(start, table, taken)
+            self._set(start, owners, taken)
+            return self._begin(start, taken)
         found: list[Tensor] = []
         with visiting(self._model, {Site(self._model.n_layers - 1, "resid_post"): found.append}):
-            self.restart(start, table, owners, rows)
+            self.restart(start, owners, rows)
         return found[0]
 
-    def _set(self, start: Start, table: EditTable, owners: Sequence[int], rows: Tensor) -> None:
-        table.set_rows(owners, self.ends[rows], self.numbers[rows])
-        table.set_positions(self._absolute[rows, start.column :])
+    def _set(self, start: Start, owners: Sequence[int], rows: Tensor) -> None:
+        self._table.set_rows(owners, self.ends[rows], self.numbers[rows])
+        self._table.set_positions(self._absolute[rows, start.column :])
 
-    def _from(self, start: Start, table: EditTable, rows: Tensor) -> AbstractContextManager[None]:
+    def _from(self, start: Start, rows: Tensor) -> AbstractContextManager[None]:
         if start.layer == 0:
             return nullcontext()
-        return starting_at(self._model, start.layer, self._begin(start, table, rows))
+        return starting_at(self._model, start.layer, self._begin(start, rows))
 
-    def _begin(self, start: Start, table: EditTable, rows: Tensor) -> Tensor:
+    def _begin(self, start: Start, rows: Tensor) -> Tensor:
         """What the blocks below a start hand on, their last output edited."""
         stream = self._streams[start.layer][:, start.column - self.width :]
         clean = stream.index_select(0, rows.to(stream.device))
-        edited = table.edit(Site(start.layer - 1, "resid_post"), clean)
+        edited = self._table.edit(Site(start.layer - 1, "resid_post"), clean)
         return clean if edited is None else edited
 
     def complete(self, cache: DynamicCache, start: Start, rows: Sequence[int]) -> None:

@@ -1,8 +1,9 @@
 """Scores of prompts under conditions from one forward pass each, without keeping their logits."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -12,13 +13,15 @@ from pipeline.engine.chunks import blocks, pass_tokens
 from pipeline.engine.conditions import Condition
 from pipeline.engine.edit_table import EditTable
 from pipeline.engine.limits import check_context, check_listed
-from pipeline.engine.memory import in_parts
+from pipeline.engine.memory import in_batches
 from pipeline.engine.restart import Prefix, Start
 from pipeline.model.hooks import starting_at, visiting
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
-_Score = Callable[[Prefix, Start, EditTable, list[int], list[int]], Tensor]
+_Score = Callable[[Prefix, Start, list[int], list[int]], Tensor]
+"""Scores of rows from one start: from the conditions that own them, and their places in the block.
+"""
 
 _CONDITIONS = 4
 """A block is as small as lets this many conditions of it run at a time, and pads less."""
@@ -80,10 +83,8 @@ def score_last(
         ValueError: nothing to run, a prompt longer than the context, or an edit that never fires.
     """
 
-    def score(
-        prefix: Prefix, start: Start, table: EditTable, owners: list[int], rows: list[int]
-    ) -> Tensor:
-        logits, _ = prefix.restart(start, table, owners, rows)
+    def score(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
+        logits, _ = prefix.restart(start, owners, rows)
         return measure(logits)
 
     return _run(model, prompts, conditions, score, None, batch_tokens=batch_tokens)
@@ -93,21 +94,19 @@ def score_change(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     conditions: Sequence[Condition],
-    measure: Callable[["Reading"], Tensor],
+    measure: Callable[[Reading], Tensor],
     *,
     batch_tokens: int,
     only: Sequence[int] | None = None,
 ) -> Float[Tensor, "conditions prompts ..."]:
     """The same, measured against the clean run, which the conditions share.
 
-    `measure` is given a `Reading` of rows;
-    `only` are numbers of the prompts to run, in the order of the scores, all if left out.
+    `measure` is given a `Reading` of rows; `only` are numbers of the prompts to run, in the order
+    of the scores, all if left out.
     """
 
-    def score(
-        prefix: Prefix, start: Start, table: EditTable, owners: list[int], rows: list[int]
-    ) -> Tensor:
-        after = prefix.streams(start, table, owners, rows)
+    def score(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
+        after = prefix.streams(start, owners, rows)
         return measure(Reading(model, *after, *prefix.clean(rows)))
 
     return _run(model, prompts, conditions, score, only, batch_tokens=batch_tokens, clean=True)
@@ -129,10 +128,8 @@ def cross_entropy(
     if min(map(len, texts)) < 2:
         raise ValueError("a text of fewer than 2 tokens has no cross-entropy")
 
-    def score(
-        prefix: Prefix, start: Start, table: EditTable, owners: list[int], rows: list[int]
-    ) -> Tensor:
-        stream = prefix.stream(start, table, owners, rows)
+    def score(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
+        stream = prefix.stream(start, owners, rows)
         ids, mask = prefix.ids[rows], prefix.mask[rows].bool()
         inside = mask[:, 1:] & mask[:, :-1]
         losses = torch.zeros(inside.shape, device=ids.device)
@@ -184,13 +181,8 @@ def _run(
     lengths = [len(prompt) for prompt in prompts]
     check_listed(conditions, [1] * len(prompts) if text else lengths, lengths)
 
-    def run(parts: int) -> Tensor:
-        held = batch_tokens // parts or 1
-        return _scores(
-            model, prompts, conditions, score, numbers, batch_tokens=held, text=text, clean=clean
-        )
-
-    return in_parts(model, run)
+    run = partial(_scores, model, prompts, conditions, score, numbers, text=text, clean=clean)
+    return in_batches(model, batch_tokens, run)
 
 
 def _scores(
@@ -199,40 +191,46 @@ def _scores(
     conditions: Sequence[Condition],
     score: _Score,
     numbers: Sequence[int],
-    *,
     batch_tokens: int,
+    *,
     text: bool,
     clean: bool,
 ) -> Tensor:
-    lengths = [len(prompt) for prompt in prompts]
-    computed = pass_tokens(model, batch_tokens)
     results: Tensor | None = None
     table = EditTable(model, conditions)
-    for own in blocks([lengths[n] for n in numbers], max(1, computed // _CONDITIONS)):
+    lengths = [len(prompts[number]) for number in numbers]
+    computed = pass_tokens(model, batch_tokens)
+    for own in blocks(lengths, max(1, computed // _CONDITIONS)):
         block = [numbers[n] for n in own]
         ends = [1] * len(block) if text else None
-        prefix = Prefix(
-            model, prompts, block, conditions, ends=ends, every_position=text, clean=clean
-        )
-        alike: dict[Start, list[int]] = defaultdict(list)
-        for number, start in enumerate(prefix.starts):
-            alike[start].append(number)
-        held = batch_tokens // (len(block) * prefix.width)
+        prefix = Prefix(model, prompts, block, table, ends=ends, every_position=text, clean=clean)
         with torch.inference_mode(), visiting(model, table.visits):
-            for start, members in sorted(alike.items()):
-                fed = len(block) * max(1, prefix.width - start.column)
-                at_once = max(1, min(held, computed // fed))
-                for first in range(0, len(members), at_once):
-                    some = members[first : first + at_once]
-                    owners = [condition for condition in some for _ in block]
-                    rows = [*range(len(block))] * len(some)
-                    scores = score(prefix, start, table, owners, rows).cpu()
-                    if results is None:
-                        shape = len(conditions), len(numbers), *scores.shape[1:]
-                        with torch.inference_mode(False):
-                            results = torch.empty(shape, dtype=scores.dtype)
-                    places = torch.tensor(some)[:, None], torch.tensor(own)
-                    results[places] = scores.unflatten(0, (len(some), len(block)))
+            for start, some in _together(prefix, batch_tokens, computed):
+                owners = [condition for condition in some for _ in block]
+                rows = [*range(len(block))] * len(some)
+                scores = score(prefix, start, owners, rows).cpu()
+                if results is None:
+                    shape = len(conditions), len(numbers), *scores.shape[1:]
+                    # Made in inference mode it could not be changed outside of it.
+                    with torch.inference_mode(False):
+                        results = torch.empty(shape, dtype=scores.dtype)
+                places = torch.tensor(some)[:, None], torch.tensor(own)
+                results[places] = scores.unflatten(0, (len(some), len(block)))
     table.check_fired()
     assert results is not None
     return results
+
+
+def _together(prefix: Prefix, held: int, computed: int) -> Iterator[tuple[Start, list[int]]]:
+    """Conditions that run in one pass of a block: those of a start, as many as the budgets let.
+
+    Of the budgets, the first is of all tokens that rows hold, the second of those in the pass.
+    """
+    alike: dict[Start, list[int]] = defaultdict(list)
+    for number, start in enumerate(prefix.starts):
+        alike[start].append(number)
+    for start, members in sorted(alike.items()):
+        fed = len(prefix.ids) * max(1, prefix.width - start.column)
+        at_once = max(1, min(held // prefix.ids.numel(), computed // fed))
+        for first in range(0, len(members), at_once):
+            yield start, members[first : first + at_once]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from torch import Tensor
 from pipeline.engine.chunks import blocks
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.generation import check_context
-from pipeline.engine.memory import in_parts
+from pipeline.engine.memory import in_batches
 from pipeline.engine.scoring import score_last
 from pipeline.methods.sae import SparseAutoencoder
 from pipeline.methods.sae_interventions import ablate
@@ -89,10 +90,8 @@ def attribute(
     for site, sae in by_site.items():
         sae.check(model, site)
 
-    def run(parts: int) -> Attribution:
-        return _attribute(model, prompts, by_site, measure, top, batch_tokens // parts or 1)
-
-    return in_parts(model, run)
+    run = partial(_attribute, model, prompts, by_site, measure, top)
+    return in_batches(model, batch_tokens, run)
 
 
 def _attribute(
