@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from chunks import assert_alike_alone
-from families import WIDTH, random_prompts, tiny, tokenizer
+from families import FAMILIES, WIDTH, random_prompts, tiny, tokenizer
 from scipy.stats import entropy
 
 from pipeline.engine import chunks
@@ -131,7 +131,7 @@ def test_a_sweep_scores_what_hooks_by_hand_give(tmp_path):
     assert ((kl["score"] == 0) == (kl["intervention"] == "none")).all()
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_lens_reads_what_a_hook_by_hand_sees_at_every_layer(family):
     """Edits before, at and behind the layer that is read; final norm, head and soft-capping."""
     model, own = tiny(family), conditions(("last", "all"))
