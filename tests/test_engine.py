@@ -185,7 +185,7 @@ def test_tokens_after_the_first_are_looked_for_before_the_model_runs(monkeypatch
         model,
         [[5], [6, 7]],
         [edited],
-        lambda read: read.logits - read.clean,
+        lambda read: read.logits() - read.clean(),
         batch_tokens=100,
     )
     assert not run(only=[0]).any() and run(only=[1]).all()

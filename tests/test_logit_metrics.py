@@ -34,8 +34,8 @@ DIRECTION = 0.3 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(0))
 P, Q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
 
 
-def no_lens(layer):
-    raise AssertionError
+def given(tensor):
+    return lambda layer=None: tensor if layer is None else pytest.fail("no lens is asked for")
 
 
 def logits(*probabilities):
@@ -56,7 +56,7 @@ def test_metrics_read_the_tokens_that_are_named():
     level = torch.full((2, 200), -20.0)
     level[0, [9, 10, 11]] = torch.tensor(np.log(P)).float()
     level[1, [9, 10, 11]] = torch.tensor(np.log(Q)).float()
-    after = NextToken(level, level.flip(0), tokenizer(), no_lens)
+    after = NextToken(given(level), given(level.flip(0)), tokenizer())
     np.testing.assert_allclose(
         log_odds(after, tokens=["w9", "w10"]), np.log([0.8 / 0.2, 0.5 / 0.5]), atol=1e-5
     )
@@ -77,7 +77,7 @@ def test_metrics_read_the_tokens_that_are_named():
 def test_what_names_no_single_tokens_is_refused(tokens, message):
     level = torch.zeros(1, 200)
     with pytest.raises(ValueError, match=message):
-        log_odds(NextToken(level, level, tokenizer(), no_lens), tokens=tokens)
+        log_odds(NextToken(given(level), given(level), tokenizer()), tokens=tokens)
 
 
 def conditions(rules=("last", "all")) -> tuple[Condition, ...]:
@@ -123,7 +123,7 @@ def test_a_sweep_scores_what_hooks_by_hand_give(tmp_path):
         clean = naive.logits(model, prompt, Condition(), len(prompt))[-1:]
         for condition in conditions():
             own = naive.logits(model, prompt, condition, len(prompt))[-1:]
-            after = NextToken(own, clean, model.tokenizer, no_lens)
+            after = NextToken(given(own), given(clean), model.tokenizer)
             for name, metric in METRICS.items():
                 expected = float(metric(after)[0])
                 assert found[name, condition.id, number] == pytest.approx(expected, abs=2e-5)
@@ -139,7 +139,9 @@ def test_the_lens_reads_what_a_hook_by_hand_sees_at_every_layer(family):
         model,
         PROMPTS,
         own,
-        lambda read: torch.stack([torch.stack(read.lens(n), 1) for n in range(4)], 1),
+        lambda read: torch.stack(
+            [torch.stack([read.logits(n), read.clean(n)], 1) for n in range(4)], 1
+        ),
         batch_tokens=60,
     )
     for (c, condition), (p, prompt), n in product(enumerate(own), enumerate(PROMPTS), range(4)):

@@ -93,7 +93,7 @@ def test_logit_metrics_are_tried_on_the_models_tokens(override, message):
 
 def of_all_tokens(after):
     """A logit metric that is not one score a row."""
-    return after.logits
+    return after.logits()
 
 
 def test_a_prompt_longer_than_the_context_is_refused_though_nothing_is_generated(tmp_path):

@@ -97,7 +97,7 @@ def test_completions_and_scores_are_those_of_the_naive_loop(
             model,
             prompts,
             list(forward.values()),
-            lambda read: torch.stack([read.logits, read.clean], 1),
+            lambda read: torch.stack([read.logits(), read.clean()], 1),
             batch_tokens=batch_tokens,
         )
         for (row, c), (p, prompt) in product(enumerate(forward), enumerate(prompts)):

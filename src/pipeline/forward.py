@@ -110,7 +110,7 @@ def _logits(
     batch_tokens: int,
 ) -> dict[str, Tensor]:
     def measure(read: Reading) -> Tensor:
-        after = NextToken(read.logits, read.clean, model.tokenizer, read.lens)
+        after = NextToken(read.logits, read.clean, model.tokenizer)
         return torch.stack([metric(after).double() for metric in metrics.values()], -1)
 
     scores = score_change(model, prompts, conditions, measure, only=only, batch_tokens=batch_tokens)

@@ -140,16 +140,15 @@ def _check_lengths(study: Study, context: int, dataset: pd.DataFrame, texts: pd.
 def _check_logit_metrics(study: Study, vocab: int, n_layers: int) -> None:
     """Fail if a logit metric cannot be measured with the model's tokens, or is no score a row."""
     tokenizer = load_tokenizer(study.model.path, study.model.revision)
-    level = torch.zeros(2, vocab)
 
-    def lens(layer: int) -> tuple[Tensor, Tensor]:
-        if not 0 <= layer < n_layers:
+    def level(layer: int | None = None) -> Tensor:
+        if layer is not None and not 0 <= layer < n_layers:
             raise ValueError(f"layer {layer}; valid: 0 to {n_layers - 1}")
-        return level, level
+        return torch.zeros(2, vocab)
 
     for name, node in study.sweep.logit_metrics.items():
         with at_key(f"sweep.logit_metrics.{name}"):
-            shape = tuple(target(node)(NextToken(level, level, tokenizer, lens)).shape)
+            shape = tuple(target(node)(NextToken(level, level, tokenizer)).shape)
             if shape != (2,):
                 raise ValueError(f"scores {shape} of 2 rows; valid: one score for each row")
     for name, arm in study.sweep.arms.items():

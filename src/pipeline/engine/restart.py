@@ -15,6 +15,7 @@ from pipeline.engine.edit_table import EditTable
 from pipeline.model.hooks import Visit, positions, starting_at, visiting
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.model.unembedding import lens_logits
 
 
 class Start(NamedTuple):
@@ -43,7 +44,7 @@ class Prefix:
         ends: where to position rules each prompt of the block ends; its length if left out.
         every_position: what is wanted is the residual stream at all positions (`stream`), rather
             than the logits after the last (`restart`).
-        clean: `clean` and `streams` are wanted as well.
+        clean: `clean` is wanted as well.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Prefix:
         every_position: bool = False,
         clean: bool = False,
     ) -> None:
-        self._model, self._table = model, table
+        self.model, self._table = model, table
         self.ids, self.mask = model.pad([prompts[p] for p in block])
         self.width = self.ids.shape[1]
         self.numbers = torch.tensor(block, device=model.device)
@@ -69,6 +70,7 @@ class Prefix:
         self.starts = [self._start(condition, every_position) for condition in table.conditions]
         self._streams: dict[int, Tensor] = {}
         self._last: dict[int, Tensor] = {}
+        self._lenses: dict[int, Tensor] = {}
         self._cache = DynamicCache()
         if clean or any(start != (0, 0) for start in self.starts):
             self._run(clean)
@@ -76,7 +78,7 @@ class Prefix:
     def _start(self, condition: Condition, every_position: bool) -> Start:
         firsts = ((_changed(edit.site), self._first(edit.positions)) for edit in condition.edits)
         touched = [(layer, column) for layer, column in firsts if column < self.width]
-        behind = (self._model.n_layers, self.width)
+        behind = (self.model.n_layers, self.width)
         layer, column = (min(values) for values in zip(*touched, behind, strict=True))
         return Start(layer, 0 if every_position else column)
 
@@ -104,7 +106,7 @@ class Prefix:
         }
         if clean:
             visits |= self._keeping(self._last)
-        with torch.inference_mode(), visiting(self._model, visits):
+        with torch.inference_mode(), visiting(self.model, visits):
             self._logits = self._forward(self.ids, self.mask, self._positions, self._cache)
 
     def _keeping(self, found: dict[int, Tensor], first: int = 0) -> dict[Site, Visit]:
@@ -116,13 +118,13 @@ class Prefix:
 
             return visit
 
-        layers = range(first, self._model.n_layers)
+        layers = range(first, self.model.n_layers)
         return {Site(layer, "resid_pre"): keep(layer) for layer in layers}
 
     def _forward(
         self, ids: Tensor, mask: Tensor, absolute: Tensor, cache: DynamicCache
     ) -> Float[Tensor, "rows vocab"]:
-        return self._model.hf(
+        return self.model.hf(
             ids,
             attention_mask=mask,
             position_ids=absolute,
@@ -131,12 +133,17 @@ class Prefix:
             logits_to_keep=1,
         ).logits[:, -1]
 
-    def clean(
-        self, rows: Sequence[int]
-    ) -> tuple[Float[Tensor, "rows vocab"], list[Float[Tensor, "rows d_model"]]]:
-        """The same as `streams` without an edit."""
-        taken = torch.tensor(rows)
-        return self._logits[taken], [self._last[n][taken] for n in range(self._model.n_layers)]
+    def clean(self, rows: Sequence[int], layer: int | None = None) -> Float[Tensor, "rows vocab"]:
+        """Logits after the last token of rows of the block without an edit; a layer's by the lens.
+
+        Raises:
+            ValueError: the model has no such layer.
+        """
+        if layer is not None and layer not in self._lenses:
+            self.model.check(Site(layer, "resid_pre"))
+            self._lenses[layer] = lens_logits(self.model, self._last[layer])
+        found = self._logits if layer is None else self._lenses[layer]
+        return found[torch.tensor(rows)]
 
     def restart(
         self, start: Start, owners: Sequence[int], rows: Sequence[int]
@@ -164,27 +171,26 @@ class Prefix:
 
     def streams(
         self, start: Start, owners: Sequence[int], rows: Sequence[int]
-    ) -> tuple[Float[Tensor, "rows vocab"], list[Float[Tensor, "rows d_model"]]]:
-        """The logits of `restart`, and what each block reads at the last token on the way."""
+    ) -> tuple[Float[Tensor, "rows vocab"], dict[int, Float[Tensor, "rows d_model"]]]:
+        """The logits of `restart`, and what each block from the start on reads at the last token.
+
+        Below it, and of a condition that computes nothing, that is what it reads in the clean run.
+        """
         found: dict[int, Tensor] = {}
-        with visiting(self._model, self._keeping(found, start.layer)):
+        with visiting(self.model, self._keeping(found, start.layer)):
             logits, _ = self.restart(start, owners, rows)
-        taken = torch.tensor(rows)
-        return logits, [
-            found[layer] if layer in found else self._last[layer][taken]
-            for layer in range(self._model.n_layers)
-        ]
+        return logits, found
 
     def stream(
         self, start: Start, owners: Sequence[int], rows: Sequence[int]
     ) -> Float[Tensor, "rows pos d_model"]:
         """Residual stream before the final norm of rows of the block, each under its owner."""
         taken = torch.tensor(rows)
-        if start.layer == self._model.n_layers:
+        if start.layer == self.model.n_layers:
             self._set(start, owners, taken)
             return self._begin(start, taken)
         found: list[Tensor] = []
-        with visiting(self._model, {Site(self._model.n_layers - 1, "resid_post"): found.append}):
+        with visiting(self.model, {Site(self.model.n_layers - 1, "resid_post"): found.append}):
             self.restart(start, owners, rows)
         return found[0]
 
@@ -195,7 +201,7 @@ class Prefix:
     def _from(self, start: Start, rows: Tensor) -> AbstractContextManager[None]:
         if start.layer == 0:
             return nullcontext()
-        return starting_at(self._model, start.layer, self._begin(start, rows))
+        return starting_at(self.model, start.layer, self._begin(start, rows))
 
     def _begin(self, start: Start, rows: Tensor) -> Tensor:
         """What the blocks below a start hand on, their last output edited."""

@@ -1,7 +1,7 @@
 """Scores of prompts under conditions from one forward pass each, without keeping their logits."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,9 +15,9 @@ from pipeline.engine.edit_table import EditTable
 from pipeline.engine.limits import check_context, check_listed
 from pipeline.engine.memory import in_batches
 from pipeline.engine.restart import Prefix, Start
-from pipeline.model.hooks import starting_at, visiting
+from pipeline.model.hooks import visiting
 from pipeline.model.loading import LanguageModel
-from pipeline.model.sites import Site
+from pipeline.model.unembedding import lens_logits
 
 _Score = Callable[[Prefix, Start, list[int], list[int]], Tensor]
 """Scores of rows from one start: from the conditions that own them, and their places in the block.
@@ -32,34 +32,30 @@ _UNEMBEDDED = 256
 
 @dataclass(frozen=True)
 class Reading:
-    """What one forward pass makes of the token after each row.
+    """What one forward pass says of the token after each row: `prompts` are places in its block."""
 
-    Attributes:
-        model: the model.
-        logits: of the row under its condition.
-        streams: what each block reads at the row's last token.
-        clean: logits of the row's prompt without an edit.
-        clean_streams: the same without an edit.
-    """
+    prefix: Prefix
+    prompts: Sequence[int]
+    after: Float[Tensor, "rows vocab"]
+    streams: Mapping[int, Float[Tensor, "rows d_model"]]
 
-    model: LanguageModel
-    logits: Float[Tensor, "rows vocab"]
-    streams: list[Float[Tensor, "rows d_model"]]
-    clean: Float[Tensor, "rows vocab"]
-    clean_streams: list[Float[Tensor, "rows d_model"]]
+    def logits(self, layer: int | None = None) -> Float[Tensor, "rows vocab"]:
+        """Logits of rows under their conditions; with a layer by the logit lens.
 
-    def lens(self, layer: int) -> tuple[Float[Tensor, "rows vocab"], Float[Tensor, "rows vocab"]]:
-        """Logits if the final norm and the head read the stream that a block reads, and clean ones.
+        That is, if the final norm and the head read what the layer's block reads.
 
         Raises:
             ValueError: the model has no such layer.
-
-        Source: nostalgebraist 2020 (logit lens).
         """
-        self.model.check(Site(layer, "resid_pre"))
-        return _unembedded(self.model, self.streams[layer]), _unembedded(
-            self.model, self.clean_streams[layer]
-        )
+        if layer is None:
+            return self.after
+        if layer in self.streams:
+            return lens_logits(self.prefix.model, self.streams[layer])
+        return self.clean(layer)
+
+    def clean(self, layer: int | None = None) -> Float[Tensor, "rows vocab"]:
+        """The same of their prompts without an edit."""
+        return self.prefix.clean(self.prompts, layer)
 
 
 def score_last(
@@ -106,8 +102,7 @@ def score_change(
     """
 
     def score(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
-        after = prefix.streams(start, owners, rows)
-        return measure(Reading(model, *after, *prefix.clean(rows)))
+        return measure(Reading(prefix, rows, *prefix.streams(start, owners, rows)))
 
     return _run(model, prompts, conditions, score, only, batch_tokens=batch_tokens, clean=True)
 
@@ -147,20 +142,11 @@ def _losses(
     return torch.cat(
         [
             torch.nn.functional.cross_entropy(
-                _unembedded(model, hidden).float(), own, reduction="none"
+                lens_logits(model, hidden).float(), own, reduction="none"
             )
             for hidden, own in parts
         ]
     )
-
-
-def _unembedded(
-    model: LanguageModel, hidden: Float[Tensor, "n d_model"]
-) -> Float[Tensor, "n vocab"]:
-    """The model's own final norm and head, soft-capping included, on streams."""
-    nothing = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
-    with starting_at(model, model.n_layers, hidden[None]):
-        return model.hf(nothing, position_ids=nothing, use_cache=False).logits[0]
 
 
 def _run(

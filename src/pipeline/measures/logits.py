@@ -1,12 +1,12 @@
 """Logit metrics: logits of the token after a prompt to one score, from a single forward pass.
 
 A logit metric is `metric(after, *, parameters) -> scores [rows]`. Nothing is generated for it. With
-`layer` it is measured by the logit lens there, in the same pass.
+`layer` it is that of the logit lens there, from the same pass.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -15,32 +15,31 @@ from torch import Tensor
 from pipeline.model.chat import single_tokens
 
 
+@runtime_checkable
+class Logits(Protocol):
+    """Logits [rows, vocab] of the token after the prompt.
+
+    With a layer by the logit lens: what the final norm and the head make of what the layer reads.
+    """
+
+    def __call__(self, layer: int | None = None, /) -> Tensor:
+        """Raises a ValueError if the model has no such layer."""
+        ...
+
+
 @dataclass(frozen=True)
 class NextToken:
-    """What a model makes of the token after each of some prompts.
+    """What a model says of the token after the prompt.
 
     Attributes:
         logits: as the model is run.
         clean: without any edit.
         tokenizer: the model's.
-        lens: both, if the final norm and the head read what a layer reads.
     """
 
-    logits: Float[Tensor, "rows vocab"]
-    clean: Float[Tensor, "rows vocab"]
+    logits: Logits
+    clean: Logits
     tokenizer: Any
-    lens: Callable[[int], tuple[Tensor, Tensor]]
-
-    def at(self, layer: int | None) -> "NextToken":
-        """The same by the logit lens before a layer; itself if there is none.
-
-        Raises:
-            ValueError: the model has no such layer.
-        """
-        if layer is None:
-            return self
-        logits, clean = self.lens(layer)
-        return replace(self, logits=logits, clean=clean)
 
     def ids(self, words: Sequence[str]) -> Int[Tensor, " words"]:
         """The token of each word.
@@ -48,7 +47,7 @@ class NextToken:
         Raises:
             ValueError: a word that is not one token.
         """
-        return torch.tensor(single_tokens(self.tokenizer, words), device=self.logits.device)
+        return torch.tensor(single_tokens(self.tokenizer, words), device=self.logits().device)
 
 
 def log_odds(
@@ -61,7 +60,7 @@ def log_odds(
     """
     if not tokens or len(set(tokens)) < len(tokens):
         raise ValueError(f"tokens = {tokens}; valid: one or more, each once")
-    return summed_log_odds(after.at(layer).logits, after.ids(tokens))
+    return summed_log_odds(after.logits(layer), after.ids(tokens))
 
 
 def logit_difference(
@@ -73,14 +72,13 @@ def logit_difference(
         ValueError: either is not a single token.
     """
     chosen, against = after.ids([token, other])
-    logits = after.at(layer).logits
+    logits = after.logits(layer)
     return (logits[:, chosen] - logits[:, against]).double()
 
 
 def kl_divergence(after: NextToken, *, layer: int | None = None) -> Float64[Tensor, " rows"]:
     """`divergence` from the unedited model, in nats."""
-    seen = after.at(layer)
-    return divergence(seen.clean, seen.logits)
+    return divergence(after.clean(layer), after.logits(layer))
 
 
 def summed_log_odds(

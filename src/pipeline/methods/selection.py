@@ -128,7 +128,7 @@ def evaluate_candidates(
     ]
 
     def moved(read: Reading) -> Tensor:
-        return divergence(read.clean, read.logits)
+        return divergence(read.clean(), read.logits())
 
     run = partial(score_last, model, batch_tokens=batch_tokens)
     kl = score_change(model, harmless, without, moved, batch_tokens=batch_tokens)

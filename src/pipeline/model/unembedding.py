@@ -1,11 +1,25 @@
-"""What a direction says of the next token if nothing but the final norm and the head reads it."""
+"""What the final norm and the head alone make of a stream or of a direction: the next token."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pipeline.model.hooks import starting_at
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import STREAM, Site
+
+
+@torch.inference_mode()
+def lens_logits(
+    model: LanguageModel, streams: Float[Tensor, "rows d_model"]
+) -> Float[Tensor, "rows vocab"]:
+    """Logits that the model's own final norm and head make of residual streams.
+
+    Source: nostalgebraist 2020 (logit lens).
+    """
+    nothing = torch.zeros(1, len(streams), dtype=torch.long, device=model.device)
+    with starting_at(model, model.n_layers, streams[None]):
+        return model.hf(nothing, position_ids=nothing, use_cache=False).logits[0]
 
 
 @torch.no_grad()
