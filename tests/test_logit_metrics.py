@@ -134,7 +134,11 @@ def test_a_sweep_scores_what_hooks_by_hand_give(tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_lens_reads_what_a_hook_by_hand_sees_at_every_layer(family):
     """Edits before, at and behind the layer that is read; final norm, head and soft-capping."""
-    model, own = tiny(family), conditions(("last", "all"))
+    model = tiny(family)
+    components = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+    sites = [Site(layer, component) for layer in range(4) for component in components]
+    own = [Condition(edits=(Edit(site, Add(DIRECTION), "last"),)) for site in sites]
+    own += [*conditions(), Condition(edits=own[0].edits + own[-1].edits)]
     found = score_change(
         model,
         PROMPTS,
@@ -154,9 +158,10 @@ def test_the_lens_reads_what_a_hook_by_hand_sees_at_every_layer(family):
 
 def test_a_metric_at_a_layer_is_that_of_its_lens(tmp_path):
     table = scored(tmp_path, {"kl": partial(kl_divergence, layer=2), "end": kl_divergence})
-    kl = table[table["metric"] == "kl"].set_index(["layer", "positions"])["score"]
+    kl = table.set_index(["metric", "layer"])["score"]
     # What is edited from layer 3 on has not reached layer 2 yet.
-    assert (kl.loc[3] == 0).all() and (kl.loc[0] > 0).all() and (kl.loc[2] > 0).all()
+    assert (kl.loc["kl", 3] == 0).all() and (kl.loc["end", 3] > 0).all()
+    assert (kl.loc["kl", 0] > 0).all() and (kl.loc["kl", 2] > 0).all()
 
 
 def test_finished_chunks_are_taken_up_and_have_the_same_bytes_in_any_order(tmp_path):

@@ -40,7 +40,7 @@ WORKS = {
     "completions of one prompt": lambda m: completions(m, [max(PROMPTS, key=len)]),
     "logits": lambda m: score_last(m, PROMPTS, CONDITIONS, lambda x: x, batch_tokens=BATCH),
     "change": lambda m: score_change(
-        m, PROMPTS, CONDITIONS, lambda r: r.logits() - r.clean(), batch_tokens=BATCH
+        m, PROMPTS, CONDITIONS, lambda r: r.logits(1) - r.clean(1), batch_tokens=BATCH
     ),
     "losses": lambda m: cross_entropy(m, PROMPTS, CONDITIONS, batch_tokens=BATCH),
     "activations": lambda m: collect(

@@ -85,10 +85,19 @@ def test_what_the_model_or_data_do_not_have_is_named(override, message):
             "sweep.logit_metrics.odds={_target_: test_preflight.of_all_tokens}",
             "sweep.logit_metrics.odds: scores (2, 6144) of 2 rows; valid: one score for each row",
         ),
+        (
+            "sweep.logit_metrics.odds={_target_: test_preflight.of_no_call}",
+            "sweep.logit_metrics.odds: fails on logits of two rows: 'function' object is not",
+        ),
     ],
 )
 def test_logit_metrics_are_tried_on_the_models_tokens(override, message):
     assert message in error_of(override, "packages=[test_preflight]", study="refusal_odds")
+
+
+def of_no_call(after):
+    """A logit metric that takes its argument for something else."""
+    return after.logits[:, 0]
 
 
 def of_all_tokens(after):

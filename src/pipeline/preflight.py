@@ -148,7 +148,11 @@ def _check_logit_metrics(study: Study, vocab: int, n_layers: int) -> None:
 
     for name, node in study.sweep.logit_metrics.items():
         with at_key(f"sweep.logit_metrics.{name}"):
-            shape = tuple(target(node)(NextToken(level, level, tokenizer)).shape)
+            try:
+                shape = tuple(target(node)(NextToken(level, level, tokenizer)).shape)
+            # What a user's own function makes of its argument.
+            except (AttributeError, TypeError) as error:
+                raise ValueError(f"fails on logits of two rows: {error}") from error
             if shape != (2,):
                 raise ValueError(f"scores {shape} of 2 rows; valid: one score for each row")
     for name, arm in study.sweep.arms.items():

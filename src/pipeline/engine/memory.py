@@ -41,5 +41,5 @@ def in_parts(model: LanguageModel, run: Callable[[int], T]) -> T:
 
 
 def in_batches(model: LanguageModel, batch_tokens: int, run: Callable[[int], T]) -> T:
-    """The same of a run that takes how many tokens its batches may have."""
+    """What `run` makes, given how many tokens its batches may have: half as many if they burst."""
     return in_parts(model, lambda parts: run(batch_tokens // parts or 1))

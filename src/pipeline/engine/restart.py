@@ -93,33 +93,20 @@ class Prefix:
         for layer, column in self.starts:
             first[layer] = min(column, first.get(layer, self.width))
 
-        def keep(layer: int, column: int) -> Visit:
-            def visit(hidden: Tensor) -> None:
-                self._streams[layer] = hidden[:, column:].clone()
-
-            return visit
-
         visits = {
-            Site(layer - 1, "resid_post"): keep(layer, column)
+            Site(layer - 1, "resid_post"): _keep(self._streams, layer, slice(column, None))
             for layer, column in first.items()
             if layer > 0 and column < self.width
         }
         if clean:
-            visits |= self._keeping(self._last)
+            visits |= self._keeping_last(self._last)
         with torch.inference_mode(), visiting(self.model, visits):
             self._logits = self._forward(self.ids, self.mask, self._positions, self._cache)
 
-    def _keeping(self, found: dict[int, Tensor], first: int = 0) -> dict[Site, Visit]:
+    def _keeping_last(self, found: dict[int, Tensor], first: int = 0) -> dict[Site, Visit]:
         """Visits that keep what each block from `first` on reads at the last token."""
-
-        def keep(layer: int) -> Visit:
-            def visit(hidden: Tensor) -> None:
-                found[layer] = hidden[:, -1].clone()
-
-            return visit
-
         layers = range(first, self.model.n_layers)
-        return {Site(layer, "resid_pre"): keep(layer) for layer in layers}
+        return {Site(layer, "resid_pre"): _keep(found, layer, -1) for layer in layers}
 
     def _forward(
         self, ids: Tensor, mask: Tensor, absolute: Tensor, cache: DynamicCache
@@ -135,6 +122,8 @@ class Prefix:
 
     def clean(self, rows: Sequence[int], layer: int | None = None) -> Float[Tensor, "rows vocab"]:
         """Logits after the last token of rows of the block without an edit; a layer's by the lens.
+
+        They are there if they were wanted from the beginning.
 
         Raises:
             ValueError: the model has no such layer.
@@ -172,12 +161,12 @@ class Prefix:
     def streams(
         self, start: Start, owners: Sequence[int], rows: Sequence[int]
     ) -> tuple[Float[Tensor, "rows vocab"], dict[int, Float[Tensor, "rows d_model"]]]:
-        """The logits of `restart`, and what each block from the start on reads at the last token.
+        """The logits of `restart`, and what blocks read at the last token on the way.
 
-        Below it, and of a condition that computes nothing, that is what it reads in the clean run.
+        Layers that nothing was computed of are left out: they read what they do in the clean run.
         """
         found: dict[int, Tensor] = {}
-        with visiting(self.model, self._keeping(found, start.layer)):
+        with visiting(self.model, self._keeping_last(found, start.layer)):
             logits, _ = self.restart(start, owners, rows)
         return logits, found
 
@@ -221,6 +210,13 @@ class Prefix:
             layer if isinstance(layer, GrowingLayer) else selected(layer, every)
             for layer in cache.layers[start.layer :]
         ]
+
+
+def _keep(found: dict[int, Tensor], layer: int, columns: slice | int) -> Visit:
+    def visit(hidden: Tensor) -> None:
+        found[layer] = hidden[:, columns].clone()
+
+    return visit
 
 
 def _changed(site: Site) -> int:

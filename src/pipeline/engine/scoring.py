@@ -1,8 +1,7 @@
 """Scores of prompts under conditions from one forward pass each, without keeping their logits."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -20,8 +19,7 @@ from pipeline.model.loading import LanguageModel
 from pipeline.model.unembedding import lens_logits
 
 _Score = Callable[[Prefix, Start, list[int], list[int]], Tensor]
-"""Scores of rows from one start: from the conditions that own them, and their places in the block.
-"""
+"""Scores of rows from one start, given each row's condition and its place in the block."""
 
 _CONDITIONS = 4
 """A block is as small as lets this many conditions of it run at a time, and pads less."""
@@ -30,14 +28,13 @@ _UNEMBEDDED = 256
 """Positions whose logits exist at a time: 0.3 GB in float32 at a vocabulary of 256 thousand."""
 
 
-@dataclass(frozen=True)
 class Reading:
-    """What one forward pass says of the token after each row: `prompts` are places in its block."""
+    """What one forward pass says of the token after each row."""
 
-    prefix: Prefix
-    prompts: Sequence[int]
-    after: Float[Tensor, "rows vocab"]
-    streams: Mapping[int, Float[Tensor, "rows d_model"]]
+    def __init__(self, prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> None:
+        self._prefix, self._rows = prefix, rows
+        last, self._streams = prefix.streams(start, owners, rows)
+        self._logits: dict[int | None, Tensor] = {None: last}
 
     def logits(self, layer: int | None = None) -> Float[Tensor, "rows vocab"]:
         """Logits of rows under their conditions; with a layer by the logit lens.
@@ -47,15 +44,13 @@ class Reading:
         Raises:
             ValueError: the model has no such layer.
         """
-        if layer is None:
-            return self.after
-        if layer in self.streams:
-            return lens_logits(self.prefix.model, self.streams[layer])
-        return self.clean(layer)
+        if layer in self._streams and layer not in self._logits:
+            self._logits[layer] = lens_logits(self._prefix.model, self._streams[layer])
+        return self._logits[layer] if layer in self._logits else self.clean(layer)
 
     def clean(self, layer: int | None = None) -> Float[Tensor, "rows vocab"]:
         """The same of their prompts without an edit."""
-        return self.prefix.clean(self.prompts, layer)
+        return self._prefix.clean(self._rows, layer)
 
 
 def score_last(
@@ -97,12 +92,13 @@ def score_change(
 ) -> Float[Tensor, "conditions prompts ..."]:
     """The same, measured against the clean run, which the conditions share.
 
-    `measure` is given a `Reading` of rows; `only` are numbers of the prompts to run, in the order
-    of the scores, all if left out.
+    `measure` is given a `Reading` of rows, for which each pass keeps what every block reads at the
+    last token; `only` are numbers of the prompts to run, in the order of the scores, all if left
+    out.
     """
 
     def score(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
-        return measure(Reading(prefix, rows, *prefix.streams(start, owners, rows)))
+        return measure(Reading(prefix, start, owners, rows))
 
     return _run(model, prompts, conditions, score, only, batch_tokens=batch_tokens, clean=True)
 
@@ -202,6 +198,8 @@ def _scores(
                         results = torch.empty(shape, dtype=scores.dtype)
                 places = torch.tensor(some)[:, None], torch.tensor(own)
                 results[places] = scores.unflatten(0, (len(some), len(block)))
+        # The next clean run needs the room.
+        del prefix
     table.check_fired()
     assert results is not None
     return results

@@ -17,9 +17,15 @@ def lens_logits(
 
     Source: nostalgebraist 2020 (logit lens).
     """
-    nothing = torch.zeros(1, len(streams), dtype=torch.long, device=model.device)
-    with starting_at(model, model.n_layers, streams[None]):
-        return model.hf(nothing, position_ids=nothing, use_cache=False).logits[0]
+    # Each is a sequence of its own: of one sequence transformers would make a mask [rows, rows].
+    nothing = torch.zeros(len(streams), 1, dtype=torch.long, device=model.device)
+    with starting_at(model, model.n_layers, streams[:, None]):
+        return model.hf(
+            nothing,
+            attention_mask=torch.ones_like(nothing),
+            position_ids=nothing,
+            use_cache=False,
+        ).logits[:, 0]
 
 
 @torch.no_grad()
