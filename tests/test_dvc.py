@@ -85,7 +85,13 @@ def test_stages_depend_on_the_code_that_they_run():
 
 def dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     bin = Path(sys.executable).parent
-    env = environment() | {"PATH": f"{bin}:/usr/bin:/bin", "DVC_NO_ANALYTICS": "1"}
+    # Python runs the copied code, and leaves bytecode beside it.
+    env = environment() | {
+        "PATH": f"{bin}:/usr/bin:/bin",
+        "DVC_NO_ANALYTICS": "1",
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPATH": str(project / "src"),
+    }
     return subprocess.run(
         [bin / "dvc", *arguments], cwd=project, env=env, capture_output=True, text=True
     )
