@@ -32,7 +32,8 @@ _WAVES = 4
 """Rows of a chunk for each that runs at a time: enough to enter, and little to lose."""
 
 _CONDITIONS = 4
-"""A block is as small as lets this many conditions of it run at a time, to share its clean run."""
+"""A block is as small as lets this many conditions of it be held at a time, to share its clean run
+and pad less."""
 
 _PASS = 1024
 """Tokens of a pass on a CPU: of more, what an operation leaves is in no cache, and lies in memory
@@ -63,7 +64,7 @@ def plan(
     if n_conditions < 1:
         raise ValueError("there is no condition to run; an unedited one is `Condition()`")
     chunks: list[Chunk] = []
-    share = batch_tokens // min(_CONDITIONS, n_conditions) or batch_tokens
+    share = block_tokens(batch_tokens, n_conditions)
     for block in blocks(lengths, share, new_tokens=new_tokens, repeats=repeats):
         slots = max(1, batch_tokens // (max(lengths[p] for p in block) + new_tokens))
         group = max(1, _WAVES * slots // (len(block) * repeats))
@@ -93,6 +94,16 @@ def divided(chunk: Chunk, parts: int) -> list[Chunk]:
     ]
 
 
+def block_tokens(batch_tokens: int, n_conditions: int) -> int:
+    """Tokens of a block of prompts, of which several conditions are held at a time.
+
+    Raises:
+        ValueError: `batch_tokens` below 1.
+    """
+    _check(batch_tokens)
+    return max(1, batch_tokens // min(_CONDITIONS, n_conditions))
+
+
 def blocks(
     lengths: Sequence[int], batch_tokens: int, *, new_tokens: int = 0, repeats: int = 1
 ) -> Iterator[list[int]]:
@@ -113,7 +124,7 @@ def blocks(
 def pass_tokens(model: LanguageModel, batch_tokens: int) -> int:
     """Tokens of a pass over texts, at most the budget.
 
-    On a CPU 1024: more are slower there (500 prompts collected: 13.1 s, at 4096 16.6 s).
+    On a CPU 1024: more are slower there (a base model over 500 prompts: 13.1 s, at 4096 16.6 s).
     """
     return min(batch_tokens, _PASS) if model.device.type == "cpu" else batch_tokens
 

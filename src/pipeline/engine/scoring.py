@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.engine.chunks import blocks, pass_tokens
+from pipeline.engine.chunks import block_tokens, blocks, pass_tokens
 from pipeline.engine.conditions import Condition
 from pipeline.engine.edit_table import EditTable
 from pipeline.engine.limits import check_context, check_listed
@@ -20,9 +20,6 @@ from pipeline.model.unembedding import lens_logits
 
 _Score = Callable[[Prefix, Start, list[int], list[int]], Tensor]
 """Scores of rows from one start, given each row's condition and its place in the block."""
-
-_CONDITIONS = 4
-"""A block is as small as lets this many conditions of it be held at a time, and pads less."""
 
 _UNEMBEDDED = 256
 """Positions whose logits exist at a time: 0.3 GB in float32 at a vocabulary of 256 thousand."""
@@ -182,7 +179,7 @@ def _scores(
     table = EditTable(model, conditions)
     lengths = [len(prompts[number]) for number in numbers]
     computed = pass_tokens(model, batch_tokens)
-    for own in blocks(lengths, min(computed, max(1, batch_tokens // _CONDITIONS))):
+    for own in blocks(lengths, min(computed, block_tokens(batch_tokens, len(conditions)))):
         block = [numbers[n] for n in own]
         ends = [1] * len(block) if text else None
         prefix = Prefix(model, prompts, block, table, ends=ends, every_position=text, clean=clean)
