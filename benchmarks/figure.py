@@ -82,11 +82,12 @@ def _ratio_axis(axes: Axes) -> None:
 
 def _sentences(measured: dict[str, Any]) -> list[str]:
     machines = {_machine(found) for found in measured.values()}
-    rounds = sorted({found["rounds"] for found in measured.values()})
+    rounds = {found["rounds"] for found in measured.values()}
+    fewest_to_most = " to ".join(map(str, sorted({min(rounds), max(rounds)})))
     parts = {share for found in measured.values() for share in found["done"].values()}
     small = [name for name, found in measured.items() if found["size"] != "full"]
     return [
-        f"Dots: medians; bars: ranges. Sides take turns; rounds: {' or '.join(map(str, rounds))}.",
+        f"Dots: medians; bars: ranges. Sides take turns; rounds: {fewest_to_most}.",
         *([f"Loops over conditions run {_shares(parts)} of them."] if parts else []),
         "Right of the dashed line actsweep is the faster; upright strokes are what it aims at.",
         f"Measured on {'; '.join(sorted(machines))}.",

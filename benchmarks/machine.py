@@ -39,11 +39,16 @@ def machine() -> dict[str, Any]:
     }
 
 
-def commit() -> str:
-    """What is measured: the commit, and whether files differ from it."""
-    here = Path(__file__).parent
-    told = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    return subprocess.run(told, cwd=here, check=True, capture_output=True, text=True).stdout.strip()
+def commit(folder: Path = Path(__file__).parent) -> str:
+    """What is measured: the commit, and `-dirty` where Python files differ from it.
+
+    Other files may: measuring and reporting write some.
+    """
+    told = ["git", "rev-parse", "HEAD"]
+    number = subprocess.run(told, cwd=folder, check=True, capture_output=True, text=True).stdout
+    told = ["git", "diff", "--name-only", "HEAD", "--", ":/*.py"]
+    changed = subprocess.run(told, cwd=folder, check=True, capture_output=True).stdout
+    return number.strip() + ("-dirty" if changed else "")
 
 
 def _version(package: str) -> str | None:

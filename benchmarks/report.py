@@ -83,7 +83,8 @@ def _provenance(results: dict[str, Any]) -> str:
     for name, found in results.items():
         works.setdefault((found["commit"], found["rounds"]), []).append(name)
     told = [
-        f"{', '.join(names)} at commit {commit[:12]}, {rounds} round{'s' if rounds > 1 else ''}"
+        f"{', '.join(names)} at commit {commit[:12]}{commit[40:]}, "
+        f"{rounds} round{'s' if rounds > 1 else ''}"
         for (commit, rounds), names in works.items()
     ]
     return f"\nMeasured: {'; '.join(told)}.\n"

@@ -1,6 +1,7 @@
 """The whole benchmark at its smallest: every side gives our output; no time is looked at."""
 
 import json
+import subprocess
 import time
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from benchmarks import memory, profiling, report, run
 from benchmarks.aims import AIMS, missed
 from benchmarks.arithmetic import Need, Rates, decoding_need
+from benchmarks.machine import commit
 from benchmarks.profiling import shares
 from benchmarks.shapes import SIZES, random_model
 from benchmarks.work import Work, alike, near
@@ -150,6 +152,25 @@ def test_other_outputs_fail_the_benchmark_and_leave_no_figures(monkeypatch, tmp_
     assert "ratios" not in results["wrong"]
     assert results["right"]["ratios"].keys() == {"same"}
     assert all(len(found["commit"]) >= 40 for found in results.values())
+
+
+def test_a_measurement_says_whether_code_differs_from_its_commit(tmp_path):
+    def git(*told):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *identity, *told], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    for name in ("results.json", "deep/code.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    git("add", ".")
+    git("commit", "-m", "Add two files")
+    measured = commit(tmp_path)
+    assert len(measured) == 40
+    (tmp_path / "results.json").write_text("2")
+    assert commit(tmp_path) == measured
+    (tmp_path / "deep/code.py").write_text("2")
+    assert commit(tmp_path) == f"{measured}-dirty"
 
 
 def test_other_outputs_are_told():
