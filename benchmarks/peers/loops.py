@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.plain import Steered, decode, inputs
-from pipeline.engine.chunks import blocks, pass_tokens
+from pipeline.engine.chunks import passes
 from pipeline.model.loading import LanguageModel
 
 Prompts = Sequence[list[int]]
@@ -66,6 +66,6 @@ def unhooked(model: LanguageModel, prompts: Prompts, new: int) -> list[list[int]
 def base_forward(model: LanguageModel, prompts: Prompts, batch_tokens: int) -> None:
     """The base model over the engine's batches and nothing else: what collection cannot beat."""
     with torch.inference_mode():
-        for block in blocks([len(p) for p in prompts], pass_tokens(model, batch_tokens)):
+        for block in passes(model, [len(p) for p in prompts], batch_tokens):
             ids, mask = model.pad([prompts[p] for p in block])
             model.decoder(**inputs(ids, mask), use_cache=False)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from pipeline.engine.chunks import blocks, pass_tokens
+from pipeline.engine.chunks import passes
 from pipeline.engine.conditions import Positions, check_rule, position_mask
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
@@ -50,7 +50,7 @@ def _collect(
     rule: Positions,
     batch_tokens: int,
 ) -> tuple[dict[Site, Tensor], pd.DataFrame]:
-    packed = list(blocks([len(p) for p in prompts], pass_tokens(model, batch_tokens)))
+    packed = passes(model, [len(p) for p in prompts], batch_tokens)
     frames = []
     for block in packed:
         ids, mask = model.pad([prompts[p] for p in block])
