@@ -1,8 +1,9 @@
 """Measure every work side by side and write benchmarks/results.json.
 
-Sides take turns, so that whatever else the machine does meets all of them; each is run once before
-anything is measured, and then its output must be that of the others. A ratio is the other side's
-seconds by ours, within each round: its median and its range over the rounds are what counts.
+Sides take turns, every other round backwards, so that whatever else the machine does meets all of
+them, and no side always runs after the same one. Each is run once before anything is measured, and
+then its output must be that of the others. A ratio is the other side's seconds by ours, within each
+round: its median and its range over the rounds are what counts.
 """
 
 import argparse
@@ -105,10 +106,12 @@ def measure(work: Work, rounds: int) -> dict[str, Any]:
         sides[side] = run
         del made
     times: dict[str, list[float]] = {side: [] for side in sides}
+    turns = list(sides.items())
     for _ in range(rounds):
-        for side, run in sides.items():
+        for side, run in turns:
             work.prepare()
             times[side].append(_timed(run) / work.done.get(side, 1.0))
+        turns.reverse()
     ratios = {
         side: [theirs / own for theirs, own in zip(times[side], times[ours], strict=True)]
         for side in sides

@@ -141,6 +141,13 @@ def test_a_library_that_fails_is_said_to_be_missing_and_the_others_are_measured(
     assert found["not_measured"] == ["broken: RuntimeError: no such kernel"]
 
 
+def test_every_other_round_goes_backwards():
+    ran = []
+    others = {name: lambda name=name: ran.append(name) or 1 for name in "abc"}
+    run.measure(work(**others), rounds=3)
+    assert "".join(ran) == "abc" + "abc" + "cba" + "abc"
+
+
 def test_other_outputs_fail_the_benchmark_and_leave_no_figures(monkeypatch, tmp_path):
     wrong = {"wrong": lambda *_: work(wrong=lambda: 2), "right": lambda *_: work(same=lambda: 1)}
     monkeypatch.setattr(run, "WORKS", wrong)

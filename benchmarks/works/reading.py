@@ -47,7 +47,7 @@ def read_back(size: Size, folder: Path, *, cold: bool) -> Work:
         },
         same=near,
         need=lambda _: Need(flop=2 * 2 * size.rows * WIDTH, bytes=bytes_),
-        prepare=partial(_drop, folder) if cold else lambda: None,
+        prepare=partial(_settle, folder, drop=cold),
     )
 
 
@@ -71,11 +71,13 @@ def _write(store: Path, columns: Path, per: int) -> None:
                 stream.write_table(table, max_chunksize=BLOCK)
 
 
-def _drop(folder: Path) -> None:
+def _settle(folder: Path, *, drop: bool) -> None:
+    """Waits for what is still to be written to disk, and drops it from the page cache if asked."""
     for file in folder.glob("*/*"):
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
-            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if drop:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _ours(store: Path) -> Iterator[Tensor]:
