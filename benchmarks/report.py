@@ -10,7 +10,7 @@ from benchmarks.aims import AIMS, missed
 from benchmarks.figure import figure
 from benchmarks.run import RESULTS
 from benchmarks.works import WORKS
-from pipeline.scratch import sha256
+from pipeline.runs.scratch import sha256
 from pipeline.views.panels import save
 
 ROOT = Path(__file__).parents[1]

@@ -14,11 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # A queued experiment runs in a copy of the project; an installed package is still the original.
 sys.path.insert(0, str(ROOT / "src"))
 
+from pipeline.config.sections import Study  # noqa: E402
+from pipeline.config.study import load_study, package_sources  # noqa: E402
 from pipeline.model.hub import folder_digest  # noqa: E402
-from pipeline.scratch import sha256  # noqa: E402
-from pipeline.sections import Study  # noqa: E402
-from pipeline.study import load_study, package_sources  # noqa: E402
-from pipeline.tracking import tracked_run  # noqa: E402
+from pipeline.runs.scratch import sha256  # noqa: E402
+from pipeline.runs.tracking import tracked_run  # noqa: E402
 
 ORDER = (
     "generate_dataset",

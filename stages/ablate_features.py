@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.completing import complete, decoding_of
+from pipeline.config.sections import Study
+from pipeline.data.positions import resolve
 from pipeline.engine.conditions import Condition
 from pipeline.grid import Part, intervention_name, with_edits
 from pipeline.lists import list_ends, recorded_lists
@@ -17,10 +19,8 @@ from pipeline.methods.sae import load_sae
 from pipeline.model import chat
 from pipeline.model.chat import single_tokens
 from pipeline.model.loading import LanguageModel, load_model
-from pipeline.positions import resolve
-from pipeline.scratch import scratch
-from pipeline.sections import Study
-from pipeline.tracking import Run
+from pipeline.runs.scratch import scratch
+from pipeline.runs.tracking import Run
 from stages import ROOT, main
 
 INPUTS = (

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
+from pipeline.config.sections import Study
 from pipeline.lists import list_ends, recorded_lists
 from pipeline.measures.lists import blank_over_break
 from pipeline.methods.attribution import attribute, check_by_ablation
@@ -13,9 +14,8 @@ from pipeline.methods.feature_sets import strongest
 from pipeline.methods.sae import load_sae
 from pipeline.model.chat import single_tokens
 from pipeline.model.loading import load_model
-from pipeline.scratch import scratch
-from pipeline.sections import Study
-from pipeline.tracking import Run
+from pipeline.runs.scratch import scratch
+from pipeline.runs.tracking import Run
 from stages import ROOT, main
 
 INPUTS = ("dataset.parquet", "completions.parquet", "autoencoders/quality.csv")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.config.sections import Study
+from pipeline.config.study import target
 from pipeline.grid import validation_parts
 from pipeline.measures.choice import Setting, choose_setting
 from pipeline.measures.scores import CONDITION, score_table
@@ -13,11 +15,9 @@ from pipeline.measures.statistics import summarise
 from pipeline.methods.directions import load_directions
 from pipeline.model import chat
 from pipeline.model.loading import load_model
-from pipeline.scratch import scratch, whole_file
-from pipeline.sections import Study
-from pipeline.study import target
+from pipeline.runs.scratch import scratch, whole_file
+from pipeline.runs.tracking import Run
 from pipeline.sweeping import run_parts, swept_layers, with_directions
-from pipeline.tracking import Run
 from stages import ROOT, main
 
 INPUTS = ("dataset.parquet", "vectors/directions.safetensors", "vectors/choice.json")

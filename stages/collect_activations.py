@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.collecting import write_store
+from pipeline.config.sections import Study
+from pipeline.data.positions import collected
 from pipeline.model.loading import load_model
 from pipeline.model.sites import Site
-from pipeline.positions import collected
-from pipeline.scratch import scratch
-from pipeline.sections import Study
-from pipeline.tracking import Run
+from pipeline.runs.scratch import scratch
+from pipeline.runs.tracking import Run
+from pipeline.store.collecting import write_store
 from stages import ROOT, main
 
 INPUTS = ("dataset.parquet",)

@@ -2,8 +2,8 @@
 
 import sys
 
-from pipeline.preflight import check
-from pipeline.study import compose_study, save_study
+from pipeline.config.preflight import check
+from pipeline.config.study import compose_study, save_study
 from stages import ROOT
 
 

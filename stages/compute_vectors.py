@@ -10,6 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.config.sections import Study
+from pipeline.config.study import target
 from pipeline.engine.conditions import Condition
 from pipeline.engine.scoring import score_last
 from pipeline.measures.logits import summed_log_odds
@@ -22,11 +24,9 @@ from pipeline.methods.selection import (
 )
 from pipeline.model.chat import single_tokens
 from pipeline.model.loading import LanguageModel, load_model
-from pipeline.scratch import scratch
-from pipeline.sections import Study
-from pipeline.store import ActivationStore
-from pipeline.study import target
-from pipeline.tracking import Run
+from pipeline.runs.scratch import scratch
+from pipeline.runs.tracking import Run
+from pipeline.store.store import ActivationStore
 from stages import ROOT, main
 
 log = logging.getLogger(__name__)

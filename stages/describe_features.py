@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.config.sections import Study
+from pipeline.data.recording import drawn
 from pipeline.lists import recorded_lists
 from pipeline.methods.sae import load_sae
 from pipeline.methods.sae_coverage import coverage
 from pipeline.methods.sae_features import STREAM, activations_by_layer, summarise_features
 from pipeline.model.loading import load_model
 from pipeline.model.sites import Site
-from pipeline.recording import drawn
-from pipeline.scratch import scratch
-from pipeline.sections import Study
-from pipeline.store import ActivationStore
-from pipeline.tracking import Run
+from pipeline.runs.scratch import scratch
+from pipeline.runs.tracking import Run
+from pipeline.store.store import ActivationStore
 from pipeline.views.dashboard import feature_page
 from pipeline.views.features import coverage_by_size, feature_by_layer
 from pipeline.views.panels import save

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pipeline.prompts import build_dataset, build_texts
-from pipeline.scratch import whole_file
-from pipeline.sections import Study
-from pipeline.tracking import Run
+from pipeline.config.sections import Study
+from pipeline.data.prompts import build_dataset, build_texts
+from pipeline.runs.scratch import whole_file
+from pipeline.runs.tracking import Run
 from stages import main
 
 INPUTS = ()

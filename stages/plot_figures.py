@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.scratch import scratch
-from pipeline.sections import Study
-from pipeline.study import target
-from pipeline.tracking import Run
+from pipeline.config.sections import Study
+from pipeline.config.study import target
+from pipeline.runs.scratch import scratch
+from pipeline.runs.tracking import Run
 from pipeline.views.panels import save
 from stages import ROOT, made_from, main
 

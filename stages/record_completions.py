@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.collecting import write_store
 from pipeline.completing import complete, decoding_of
+from pipeline.config.sections import Study
+from pipeline.data.recording import drawn, kept, whole
 from pipeline.engine.conditions import Condition
 from pipeline.grid import Part
 from pipeline.model.loading import load_model
 from pipeline.model.sites import Site
-from pipeline.recording import drawn, kept, whole
-from pipeline.scratch import scratch, whole_file
-from pipeline.sections import Study
-from pipeline.tracking import Run
+from pipeline.runs.scratch import scratch, whole_file
+from pipeline.runs.tracking import Run
+from pipeline.store.collecting import write_store
 from stages import ROOT, main
 
 INPUTS = ("dataset.parquet",)

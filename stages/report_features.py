@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.sections import Study
 from pipeline.expressing import WHICH, clustered, expressed, list_places
 from pipeline.lists import all_lists, list_ends, types
 from pipeline.measures.expression import communities
@@ -13,10 +14,9 @@ from pipeline.measures.lists import ablation_table
 from pipeline.methods.attribution import rank_correlation
 from pipeline.methods.sae import load_sae
 from pipeline.model.loading import load_tokenizer
-from pipeline.scratch import scratch
-from pipeline.sections import Study
-from pipeline.store import ActivationStore
-from pipeline.tracking import Run
+from pipeline.runs.scratch import scratch
+from pipeline.runs.tracking import Run
+from pipeline.store.store import ActivationStore
 from pipeline.views.ablations import (
     AXES,
     ablation_effects,

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.config.sections import Study
+from pipeline.config.study import target
 from pipeline.measures.choice import Setting
 from pipeline.measures.headline import headline
 from pipeline.measures.scores import CONDITION, long_table, score_table
 from pipeline.measures.statistics import summarise
-from pipeline.scratch import whole_file
-from pipeline.sections import Study
-from pipeline.study import target
-from pipeline.tracking import Run
+from pipeline.runs.scratch import whole_file
+from pipeline.runs.tracking import Run
 from pipeline.views.completions import completion_table
 from stages import main
 

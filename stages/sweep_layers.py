@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.config.sections import Study
 from pipeline.forward import read_texts
 from pipeline.grid import compared, report_parts
 from pipeline.measures.choice import Setting
@@ -12,10 +13,9 @@ from pipeline.measures.scores import long_table
 from pipeline.methods.directions import load_directions
 from pipeline.model import chat
 from pipeline.model.loading import load_model
-from pipeline.scratch import scratch, whole_file
-from pipeline.sections import Study
+from pipeline.runs.scratch import scratch, whole_file
+from pipeline.runs.tracking import Run
 from pipeline.sweeping import run_parts, swept_layers, with_directions
-from pipeline.tracking import Run
 from stages import ROOT, main
 
 INPUTS = ("dataset.parquet", "texts.parquet", "vectors/directions.safetensors", "settings.json")

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.feature_checks import from_files, recipes
+from pipeline.config.feature_checks import from_files, recipes
+from pipeline.config.sections import Study
+from pipeline.data.recording import drawn, whole
 from pipeline.methods.sae import save_sae
 from pipeline.methods.sae_quality import losses_recovered, quality
 from pipeline.methods.sae_training import train
 from pipeline.model.loading import load_model
-from pipeline.recording import drawn, whole
-from pipeline.scratch import scratch
-from pipeline.sections import Study
-from pipeline.store import ActivationStore
-from pipeline.tracking import Run
+from pipeline.runs.scratch import scratch
+from pipeline.runs.tracking import Run
+from pipeline.store.store import ActivationStore
 from stages import ROOT, main
 
 INPUTS = ("dataset.parquet", "completions.parquet", "recorded/index.json")

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.store import ActivationStore, Fingerprint
-from pipeline.store_writer import StoreWriter
+from pipeline.store.store import ActivationStore, Fingerprint
+from pipeline.store.writer import StoreWriter
 
 
 def write_store(

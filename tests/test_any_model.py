@@ -6,7 +6,7 @@ import yaml
 from families import LAYERS, WIDTH, write_model
 from project import SMALL, copy_project, run
 
-from pipeline.store import ActivationStore
+from pipeline.store.store import ActivationStore
 
 TEMPLATE = "<user>{{ messages[0]['content'] }}<end>{{ '\n' }}<answer>{{ '\n' }}"
 

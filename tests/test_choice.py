@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.config.sections import Arm
 from pipeline.measures.choice import Setting, choose_setting
-from pipeline.sections import Arm
 
 ARM = Arm(prompts="harmless", positions=["last", "all"], metric="refusal", goal="raise")
 

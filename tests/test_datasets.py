@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from families import tokenizer
 
-from pipeline.datasets import (
+from pipeline.data.datasets import (
     COLUMNS,
     dataset_digest,
     fill_templates,

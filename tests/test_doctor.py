@@ -5,9 +5,9 @@ import torch
 import transformers
 from families import LAYERS, WIDTH, tiny, write_model
 
-from pipeline import doctor
 from pipeline.cli import main
-from pipeline.sections import Model
+from pipeline.config.sections import Model
+from pipeline.runs.records import doctor
 
 
 def test_it_names_versions_devices_and_caches():

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from project import copy_project, run
 
+from pipeline.config.study import load_study
+from pipeline.data.recording import drawn
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.lists import list_ends, recorded_lists
 from pipeline.methods.sae import load_sae
@@ -15,9 +17,7 @@ from pipeline.methods.sae_files import save_saelens
 from pipeline.methods.sae_interventions import Reconstruct, ablate
 from pipeline.model.loading import load_model
 from pipeline.model.sites import Site
-from pipeline.recording import drawn
-from pipeline.store import ActivationStore
-from pipeline.study import load_study
+from pipeline.store.store import ActivationStore
 from stages import train_autoencoders
 
 pytestmark = pytest.mark.slow

@@ -7,12 +7,12 @@ import torch
 from families import tiny
 from test_sae import SITE, autoencoder
 
+from pipeline.data.recording import drawn, kept, whole
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.methods.feature_sets import FeatureSet, ablations, feature_sets, strongest
 from pipeline.methods.sae_interventions import ablate
-from pipeline.recording import drawn, kept, whole
 
 NAME = str(SITE)
 

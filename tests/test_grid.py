@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline.config.study import compose_study
 from pipeline.engine.conditions import Places
 from pipeline.grid import compared, report_parts, validation_parts, with_edits
 from pipeline.measures.choice import Setting
 from pipeline.measures.headline import headline
 from pipeline.methods.directions import Key
 from pipeline.methods.interventions import ProjectOut
-from pipeline.study import compose_study
 
 ROOT = Path(__file__).parents[1]
 

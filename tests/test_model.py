@@ -16,6 +16,8 @@ from families import (
     write_model,
 )
 
+from pipeline.config.preflight import text_config
+from pipeline.config.sections import Model, Study
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.scoring import score_last
@@ -24,8 +26,6 @@ from pipeline.model.hooks import read, visiting
 from pipeline.model.hub import check_path, is_hub_id
 from pipeline.model.loading import LanguageModel, choose_device, load_tokenizer
 from pipeline.model.sites import COMPONENTS, Site, check_component
-from pipeline.preflight import text_config
-from pipeline.sections import Model, Study
 
 PROMPTS = random_prompts(4, seed=3)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from families import tokenizer
 
-from pipeline.datasets import COLUMNS, load_table, tokenise
-from pipeline.pairs import load_pairs, load_relation
-from pipeline.study import compose_study, target
+from pipeline.config.study import compose_study, target
+from pipeline.data.datasets import COLUMNS, load_table, tokenise
+from pipeline.data.pairs import load_pairs, load_relation
 
 EXTRAS = os.environ.get("ACTSWEEP_EXTRAS")
 ROOT = Path(__file__).parents[1]

@@ -5,10 +5,10 @@ import pytest
 import torch
 from families import tiny, tokenizer
 
+from pipeline.data.positions import place, resolve
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Places
 from pipeline.model.sites import Site
-from pipeline.positions import place, resolve
 
 CHATTY = tokenizer().__class__(tokenizer_object=tokenizer().backend_tokenizer, bos_token="<bos>")
 CHATTY.chat_template = (

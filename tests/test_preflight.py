@@ -10,10 +10,10 @@ from families import write_model
 from project import ROOT
 from safetensors.numpy import load_file
 
+from pipeline.config.preflight import check
+from pipeline.config.study import compose_study
 from pipeline.methods.sae import Provenance, SparseAutoencoder
 from pipeline.methods.sae_files import save_saelens
-from pipeline.preflight import check
-from pipeline.study import compose_study
 
 
 @pytest.fixture(autouse=True)
@@ -77,8 +77,8 @@ def test_what_the_model_or_data_do_not_have_is_named(override, message):
             "sweep.arms.add.positions: 'generated' names no token of a prompt, after which refusal",
         ),
         (
-            "sweep.logit_metrics.kl={_target_: pipeline.preflight.nothing}",
-            "sweep.logit_metrics.kl._target_ 'pipeline.preflight.nothing' cannot be imported",
+            "sweep.logit_metrics.kl={_target_: pipeline.none.nothing}",
+            "sweep.logit_metrics.kl._target_ 'pipeline.none.nothing' cannot be imported",
         ),
         ("sweep.logit_metrics.kl.layer=8", "sweep.logit_metrics.kl: layer 8; valid: 0 to 7"),
         (

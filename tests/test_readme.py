@@ -10,14 +10,15 @@ from families import CONFIGS
 from test_sae import autoencoder
 
 from pipeline.cli import parser
+from pipeline.config.study import compose_study
 from pipeline.methods.sae import save_sae
 from pipeline.methods.sae_files import load_saelens
 from pipeline.model.architectures import ARCHITECTURES
 from pipeline.model.sites import Site
-from pipeline.study import compose_study
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
@@ -25,7 +26,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_tree_names_every_file_and_only_files_that_are_there():
-    (tree,) = re.findall(r"```\n(conf/.*?)```", README, re.DOTALL)
+    (tree,) = re.findall(r"```\n(conf/.*?)```", ARCHITECTURE, re.DOTALL)
     named = set(re.findall(r"([a-z_]+\.py)", tree))
     folders = [ROOT / "stages", ROOT / "src" / "pipeline"]
     there = {

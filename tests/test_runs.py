@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.runs import compare
+from pipeline.runs.records import compare
 
 
 def record(summary=None, **config):

@@ -17,8 +17,8 @@ from pipeline.methods.sae_quality import held_out, losses_recovered, quality
 from pipeline.methods.sae_training import Recipe, train
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
-from pipeline.store import ActivationStore, Fingerprint, SiteRows
-from pipeline.store_writer import StoreWriter
+from pipeline.store.store import ActivationStore, Fingerprint, SiteRows
+from pipeline.store.writer import StoreWriter
 
 SITES = ("blocks.0.resid_post", "blocks.3.z")
 WIDTHS, FEATURES, ACTIVE = {SITES[0]: 32, SITES[1]: 24}, 40, 3

@@ -7,10 +7,9 @@ import torch
 from scipy.stats import spearmanr
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from pipeline import shuffling
-from pipeline.shuffling import shuffled_batches, shuffled_rows
-from pipeline.store import ActivationStore, Fingerprint
-from pipeline.store_writer import StoreWriter
+from pipeline.store.shuffling import shuffled_batches, shuffled_rows
+from pipeline.store.store import ActivationStore, Fingerprint, shuffling
+from pipeline.store.writer import StoreWriter
 
 SITES = ("blocks.0.resid_post", "blocks.1.z")
 SHARD, SHARDS = 1000, 8

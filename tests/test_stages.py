@@ -16,14 +16,14 @@ import pytest
 import torch
 from project import ROOT, SMALL, command, copy_project, environment, run
 
+from pipeline.config.study import load_study
 from pipeline.engine.conditions import Condition
 from pipeline.grid import report_parts
 from pipeline.measures.choice import Setting
 from pipeline.methods.directions import Key, load_directions
 from pipeline.methods.selection import select_direction
 from pipeline.model.loading import load_model
-from pipeline.store import ActivationStore
-from pipeline.study import load_study
+from pipeline.store.store import ActivationStore
 from pipeline.sweeping import with_directions
 from stages import made_from
 

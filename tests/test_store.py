@@ -15,10 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline import store_writer
-from pipeline.scratch import scratch, whole_file
-from pipeline.store import ActivationStore, Fingerprint
-from pipeline.store_writer import StoreWriter
+from pipeline.runs.scratch import scratch, whole_file
+from pipeline.store.store import ActivationStore, Fingerprint
+from pipeline.store.writer import StoreWriter
 
 SITES = ("blocks.2.resid_post", "blocks.10.z")
 WIDTHS = {"blocks.2.resid_post": 8, "blocks.10.z": 12}
@@ -286,7 +285,7 @@ def test_a_failure_in_the_background_surfaces_and_nothing_more_is_written(tmp_pa
     def fail(*arguments, **options):
         raise OSError("planted failure")
 
-    monkeypatch.setattr(store_writer, "save_file", fail)
+    monkeypatch.setattr("pipeline.store.writer.save_file", fail)
     begun = []
     with (
         pytest.raises(OSError, match="planted failure"),
@@ -320,7 +319,7 @@ def test_at_most_two_shards_are_under_way(tmp_path, monkeypatch):
         path.touch()
         finished.append(path)
 
-    monkeypatch.setattr(store_writer, "save_file", slow)
+    monkeypatch.setattr("pipeline.store.writer.save_file", slow)
     under_way = []
     with StoreWriter(tmp_path, FINGERPRINT, [PLAN[0]] * 6, required_bytes=1) as writer:
         for shard in range(6):

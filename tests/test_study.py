@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.study import check_target, compose_study, load_study, save_study, target
+from pipeline.config.study import check_target, compose_study, load_study, save_study, target
 
 ROOT = Path(__file__).parents[1]
 CONF = sorted((ROOT / "conf").glob("*/*.yaml"))

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline import tracking
-from pipeline.runs import read_runs
-from pipeline.tracking import tracked_run
+from pipeline.runs import tracking
+from pipeline.runs.records import read_runs
+from pipeline.runs.tracking import tracked_run
 
 CONFIG = {"sweep": {"seed": 1, "layers": [1, 2]}, "model": "tiny"}
 

@@ -15,8 +15,8 @@ from pipeline.methods.selection import (
     select_direction,
 )
 from pipeline.methods.vectors import control_direction, difference_of_means
-from pipeline.store import ActivationStore, Fingerprint
-from pipeline.store_writer import StoreWriter
+from pipeline.store.store import ActivationStore, Fingerprint
+from pipeline.store.writer import StoreWriter
 
 GENERATOR = torch.Generator().manual_seed(0)
 PLANTED = torch.randn(24, generator=GENERATOR)

@@ -19,8 +19,8 @@ from benchmarks.work import Work
 from pipeline.methods.sae import Provenance, SparseAutoencoder
 from pipeline.methods.sae_quality import quality
 from pipeline.methods.sae_training import Recipe, train
-from pipeline.store import ActivationStore, Fingerprint
-from pipeline.store_writer import StoreWriter
+from pipeline.store.store import ActivationStore, Fingerprint
+from pipeline.store.writer import StoreWriter
 
 SITE = "blocks.0.resid_post"
 SHARDS = 8

@@ -15,8 +15,8 @@ from benchmarks.work import NotMeasurable, Work, near
 from benchmarks.works.grid import BATCH_TOKENS
 from pipeline.engine.collection import collect
 from pipeline.model.sites import Site
-from pipeline.store import Fingerprint
-from pipeline.store_writer import StoreWriter
+from pipeline.store.store import Fingerprint
+from pipeline.store.writer import StoreWriter
 
 TOGETHER = 32
 """Prompts of a batch where one chooses it by hand."""

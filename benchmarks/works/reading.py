@@ -17,8 +17,8 @@ from torch import Tensor
 from benchmarks.arithmetic import Need
 from benchmarks.shapes import Size
 from benchmarks.work import Work, near
-from pipeline.store import ActivationStore, Fingerprint
-from pipeline.store_writer import StoreWriter
+from pipeline.store.store import ActivationStore, Fingerprint
+from pipeline.store.writer import StoreWriter
 
 WIDTH = 512
 SHARDS = 8

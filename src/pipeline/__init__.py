@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 _NAMES = {
-    "ActivationStore": "pipeline.store",
+    "ActivationStore": "pipeline.store.store",
     "Add": "pipeline.methods.interventions",
     "Condition": "pipeline.engine.conditions",
     "Decoding": "pipeline.engine.decoding",

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from pipeline.sections import Model, Study
+from pipeline.config.sections import Model, Study
 
 if TYPE_CHECKING:
-    from pipeline.cost import Cost
+    from pipeline.runs.cost import Cost
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,15 +71,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> None:
-    from pipeline.preflight import check
-    from pipeline.study import compose_study, save_study
+    from pipeline.config.preflight import check
+    from pipeline.config.study import compose_study, save_study
 
     root = _project()
     study = compose_study(given.study.removeprefix("study="), given.overrides, root=root)
     dataset, layers = check(study)
     folder = root / "outputs" / study.id
     if given.dry_run:
-        from pipeline.cost import cost
+        from pipeline.runs.cost import cost
 
         _say_cost(study, cost(study, dataset, layers), folder)
         return
@@ -133,7 +133,7 @@ def _show(given: argparse.Namespace) -> None:
 
 
 def _print_study(folder: Path, completions: int) -> None:
-    from pipeline.study import load_study
+    from pipeline.config.study import load_study
     from pipeline.views.numbers import main_numbers, setting_in_words
 
     study = load_study(folder / "config.yaml")
@@ -161,8 +161,8 @@ def _print_study(folder: Path, completions: int) -> None:
 
 
 def _compare(given: argparse.Namespace) -> None:
-    from pipeline.runs import compare, read_runs
-    from pipeline.study import load_study
+    from pipeline.config.study import load_study
+    from pipeline.runs.records import compare, read_runs
 
     root = _project()
     scored = [r for r in read_runs(root) if r["stage"] == "score_metrics"]
@@ -208,7 +208,7 @@ def _select(given: argparse.Namespace) -> None:
 
 
 def _doctor(given: argparse.Namespace) -> None:
-    from pipeline.doctor import examine
+    from pipeline.runs.doctor import examine
 
     for subject, finding in examine(_model(given.model) if given.model else None):
         print(f"{subject:<14} {finding}", flush=True)
@@ -216,8 +216,8 @@ def _doctor(given: argparse.Namespace) -> None:
 
 def _model(name: str) -> Model:
     """A model of conf/model by its name, where there is a project, or any by its path."""
+    from pipeline.config.study import load_model_section
     from pipeline.model.hub import check_path
-    from pipeline.study import load_model_section
 
     root = _surrounding_project()
     files = sorted(root.glob("conf/model/*.yaml")) if root else []

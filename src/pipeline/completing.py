@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.config.sections import Study
 from pipeline.engine.chunks import Chunk, plan
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate_chunk
 from pipeline.grid import Part
 from pipeline.measures.scores import CONDITION
 from pipeline.model.loading import LanguageModel
-from pipeline.scratch import taken_up
-from pipeline.sections import Study
+from pipeline.runs.scratch import taken_up
 
 TEXTS = ("split", "label", "topic", "instruction", "demand")
 COLUMNS = (*CONDITION, "sample", "repeat", *TEXTS, "completion", "tokens", "n_tokens", "stopped")

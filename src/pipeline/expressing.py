@@ -10,7 +10,7 @@ from pipeline.measures.expression import (
     telling_features,
 )
 from pipeline.methods.sae import SparseAutoencoder
-from pipeline.store import ActivationStore
+from pipeline.store.store import ActivationStore
 
 CLUSTERS = (8, 12)
 """Of samples and of features, at most."""

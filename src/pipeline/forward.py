@@ -15,7 +15,7 @@ from pipeline.grid import Part
 from pipeline.measures.logits import NextToken
 from pipeline.measures.scores import TEXT_METRIC, long_table
 from pipeline.model.loading import LanguageModel
-from pipeline.scratch import taken_up
+from pipeline.runs.scratch import taken_up
 
 GENERATED = ("answer", "generated")
 """Rules that name no token of a prompt: what is read after its last is as without an edit."""

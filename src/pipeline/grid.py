@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, replace
 import pandas as pd
 from torch import Tensor
 
+from pipeline.config.sections import Arm, Study
+from pipeline.config.study import target
 from pipeline.engine.conditions import Condition, Edit, Positions
 from pipeline.measures.choice import Setting
 from pipeline.methods.directions import Key
 from pipeline.model.sites import Site
-from pipeline.sections import Arm, Study
-from pipeline.study import target
 
 
 @dataclass(frozen=True)

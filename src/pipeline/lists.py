@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.config.sections import Study
+from pipeline.data.recording import drawn, whole
 from pipeline.measures.lists import last_item_token, token_types
-from pipeline.recording import drawn, whole
-from pipeline.sections import Study
 
 
 def recorded_lists(study: Study, folder: Path) -> pd.DataFrame:

@@ -8,13 +8,13 @@ import pandas as pd
 from torch import Tensor
 
 from pipeline.completing import COLUMNS, complete, decoding_of
+from pipeline.config.sections import Study
+from pipeline.config.study import target
+from pipeline.data.positions import resolve
 from pipeline.forward import score_logits
 from pipeline.grid import Part, chosen_layers, with_edits
 from pipeline.methods.directions import Key
 from pipeline.model.loading import LanguageModel
-from pipeline.positions import resolve
-from pipeline.sections import Study
-from pipeline.study import target
 
 
 def swept_layers(study: Study, n_layers: int, directions: Mapping[Key, Tensor]) -> list[int]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pipeline.sections import Arm
+from pipeline.config.sections import Arm
 
 
 @dataclass(frozen=True)

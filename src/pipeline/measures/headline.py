@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.config.sections import Study
 from pipeline.measures.choice import Setting
 from pipeline.measures.scores import TEXT_METRIC
 from pipeline.measures.statistics import Estimate, estimate, paired_difference
-from pipeline.sections import Study
 
 
 def headline(study: Study, scores: pd.DataFrame, settings: Mapping[str, Setting]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.methods.directions import Key, check_direction
 from pipeline.methods.vectors import control_direction
 from pipeline.model.sites import Site
-from pipeline.store import ActivationStore
+from pipeline.store.store import ActivationStore
 
 
 class Classes:

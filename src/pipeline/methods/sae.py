@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
-from pipeline.store import ActivationStore, SiteRows
+from pipeline.store.store import ActivationStore, SiteRows
 
 KINDS = ("l1", "topk", "jumprelu")
 _TENSORS = ("encoder", "encoder_bias", "decoder", "decoder_bias", "threshold")

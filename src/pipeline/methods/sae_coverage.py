@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.methods.sae import SparseAutoencoder
 from pipeline.methods.sae_quality import held_out
-from pipeline.store import ActivationStore
+from pipeline.store.store import ActivationStore
 
 
 def coverage(

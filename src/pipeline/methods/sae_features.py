@@ -14,7 +14,7 @@ from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.model.unembedding import direct_logits
-from pipeline.store import ActivationStore, SiteRows
+from pipeline.store.store import ActivationStore, SiteRows
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
 """What every layer has of one stream, so that one encoder can be put at all of them."""

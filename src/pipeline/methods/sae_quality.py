@@ -16,7 +16,7 @@ from pipeline.methods.sae import SparseAutoencoder
 from pipeline.methods.sae_interventions import Reconstruct
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
-from pipeline.store import ActivationStore
+from pipeline.store.store import ActivationStore
 
 LEAST_CHANGE = 0.05
 """Nats per token that zeroing must change for a share of them to say anything: below, a few texts'

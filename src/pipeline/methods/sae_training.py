@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from pipeline.methods.sae import KINDS, Provenance, SparseAutoencoder
 from pipeline.methods.sae_topk import decode, largest
-from pipeline.shuffling import shuffled_batches
-from pipeline.store import ActivationStore
+from pipeline.store.shuffling import shuffled_batches
+from pipeline.store.store import ActivationStore
 
 _WARM, _DECAY = 0.05, 0.2
 """Shares of all steps in which the sparsity weight rises, and the learning rate falls to 0."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.scratch import sha256
+from pipeline.runs.scratch import sha256
 
 
 def check_path(path: str, revision: str | None = None) -> None:

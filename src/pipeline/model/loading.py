@@ -13,11 +13,11 @@ from jaxtyping import Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pipeline.config.sections import Model
 from pipeline.model import chat
 from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path, folder_digest
 from pipeline.model.sites import Site, check_middle
-from pipeline.sections import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PLACES = {

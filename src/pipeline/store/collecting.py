@@ -6,15 +6,15 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline.datasets import dataset_digest
+from pipeline.config.sections import Model
+from pipeline.data.datasets import dataset_digest
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Places
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel, tokenizer_digest
 from pipeline.model.sites import Site
-from pipeline.sections import Model
-from pipeline.store import ActivationStore, Fingerprint
-from pipeline.store_writer import StoreWriter
+from pipeline.store.store import ActivationStore, Fingerprint
+from pipeline.store.writer import StoreWriter
 
 
 def write_store(

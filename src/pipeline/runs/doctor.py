@@ -13,13 +13,13 @@ import psutil
 import torch
 import transformers
 
+from pipeline.config.sections import Model
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path
 from pipeline.model.loading import LanguageModel, choose_device, choose_dtype, load_model
-from pipeline.sections import Model
 
 PACKAGES = ("actsweep", "torch", "transformers", "datasets", "hydra-core", "dvc", "wandb")
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from pipeline.sections import Arm, Study
+from pipeline.config.sections import Arm, Study
 
 
 def check_values(study: Study) -> None:

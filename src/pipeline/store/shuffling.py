@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from pipeline.store import ActivationStore
+from pipeline.store.store import ActivationStore
 
 PIECE = 32
 """Rows that are read in one go: few enough to mix, enough for a disk to read forward."""

@@ -16,8 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.runs import flatten, run_file
-from pipeline.scratch import whole_file
+from pipeline.runs.records import flatten, run_file
+from pipeline.runs.scratch import whole_file
 
 MODES = ("online", "offline", "disabled")
 CONNECT_SECONDS = 30

@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from pipeline import datasets
+from pipeline.config.sections import Study
+from pipeline.config.study import at_key, target
+from pipeline.data import datasets
 from pipeline.model import chat
 from pipeline.model.loading import load_tokenizer
-from pipeline.sections import Study
-from pipeline.study import at_key, target
 
 
 def build_dataset(study: Study) -> pd.DataFrame:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.data.tables import read_table
 from pipeline.model import chat
-from pipeline.tables import read_table
 
 COLUMNS = ("instruction", "label", "split", "topic", "demand", "subject", "answer", "raw")
 SPLITS = ("train", "val", "test")

@@ -5,14 +5,14 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.config.sections import Autoencoders, Study
+from pipeline.config.study import at_key
 from pipeline.methods.sae import SparseAutoencoder
 from pipeline.methods.sae_files import load_gemma_scope, load_saelens
 from pipeline.methods.sae_training import Recipe
 from pipeline.model.chat import single_tokens
 from pipeline.model.loading import LanguageModel, without_weights
 from pipeline.model.sites import Site, check_component
-from pipeline.sections import Autoencoders, Study
-from pipeline.study import at_key
 
 
 def recipes(section: Autoencoders) -> dict[str, Recipe]:

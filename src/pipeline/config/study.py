@@ -15,8 +15,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.sections import MISSING, Model, Study
-from pipeline.values import check_values
+from pipeline.config.sections import MISSING, Model, Study
+from pipeline.config.values import check_values
 
 PACKAGES = ("pipeline",)
 """Packages that a `_target_` may come from; a study adds its own in `packages`."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from pipeline.config.sections import Study
+from pipeline.data.positions import collected
 from pipeline.engine.chunks import plan
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding
@@ -15,8 +17,6 @@ from pipeline.forward import GENERATED
 from pipeline.grid import Part, any_parts
 from pipeline.model.loading import LanguageModel, load_model
 from pipeline.model.sites import Site
-from pipeline.positions import collected
-from pipeline.sections import Study
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jaxtyping import Shaped
 from safetensors import safe_open
 from torch import Tensor
 
-from pipeline.scratch import sha256, whole_file
+from pipeline.runs.scratch import sha256, whole_file
 
 FORMAT = 1
 INDEX = "index.json"

@@ -25,8 +25,8 @@ from jaxtyping import Shaped
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.scratch import sha256, whole_file
-from pipeline.store import INDEX, ROWS, Fingerprint, Index, Layout, Shard, intact
+from pipeline.runs.scratch import sha256, whole_file
+from pipeline.store.store import INDEX, ROWS, Fingerprint, Index, Layout, Shard, intact
 
 ROW_COLUMNS = ("sample", "position", "token")
 # One shard is written while one waits; a third makes `write` wait.

@@ -7,9 +7,12 @@ import torch
 import transformers
 from torch import Tensor
 
-from pipeline import positions
+from pipeline.config.feature_checks import check_autoencoders
+from pipeline.config.sections import Study
+from pipeline.config.study import at_key, target
+from pipeline.data import positions
+from pipeline.data.prompts import build_dataset, build_texts
 from pipeline.engine.conditions import check_rule
-from pipeline.feature_checks import check_autoencoders
 from pipeline.forward import GENERATED
 from pipeline.grid import any_parts, chosen_layers
 from pipeline.measures.logits import NextToken
@@ -23,9 +26,6 @@ from pipeline.model.loading import (
     load_tokenizer,
 )
 from pipeline.model.sites import STREAM, check_component
-from pipeline.prompts import build_dataset, build_texts
-from pipeline.sections import Study
-from pipeline.study import at_key, target
 
 
 def check(study: Study) -> tuple[pd.DataFrame, list[int]]:

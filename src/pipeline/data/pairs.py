@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.datasets import checked, draw_splits
+from pipeline.data.datasets import checked, draw_splits
 
 
 def load_pairs(

@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.config.sections import Study
+from pipeline.config.study import at_key
 from pipeline.engine.conditions import RULES, Places, Positions, check_rule
 from pipeline.model import chat
 from pipeline.model.loading import load_tokenizer
-from pipeline.sections import Study
-from pipeline.study import at_key
 
 COLLECTED = ("last", "template", "all", "subject", "answer")
 """`last`: the prompt's last token. `template`: the tokens that the chat template puts after the

@@ -1,0 +1,1 @@
+"""Prompt sets: tables, tokens and positions."""
