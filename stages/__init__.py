@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -14,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # A queued experiment runs in a copy of the project; an installed package is still the original.
 sys.path.insert(0, str(ROOT / "src"))
 
+from pipeline.config.code import stage_digest  # noqa: E402
 from pipeline.config.sections import Study  # noqa: E402
-from pipeline.config.study import load_study, package_sources  # noqa: E402
-from pipeline.model.hub import folder_digest  # noqa: E402
+from pipeline.config.study import load_study  # noqa: E402
 from pipeline.runs.scratch import sha256  # noqa: E402
 from pipeline.runs.tracking import tracked_run  # noqa: E402
 
@@ -50,25 +52,35 @@ def order(study: Study) -> tuple[str, ...]:
     return ORDER + FEATURES if study.autoencoders else ORDER
 
 
+def with_digests(study: Study) -> Study:
+    """The study with a digest of what each of its stages runs on: see `config.code`."""
+    code = {}
+    for name in order(study):
+        module = import_module(f"stages.{name}")
+        sections = {section: study.config[section] for section in module.SECTIONS}
+        code[name] = stage_digest(f"stages.{name}", sections)
+    return replace(study, code=code)
+
+
 def stage_key(module: ModuleType, study: Study, folder: Path) -> str:
-    """Hash of all that a stage's outputs follow from: config, inputs, model, code and versions.
+    """Hash of all that a stage's outputs follow from: config, digest, inputs and versions.
 
     It names the stage's scratch, so that what a killed run left is taken up by the same work only.
     """
     digest = hashlib.sha256()
     sections = {name: study.config[name] for name in module.SECTIONS}
     digest.update(json.dumps(sections, sort_keys=True).encode())
-    code = [*ROOT.glob("stages/*.py"), *package_sources(study.packages)]
-    read = [folder / name for name in module.INPUTS]
-    if "autoencoders" in module.SECTIONS and study.autoencoders:
-        read += study.autoencoders.read
-    if "model" in module.SECTIONS:
-        digest.update(str(folder_digest(study.model.path)).encode())
-    for path in [*sorted(code), *read]:
+    digest.update(study.code[stage_name(module)].encode())
+    for path in (folder / name for name in module.INPUTS):
         digest.update(path.name.encode() + bytes.fromhex(sha256(path)))
     for package in ("torch", "transformers"):
         digest.update(version(package).encode())
     return digest.hexdigest()[:12]
+
+
+def stage_name(module: ModuleType) -> str:
+    """The name of a stage's module, also where it was started as a script."""
+    return Path(str(module.__file__)).stem
 
 
 def made_from(
@@ -86,7 +98,7 @@ def made_from(
 def run_stage(module: ModuleType, study: Study, folder: Path) -> None:
     """Run a stage on a study's folder as one tracked run."""
     with tracked_run(
-        stage=Path(str(module.__file__)).stem,
+        stage=stage_name(module),
         study=study.name,
         study_id=study.id,
         config=study.config,
@@ -103,8 +115,10 @@ def run_stage(module: ModuleType, study: Study, folder: Path) -> None:
 def main() -> None:
     """Run the stage that was called as a script on the study that its argument names."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    folder = ROOT / "outputs" / sys.argv[1]
+    name = sys.argv[1]
+    outputs = ROOT / "outputs"
     try:
-        run_stage(sys.modules["__main__"], load_study(folder / "config.yaml"), folder)
+        study = load_study(outputs / "config" / f"{name}.yaml")
+        run_stage(sys.modules["__main__"], study, outputs / name)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")

@@ -1,21 +1,32 @@
-"""conf -> outputs/STUDY/config.yaml, checked against the model's config and the dataset."""
+"""conf -> outputs/config/STUDY.yaml, checked against each study's model config and dataset."""
 
 import sys
 
+from pipeline.config.listing import check_lists, listed_studies
 from pipeline.config.preflight import check
 from pipeline.config.study import compose_study, save_study
-from stages import ROOT
+from stages import ROOT, with_digests
 
 
 def main() -> None:
-    """Compose the study that the argument names; an error leaves the earlier config as it was."""
-    name = sys.argv[1]
-    try:
-        study = compose_study(name, root=ROOT)
-        check(study)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
-    save_study(study, ROOT / "outputs" / name / "config.yaml")
+    """Compose every study that params.yaml lists; one that is wrong keeps its earlier config."""
+    errors = []
+    lists = listed_studies(ROOT / "params.yaml")
+    folder = ROOT / "outputs" / "config"
+    for name in lists.studies:
+        try:
+            study = compose_study(name, root=ROOT)
+            check(study)
+            check_lists(study, lists)
+        except (ValueError, OSError) as error:
+            errors.append(f"error: {name}: {' '.join(str(error).split())}")
+            continue
+        save_study(with_digests(study), folder / f"{name}.yaml")
+    for path in folder.glob("*.yaml"):
+        if path.stem not in lists.studies:
+            path.unlink()
+    if errors:
+        sys.exit("\n".join(errors))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What DVC runs again, and what it leaves alone, in a project of two small studies."""
 
-import ast
 import json
 import re
 import shutil
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 from project import ROOT, copy_project, environment
 
 pytestmark = pytest.mark.slow
@@ -47,42 +45,6 @@ figures:
 """
 
 
-UNTRACKED = ("runs", "scratch", "sections", "study", "tracking")
-"""Modules that stages import and that write no result: records, and the config, itself tracked."""
-
-
-def imported(path: Path) -> set[Path]:
-    """The project's modules that a file imports, and those that they import."""
-    found: set[Path] = set()
-    waiting = [path]
-    while waiting:
-        nodes = ast.walk(ast.parse(waiting.pop().read_text()))
-        froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
-        names = {name for node in froms for name in (node.module, *_within(node))}
-        files = {ROOT / "src" / f"{name.replace('.', '/')}.py" for name in names}
-        new = {f for f in files if f.is_file() and f.stem not in UNTRACKED} - found
-        found |= new
-        waiting += new
-    return found
-
-
-def _within(node: ast.ImportFrom) -> list[str]:
-    return [f"{node.module}.{alias.name}" for alias in node.names]
-
-
-def test_stages_depend_on_the_code_that_they_run():
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    for name, stage in stages.items():
-        if stage.get("frozen"):
-            continue
-        listed = [ROOT / path for path in stage["do"]["deps"] if not path.startswith("outputs")]
-        (script,) = (path for path in listed if path.parent.name == "stages")
-        needed = imported(script)
-        assert needed, name
-        missing = [f for f in needed if not any(f.is_relative_to(path) for path in listed)]
-        assert not missing, name
-
-
 def dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     bin = Path(sys.executable).parent
     # Python runs the copied code, and leaves bytecode beside it.
@@ -117,7 +79,7 @@ def project(tmp_path_factory) -> Path:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
         subprocess.run(["git", *identity, *command], cwd=folder, check=True)
     done = dvc(folder, "repro")
-    assert len(ran(done)) == 2 * 8
+    assert len(ran(done)) == 1 + 2 * 7
     return folder
 
 
@@ -136,7 +98,7 @@ def test_a_second_repro_does_nothing(project):
 def test_a_sweeps_seed_reruns_that_studys_sweep_and_what_follows(project):
     before = (project / "outputs" / "one" / "sweep.parquet").read_bytes()
     edit(project, "one", "  seed: 0", "  seed: 1")
-    composes = {"compose@one", "compose@two"}
+    composes = {"compose"}
     expected = composes | {"choose@one", "sweep@one", "score@one", "figures@one"}
     assert ran(dvc(project, "repro")) == expected
     assert (project / "outputs" / "one" / "sweep.parquet").read_bytes() != before
@@ -152,10 +114,47 @@ def test_a_typo_stops_in_compose_and_keeps_what_was_there(project):
     edit(project, "two", "  layers: [3, 5]", "  layer: [3, 5]")
     done = dvc(project, "repro")
     assert done.returncode != 0
-    assert "error: sweep.layer: unknown key; did you mean layers? valid: " in done.stderr
+    assert "error: two: sweep.layer: unknown key; did you mean layers? valid: " in done.stderr
     assert not re.search(r"Running stage '(?!compose)", done.stdout)
     edit(project, "two", "  layer: [3, 5]", "  layers: [3, 5]")
     assert {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()} == before
+
+
+def test_code_reruns_what_runs_it_and_nothing_else(project):
+    """A new file composes only; a metric's file scores anew, and what chooses by it."""
+    methods = project / "src" / "pipeline" / "methods"
+    (methods / "new_method.py").write_text('"""Nothing imports this."""\n')
+    assert ran(dvc(project, "repro")) == {"compose"}
+    views = project / "src" / "pipeline" / "views" / "marks.py"
+    before = views.read_text()
+    views.write_text(before + "\n# changed\n")
+    assert ran(dvc(project, "repro")) == {"compose", "figures@one", "figures@two"}
+    views.write_text(before)
+    (methods / "new_method.py").unlink()
+    assert ran(dvc(project, "repro")) == {"compose"}
+
+
+def test_a_file_in_data_reruns_the_studies_that_read_it(project):
+    (project / "data" / "other.jsonl").write_text("{}\n")
+    assert ran(dvc(project, "repro")) == {"compose"}
+    few = project / "data" / "few.jsonl"
+    before = few.read_text()
+    lines = before.splitlines(keepends=True)
+    few.write_text("".join(lines[1:]))
+    done = ran(dvc(project, "repro"))
+    assert {"generate@one", "generate@two"} < done
+    few.write_text(before)
+    assert ran(dvc(project, "repro")) == {"compose"}
+
+
+def test_lists_that_disagree_with_a_study_are_refused(project):
+    params = project / "params.yaml"
+    before = params.read_text()
+    params.write_text("studies: [one, two]\nautoencoder_studies: [two]\n")
+    done = dvc(project, "repro")
+    assert done.returncode != 0
+    assert "error: two: params.yaml: remove 'two' in autoencoder_studies" in done.stderr
+    params.write_text(before)
 
 
 def test_metrics_and_experiments(project):

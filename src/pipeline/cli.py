@@ -83,8 +83,9 @@ def _run(given: argparse.Namespace) -> None:
 
         _say_cost(study, cost(study, dataset, layers), folder)
         return
-    save_study(study, folder / "config.yaml")
     stages = importlib.import_module("stages")
+    study = stages.with_digests(study)
+    save_study(study, folder / "config.yaml")
     for name in stages.order(study):
         module = importlib.import_module(f"stages.{name}")
         done = folder / f".{name}.key"
@@ -136,7 +137,7 @@ def _print_study(folder: Path, completions: int) -> None:
     from pipeline.config.study import load_study
     from pipeline.views.numbers import main_numbers, setting_in_words
 
-    study = load_study(folder / "config.yaml")
+    study = load_study(_config_file(folder))
     metrics = json.loads((folder / "metrics.json").read_text())
     print(f"\n{study.name}: {study.question}\n")
     print(main_numbers(metrics))
@@ -169,7 +170,7 @@ def _compare(given: argparse.Namespace) -> None:
     records = [r for r in scored if r["status"] == "finished"]
     found = []
     for wanted in given.runs:
-        config = root / "outputs" / wanted / "config.yaml"
+        config = _config_file(root / "outputs" / wanted)
         # A study's name means its outputs, not a run by hand that happens to be newer.
         known = load_study(config).id if config.is_file() else wanted
         matching = [r for r in records if known in (r["study_id"], r["experiment"])]
@@ -230,6 +231,12 @@ def _model(name: str) -> Model:
         known = ", ".join(file.stem for file in files) or "nothing, as there is no project"
         raise ValueError(f"{error}; conf/model here has: {known}") from error
     return Model(path=name)
+
+
+def _config_file(folder: Path) -> Path:
+    """The composed config of outputs: of a run by hand beside them, of `dvc repro` in config/."""
+    beside = folder / "config.yaml"
+    return beside if beside.is_file() else folder.parent / "config" / f"{folder.name}.yaml"
 
 
 def _project() -> Path:

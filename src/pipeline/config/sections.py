@@ -192,7 +192,10 @@ class Tracking:
 
 @dataclass
 class Study:
-    """A whole experiment: what is asked, of which model, with which prompts, done and measured."""
+    """A whole experiment: what is asked, of which model, with which prompts, done and measured.
+
+    `code` is written by the compose stage: a digest of the source and data of each stage.
+    """
 
     name: str = MISSING
     question: str = MISSING
@@ -207,6 +210,7 @@ class Study:
     figures: dict[str, dict[str, Any]] = MISSING
     autoencoders: Autoencoders | None = None
     tracking: Tracking = field(default_factory=Tracking)
+    code: dict[str, str] = field(default_factory=dict)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -215,7 +219,7 @@ class Study:
 
     @property
     def id(self) -> str:
-        """Hash of the whole resolved config without tracking, which cannot change a result."""
-        config = {k: v for k, v in self.config.items() if k != "tracking"}
+        """Hash of what the study's YAML resolves to, without tracking, which changes no result."""
+        config = {k: v for k, v in self.config.items() if k not in ("tracking", "code")}
         text = json.dumps(config, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

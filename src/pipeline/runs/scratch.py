@@ -19,6 +19,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     When the body raises, `path` keeps what it held and the temporary file is deleted.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
         yield temporary
