@@ -62,9 +62,11 @@ class Fitted(Protocol):
 class Intervention(Protocol):
     """A frozen dataclass that changes an activation.
 
-    Its fields are vectors, numbers and what is `Fitted`. `edit` is written for vectors and numbers
-    that broadcast against [rows, pos, d_model], so that the engine may stack them, a row each; rows
-    are edited together if they share what is fitted.
+    Its fields are tensors, numbers and what is `Fitted`. The engine edits rows together whose
+    fields are alike in shape and share what is fitted: in `edit` a field [*field] is
+    [rows, 1, *field] and a number [rows, 1, 1]. Vectors and numbers broadcast against
+    [rows, pos, width]; a matrix is multiplied by `einsum("...d,...de->...e", hidden, matrix)`,
+    which makes no copy of it for each position, as `@` would.
     """
 
     def edit(self, hidden: Tensor) -> Tensor:
@@ -169,26 +171,3 @@ def position_mask(
         assert isinstance(position, int)
         chosen |= absolute == (position if position >= 0 else ends + position)
     return chosen & (absolute >= 0)
-
-
-def fitted(intervention: Intervention) -> dict[str, Fitted]:
-    """The fields that rows share."""
-    return {name: value for name, value in vars(intervention).items() if isinstance(value, Fitted)}
-
-
-def stack(interventions: list[Intervention], device: torch.device, dtype: torch.dtype) -> Any:
-    """One intervention for many rows: each field stacked to [rows, 1, ...], or shared by all."""
-    first = interventions[0]
-    shared = fitted(first)
-    fields: dict[str, Any] = {name: value.to(device) for name, value in shared.items()}
-    for name in [name for name in vars(first) if name not in shared]:
-        values = [torch.as_tensor(getattr(item, name), dtype=dtype) for item in interventions]
-        fields[name] = torch.stack(values).to(device).reshape(len(values), 1, -1)
-    return type(first)(**fields)
-
-
-def take(stacked: Any, index: Int[Tensor, " n"]) -> Any:
-    """The rows at these indexes of interventions that are stacked."""
-    shared = fitted(stacked)
-    fields = vars(stacked).items()
-    return type(stacked)(**{n: value if n in shared else value[index] for n, value in fields})

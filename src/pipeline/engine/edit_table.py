@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.engine.conditions import Condition, Positions, fitted, position_mask, stack, take
+from pipeline.engine.conditions import Condition, Fitted, Positions, position_mask
+from pipeline.engine.stacking import Layout, Stack, layout
 from pipeline.model.hooks import Visit
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
-_Key = tuple[int, type, Positions, tuple[int, ...]]
-"""Place in a condition's order, intervention, rule, and what is fitted by its identity."""
+_Key = tuple[int, Positions, Layout]
+"""Place in a condition's order, rule, and what interventions have in common."""
 
 _CERTAIN = ("all", "last")
 """Rules that name a token of every prompt: an edit by them that touches none is a defect."""
@@ -24,12 +25,12 @@ _CERTAIN = ("all", "last")
 class _Kind(NamedTuple):
     """Edits of several conditions at one site that are made together.
 
-    `intervention` has a row for each of `edits` (condition, place among its edits), and `place`
+    `stack` has an intervention for each of `edits` (condition, place among its edits), and `place`
     [conditions] says which is a condition's own; -1: none.
     """
 
     rule: Positions
-    intervention: Any
+    stack: Stack
     edits: list[tuple[int, int]]
     place: Tensor
 
@@ -46,7 +47,7 @@ class _Group(NamedTuple):
 class EditTable:
     """What each row's condition does at each site, looked up anew whenever the rows change.
 
-    Rows that undergo the same kind of intervention by the same position rule are edited together,
+    Rows that undergo interventions of one layout by the same position rule are edited together,
     with the interventions' fields stacked, a row each, and what is fitted shared. Edits of one
     condition at one site are applied in their order.
     """
@@ -63,11 +64,10 @@ class EditTable:
             order: dict[Site, int] = defaultdict(int)
             for e, edit in enumerate(condition.edits):
                 model.check(edit.site)
-                parts = fitted(edit.intervention).values()
-                for part in parts:
-                    part.check(model, edit.site)
-                shared = tuple(id(part) for part in parts)
-                key = (order[edit.site], type(edit.intervention), edit.positions, shared)
+                for value in vars(edit.intervention).values():
+                    if isinstance(value, Fitted):
+                        value.check(model, edit.site)
+                key = (order[edit.site], edit.positions, layout(edit.intervention))
                 gathered[edit.site][key].append((c, e))
                 order[edit.site] += 1
         self._pending = {
@@ -79,7 +79,7 @@ class EditTable:
         places: dict[tuple[int, ...], Tensor] = {}
         self._kinds = {
             site: [
-                self._kind(site, key[2], edits, places)
+                self._kind(site, key[1], edits, places)
                 for key, edits in sorted(kinds.items(), key=lambda item: item[0][0])
             ]
             for site, kinds in gathered.items()
@@ -99,8 +99,8 @@ class EditTable:
             places[owners] = place
         # In float32 whatever the model's type: a projection in bfloat16 leaves a remainder.
         used = [self.conditions[c].edits[e].intervention for c, e in edits]
-        stacked = stack(used, self._model.device_of(site), torch.float32)
-        return _Kind(rule, stacked, edits, places[owners])
+        stack = Stack(used, self._model.device_of(site), torch.float32)
+        return _Kind(rule, stack, edits, places[owners])
 
     def set_rows(
         self,
@@ -125,7 +125,7 @@ class EditTable:
                 rows = (place >= 0).nonzero()[:, 0]
                 selected[key] = rows.to(device), place[rows].to(device)
             rows, index = selected[key]
-            return _Group(kind.rule, rows, take(kind.intervention, index), edits)
+            return _Group(kind.rule, rows, kind.stack.take(index), edits)
 
         self._groups = {
             site: [found for kind in kinds if (found := group(site, kind))]
