@@ -35,9 +35,11 @@ def generate(
     return tokens[len(prompt) :], torch.stack(logits)
 
 
-def logits(model: LanguageModel, tokens: list[int], condition: Condition, prompt_length: int):
-    """Logits [pos, vocab] after each token."""
-    handles = [_hook(model, edit, prompt_length, 0) for edit in condition.edits]
+def logits(
+    model: LanguageModel, tokens: list[int], condition: Condition, prompt_length: int, number=0
+):
+    """Logits [pos, vocab] after each token; `number` is the prompt's, as in `generate`."""
+    handles = [_hook(model, edit, prompt_length, number) for edit in condition.edits]
     try:
         with torch.no_grad():
             return model.hf(torch.tensor([tokens]), use_cache=False).logits[0]

@@ -14,6 +14,7 @@ _NAMES = {
     "Decoding": "pipeline.engine.decoding",
     "Edit": "pipeline.engine.conditions",
     "LanguageModel": "pipeline.model.loading",
+    "PerPrompt": "pipeline.engine.conditions",
     "ProjectOut": "pipeline.methods.interventions",
     "Replace": "pipeline.methods.interventions",
     "Site": "pipeline.model.sites",

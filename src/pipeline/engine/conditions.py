@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -58,15 +58,44 @@ class Fitted(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class PerPrompt:
+    """A field of an intervention that differs by prompt: patched states, noise.
+
+    `of` has a row for each prompt of the run, in their order; where only some of the prompts run,
+    a row for each of all. It stays on its own device, and only the rows of a batch leave it.
+    """
+
+    of: Float[Tensor, "prompts *field"] = field(repr=False)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of one prompt's field."""
+        return self.of.shape[1:]
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes of one prompt's field."""
+        return len(self.shape)
+
+
+Field = Any
+"""What a field of an intervention may be: a number, a tensor or, for either of them, `PerPrompt`.
+In `edit` it is a tensor."""
+
+
 @runtime_checkable
 class Intervention(Protocol):
     """A frozen dataclass that changes an activation.
 
-    Its fields are tensors, numbers and what is `Fitted`. The engine edits rows together whose
-    fields are alike in shape and share what is fitted: in `edit` a field [*field] is
+    Its fields are tensors, numbers, `PerPrompt` and what is `Fitted`. The engine edits rows
+    together whose fields are alike in shape and share what is fitted: in `edit` a field [*field] is
     [rows, 1, *field] and a number [rows, 1, 1]. Vectors and numbers broadcast against
     [rows, pos, width]; a matrix is multiplied by `einsum("...d,...de->...e", hidden, matrix)`,
     which makes no copy of it for each position, as `@` would.
+
+    One that does not fit every site has a method `check(model, site)` as well, which raises a
+    ValueError before anything runs.
     """
 
     def edit(self, hidden: Tensor) -> Tensor:

@@ -64,6 +64,8 @@ class EditTable:
             order: dict[Site, int] = defaultdict(int)
             for e, edit in enumerate(condition.edits):
                 model.check(edit.site)
+                if hasattr(edit.intervention, "check"):
+                    edit.intervention.check(model, edit.site)
                 for value in vars(edit.intervention).values():
                     if isinstance(value, Fitted):
                         value.check(model, edit.site)
@@ -111,7 +113,7 @@ class EditTable:
         """Say which condition and prompt each row belongs to, and how long the prompt is."""
         self._lengths, self._prompts = prompt_lengths, prompts
         own, present = torch.tensor(owners), set(owners)
-        selected: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+        selected: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
 
         def group(site: Site, kind: _Kind) -> _Group | None:
             edits = frozenset(edit for edit in kind.edits if edit[0] in present)
@@ -123,9 +125,10 @@ class EditTable:
             if key not in selected:
                 place = kind.place[own]
                 rows = (place >= 0).nonzero()[:, 0]
-                selected[key] = rows.to(device), place[rows].to(device)
-            rows, index = selected[key]
-            return _Group(kind.rule, rows, kind.stack.take(index), edits)
+                numbers = prompts[rows.to(prompts.device)]
+                selected[key] = rows.to(device), place[rows].to(device), numbers
+            rows, index, numbers = selected[key]
+            return _Group(kind.rule, rows, kind.stack.take(index, numbers), edits)
 
         self._groups = {
             site: [found for kind in kinds if (found := group(site, kind))]

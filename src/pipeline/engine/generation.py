@@ -13,7 +13,7 @@ from pipeline.engine.chunks import Chunk, Row, divided, plan
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding, choose, row_keys
 from pipeline.engine.edit_table import EditTable
-from pipeline.engine.limits import check_context, check_listed
+from pipeline.engine.limits import check_aligned, check_context, check_listed
 from pipeline.engine.memory import in_parts
 from pipeline.engine.restart import Prefix, Start
 from pipeline.model.hooks import visiting
@@ -89,6 +89,7 @@ def generate_chunk(
         samples: each prompt's number in the noise, so that a subset meets the noise of the whole.
     """
     check_context(model, prompts, decoding.max_new_tokens)
+    check_aligned(conditions, len(prompts))
     lengths = [len(prompt) for prompt in prompts]
     # The last token of a completion is never fed.
     check_listed(conditions, lengths, [n + decoding.max_new_tokens - 1 for n in lengths])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.engine.conditions import Condition, Places
+from pipeline.engine.conditions import Condition, PerPrompt, Places
 from pipeline.model.loading import LanguageModel
 
 
@@ -18,6 +18,23 @@ def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: i
         raise ValueError(
             f"{longest} tokens (prompt and completion) pass the context of {model.name}: {limit}"
         )
+
+
+def check_aligned(conditions: Sequence[Condition], n_prompts: int) -> None:
+    """Fail if what an edit has for each prompt is not of as many prompts as the run has.
+
+    Raises:
+        ValueError: names the condition, the site and both numbers.
+    """
+    for condition in conditions:
+        for edit in condition.edits:
+            fields = [*vars(edit.intervention).items(), ("positions", edit.positions)]
+            for name, value in fields:
+                if isinstance(value, PerPrompt | Places) and len(value.of) != n_prompts:
+                    raise ValueError(
+                        f"{condition}: the edit at {edit.site} has {name} of {len(value.of)} "
+                        f"prompts; the run has {n_prompts}"
+                    )
 
 
 def check_listed(

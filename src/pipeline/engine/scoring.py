@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.engine.chunks import block_tokens, blocks, pass_tokens
 from pipeline.engine.conditions import Condition
 from pipeline.engine.edit_table import EditTable
-from pipeline.engine.limits import check_context, check_listed
+from pipeline.engine.limits import check_aligned, check_context, check_listed
 from pipeline.engine.memory import in_batches
 from pipeline.engine.restart import Prefix, Start
 from pipeline.model.hooks import visiting
@@ -157,6 +157,7 @@ def _run(
     if not conditions or not numbers:
         raise ValueError(f"{len(conditions)} conditions of {len(numbers)} prompts: nothing to run")
     check_context(model, prompts)
+    check_aligned(conditions, len(prompts))
     lengths = [len(prompt) for prompt in prompts]
     check_listed(conditions, [1] * len(prompts) if text else lengths, lengths)
 

@@ -2,11 +2,36 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
+
+from pipeline.engine.conditions import Field
+from pipeline.model.loading import LanguageModel
+from pipeline.model.sites import Site
+
+
+def _check_width(name: str, value: Field, width: int, site: Site) -> None:
+    if value.shape[-1] != width:
+        raise ValueError(f"{name} is {value.shape[-1]} wide, {site} is {width}")
 
 
 @dataclass(frozen=True, eq=False)
-class Add:
+class _Directed:
+    direction: Field
+    strength: Field = 1.0
+
+    def __post_init__(self) -> None:
+        # A number would broadcast to the same change in every dimension, which nobody has fitted.
+        if np.ndim(self.direction) == 0:
+            raise ValueError("direction is a number; valid: a vector [width]")
+
+    def check(self, model: LanguageModel, site: Site) -> None:
+        """Raises a ValueError if the direction is not as wide as the site."""
+        _check_width("direction", self.direction, model.width(site), site)
+
+
+@dataclass(frozen=True, eq=False)
+class Add(_Directed):
     """Steering: x + strength * direction.
 
     `direction` [d_model] in the units of the activation, not normalised; strength 0 changes
@@ -16,30 +41,18 @@ class Add:
         ValueError: the direction is a number.
     """
 
-    direction: Tensor
-    strength: float | Tensor = 1.0
-
-    def __post_init__(self) -> None:
-        _check_direction(self.direction)
-
     def edit(self, hidden: Tensor) -> Tensor:
         """Hidden [rows, pos, d_model] with the direction added."""
         return hidden + self.strength * self.direction
 
 
 @dataclass(frozen=True, eq=False)
-class Subtract:
+class Subtract(_Directed):
     """Steering the other way: x - strength * direction.
 
     Raises:
         ValueError: as `Add`.
     """
-
-    direction: Tensor
-    strength: float | Tensor = 1.0
-
-    def __post_init__(self) -> None:
-        _check_direction(self.direction)
 
     def edit(self, hidden: Tensor) -> Tensor:
         """Hidden [rows, pos, d_model] with the direction taken away."""
@@ -47,7 +60,7 @@ class Subtract:
 
 
 @dataclass(frozen=True, eq=False)
-class ProjectOut:
+class ProjectOut(_Directed):
     """Directional ablation: x - strength * (x . r) r with r the direction at length 1.
 
     Strength 1 leaves no component along the direction, whose own length does not matter.
@@ -57,12 +70,6 @@ class ProjectOut:
         ValueError: as `Add`.
     """
 
-    direction: Tensor
-    strength: float | Tensor = 1.0
-
-    def __post_init__(self) -> None:
-        _check_direction(self.direction)
-
     def edit(self, hidden: Tensor) -> Tensor:
         """Hidden [rows, pos, d_model] with the component along the direction removed."""
         unit = self.direction / self.direction.norm(dim=-1, keepdim=True)
@@ -71,16 +78,18 @@ class ProjectOut:
 
 @dataclass(frozen=True, eq=False)
 class Replace:
-    """Put a value [d_model] in the activation's place: zero, a mean, or one from another run."""
+    """Put a value [width], or a number, in the activation's place: zero, a mean, a patched state.
 
-    value: Tensor
+    Activation patching takes `PerPrompt` of the activations of another run.
+    """
+
+    value: Field
+
+    def check(self, model: LanguageModel, site: Site) -> None:
+        """Raises a ValueError if the value is neither a number nor as wide as the site."""
+        if np.ndim(self.value):
+            _check_width("value", self.value, model.width(site), site)
 
     def edit(self, hidden: Tensor) -> Tensor:
         """The value at every position of hidden [rows, pos, d_model]."""
         return self.value.expand_as(hidden)
-
-
-def _check_direction(direction: Tensor) -> None:
-    # A number would broadcast: the same change in every dimension is no direction that was fitted.
-    if direction.ndim == 0:
-        raise ValueError(f"direction {float(direction):g} is a number; valid: a vector [width]")
