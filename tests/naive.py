@@ -113,6 +113,14 @@ def _hook(model, edit, prompt_length, number):
         return block.self_attn.o_proj.register_forward_pre_hook(before)
     if component == "resid_post":
         return block.register_forward_hook(after)
+    if component == "mlp_down":
+        names = ("down_proj", "c_proj", "dense_4h_to_h")
+        projection = next(getattr(block.mlp, name) for name in names if hasattr(block.mlp, name))
+
+        def output_of(module, args, output):
+            return change(torch.cat([args[0], output], -1))[..., args[0].shape[-1] :]
+
+        return projection.register_forward_hook(output_of)
     # What a family adds to the stream: where a norm follows attention or MLP, what that returns.
     normed = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
     usual = {"attn_out": "self_attn", "mlp_out": "mlp"}

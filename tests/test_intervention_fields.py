@@ -234,9 +234,11 @@ def test_fields_of_too_few_prompts_are_refused_before_the_model_runs(monkeypatch
 def test_fields_of_another_width_are_refused_before_the_model_runs(wrong, monkeypatch):
     model = tiny("llama")
     monkeypatch.setattr(model.hf, "forward", None)
-    with pytest.raises(ValueError, match=r"direction is 31 wide, blocks\.1\.resid_pre is 32"):
+    with pytest.raises(
+        ValueError, match=r"direction is 31 wide, at blocks\.1\.resid_pre it must be 32"
+    ):
         generate(model, PROMPTS, [Condition(), edited(1, wrong)], batch_tokens=10**6)
-    with pytest.raises(ValueError, match=r"value is 2 wide, blocks\.1\.z\[3\] is 8"):
+    with pytest.raises(ValueError, match=r"value is 2 wide, at blocks\.1\.z\[3\] it must be 8"):
         edits = (Edit(Site(1, "z", 3), Replace(PerPrompt(torch.zeros(5, 2)))),)
         score_last(model, PROMPTS, [Condition(edits=edits)], lambda x: x, batch_tokens=100)
 

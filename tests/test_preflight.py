@@ -209,4 +209,4 @@ def test_what_a_parallel_block_does_not_have_is_named(tmp_path):
     write_model("neox", tmp_path, "{% for m in messages %}{{ m['content'] }}<end>{% endfor %}")
     found = error_of(f"model.path={tmp_path}", "sweep.arms.add.components=[resid_mid]")
     assert found.startswith("sweep.arms.add.components: attention and MLP of")
-    assert found.endswith("valid: resid_pre, z, attn_out, mlp_act, mlp_out, resid_post")
+    assert found.endswith("valid: resid_pre, z, attn_out, mlp_act, mlp_down, mlp_out, resid_post")

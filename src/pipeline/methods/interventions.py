@@ -1,8 +1,12 @@
-"""What can be done to an activation: add a direction, take it away, project it out, replace it."""
+"""What can be done to an activation: add a direction, take it away, project it out, replace it.
+
+And to a down projection: a change of rank one.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pipeline.engine.conditions import Field
@@ -11,8 +15,9 @@ from pipeline.model.sites import Site
 
 
 def _check_width(name: str, value: Field, width: int, site: Site) -> None:
-    if value.shape[-1] != width:
-        raise ValueError(f"{name} is {value.shape[-1]} wide, {site} is {width}")
+    wide = value.shape[-1] if np.ndim(value) else 0
+    if wide != width:
+        raise ValueError(f"{name} is {wide} wide, at {site} it must be {width}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,3 +98,30 @@ class Replace:
     def edit(self, hidden: Tensor) -> Tensor:
         """The value at every position of hidden [rows, pos, d_model]."""
         return self.value.expand_as(hidden)
+
+
+@dataclass(frozen=True, eq=False)
+class RankOne:
+    """A change of rank one in a down projection's weights, as an edit at `mlp_down`.
+
+    W + delta uT: output + (u . input) delta, with `u` [mlp_act] and `delta` [d_model]. No weight is
+    touched, so edits of several conditions run in one batch; at position rule `all` it is the
+    change of the weights itself. Source: Meng et al. 2022, "Locating and editing factual
+    associations in GPT" (ROME).
+    """
+
+    u: Field
+    delta: Field
+
+    def check(self, model: LanguageModel, site: Site) -> None:
+        """Raises a ValueError if the site is another one, or u or delta is not of its width."""
+        if site.component != "mlp_down":
+            raise ValueError(f"{site}: a change of rank one is made at mlp_down")
+        _check_width("u", self.u, model.width(Site(site.layer, "mlp_act")), site)
+        _check_width("delta", self.delta, model.d_model, site)
+
+    def edit(self, hidden: Tensor) -> Tensor:
+        """The projection [rows, pos, mlp_act + d_model] with its output changed."""
+        read, written = hidden.tensor_split([self.u.shape[-1]], -1)
+        strength = (read * self.u).sum(-1, keepdim=True)
+        return torch.cat([read, written + strength * self.delta], -1)

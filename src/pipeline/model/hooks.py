@@ -170,6 +170,8 @@ def _register(model: LanguageModel, site: Site, visit: Visit) -> list[Any]:
         return _register_middle(model, module, model.blocks[site.layer], visit)
     if site.component == "pattern":
         return [module.register_forward_hook(_reading_pattern(site, visit))]
+    if side == "both":
+        return [module.register_forward_hook(_across(visit))]
     if side == "input":
         return [module.register_forward_pre_hook(_before(visit), with_kwargs=True)]
     return [module.register_forward_hook(_after(visit))]
@@ -203,6 +205,14 @@ def _after(visit: Visit) -> Callable[..., Any]:
         whole = isinstance(output, tuple)
         new = visit(output[0] if whole else output)
         return None if new is None else (new, *output[1:]) if whole else new
+
+    return hook
+
+
+def _across(visit: Visit) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
+        new = visit(torch.cat([args[0], output], -1))
+        return None if new is None else new[..., args[0].shape[-1] :]
 
     return hook
 

@@ -27,6 +27,7 @@ _PLACES = {
     "attn_out": ("attention", "output"),
     "resid_mid": ("middle", "input"),
     "mlp_act": ("neurons", "input"),
+    "mlp_down": ("neurons", "both"),
     "mlp_out": ("mlp", "output"),
     "resid_post": ("", "output"),
 }
@@ -131,15 +132,17 @@ class LanguageModel:
         return site
 
     def place(self, site: Site) -> tuple[nn.Module, str]:
-        """The module that carries a site, and whether as its `input` or its `output`."""
+        """The module that carries a site, and whether as its `input`, its `output` or `both`."""
         block = self.blocks[site.layer]
         part, side = _PLACES["resid_pre" if site.component == "embed" else site.component]
         return (block.get_submodule(getattr(self.architecture, part)) if part else block), side
 
     def width(self, site: Site) -> int:
-        """Size of the activation at a site: `d_model` unless it is `z`, `mlp_act` or a unit."""
+        """Size of the activation at a site: `d_model` in the stream and in what adds to it."""
         if site.component == "pattern":
             raise ValueError(f"{site} is [head, pos, pos]: it has no width")
+        if site.component == "mlp_down":
+            return self.width(Site(site.layer, "mlp_act")) + self.d_model
         if site.component not in ("z", "mlp_act"):
             return self.d_model
         weight: Tensor = self.place(site)[0].weight  # type: ignore[assignment]

@@ -9,6 +9,7 @@ COMPONENTS = (
     "attn_out",
     "resid_mid",
     "mlp_act",
+    "mlp_down",
     "mlp_out",
     "resid_post",
 )
@@ -20,10 +21,11 @@ probabilities [batch, head, pos, pos], can only be read.
 `resid_pre`, `resid_mid`, `resid_post`: the residual stream before, inside and after the block.
 `attn_out`, `mlp_out`: what is added to the stream, after a post-norm where the family has one.
 `z`: the heads' concatenated input of the output projection. `mlp_act`: the input of the down
-projection (neurons).
+projection (neurons). `mlp_down`: the down projection itself, its input and its output side by side
+[mlp_act + d_model], before a post-norm; a write changes the output alone.
 """
 
-STREAM = tuple(name for name in COMPONENTS if name not in ("z", "mlp_act"))
+STREAM = tuple(name for name in COMPONENTS if name not in ("z", "mlp_act", "mlp_down"))
 """Those that are as wide as the residual stream in every model."""
 
 _VISITED = ("embed", "resid_pre", "z", "pattern", *COMPONENTS[2:])

@@ -40,12 +40,15 @@ def direct_logits(
     are left out, so the logits hold up to one positive factor. Soft-capping is left out too.
 
     Raises:
-        ValueError: a site the model does not have or of a single head or neuron, another width.
+        ValueError: a site the model does not have, of a single head or neuron, or `mlp_down`;
+            another width.
 
     Source: nostalgebraist 2020 (logit lens); Dar et al. 2023 (weights in embedding space).
     """
     if model.check(site).unit is not None:
         raise ValueError(f"{site}: directions of single heads or neurons are not read")
+    if site.component == "mlp_down":
+        raise ValueError(f"{site}: directions of a projection's input and output are not read")
     width = model.width(site)
     if directions.shape[-1] != width:
         raise ValueError(f"directions are {directions.shape[-1]} wide, {site} is {width}")
