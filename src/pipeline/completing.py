@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.config.sections import Study
-from pipeline.engine.chunks import Chunk, plan
+from pipeline.engine.chunks import Chunk, plan_decodings
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate_chunk
 from pipeline.grid import Part
@@ -41,19 +41,20 @@ def complete(
     seed: int,
     batch_tokens: int,
 ) -> pd.DataFrame:
-    """A row per condition, sample and repeat; chunks that lie finished in `work` are taken up."""
+    """A row per condition, sample and repeat; chunks that lie finished in `work` are taken up.
+
+    `decoding` is that of conditions without one of their own.
+    """
     by_sample = dataset.set_index("sample")
     jobs = {
         f"{part.name}-chunk-{chunk.number:05d}": partial(
             _chunk, model, by_sample, part, chunk, decoding, seed
         )
         for part in parts
-        for chunk in plan(
-            len(part.conditions),
+        for chunk in plan_decodings(
+            [condition.decoding or decoding for condition in part.conditions],
             [len(by_sample.at[s, "tokens"]) for s in part.samples],
             batch_tokens=batch_tokens,
-            new_tokens=decoding.max_new_tokens,
-            repeats=decoding.repeats,
         )
     }
     return pd.concat(taken_up("completions", jobs, work), ignore_index=True)

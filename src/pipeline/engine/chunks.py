@@ -3,10 +3,12 @@
 A chunk is the unit of work and of resuming: a block of prompts times a group of conditions.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pipeline.engine.decoding import Decoding
 from pipeline.model.loading import LanguageModel
 
 
@@ -64,22 +66,57 @@ def plan(
     Raises:
         ValueError: `batch_tokens` below 1, or no condition.
     """
-    if n_conditions < 1:
-        raise ValueError("there is no condition to run; an unedited one is `Condition()`")
+    _check_any(n_conditions)
+    return list(
+        _packed(range(n_conditions), lengths, batch_tokens, new_tokens=new_tokens, repeats=repeats)
+    )
+
+
+def plan_decodings(
+    decodings: Sequence[Decoding], lengths: Sequence[int], *, batch_tokens: int
+) -> list[Chunk]:
+    """Pack conditions as `plan` does, those of one decoding together; each has one of `decodings`.
+
+    Raises:
+        ValueError: `batch_tokens` below 1, or no condition.
+    """
+    _check_any(len(decodings))
     chunks: list[Chunk] = []
-    share = block_tokens(batch_tokens, n_conditions)
+    for decoding in dict.fromkeys(decodings):
+        chunks += _packed(
+            [number for number, other in enumerate(decodings) if other == decoding],
+            lengths,
+            batch_tokens,
+            new_tokens=decoding.max_new_tokens,
+            repeats=decoding.repeats,
+            first=len(chunks),
+        )
+    return chunks
+
+
+def _packed(
+    conditions: Sequence[int],
+    lengths: Sequence[int],
+    batch_tokens: int,
+    *,
+    new_tokens: int,
+    repeats: int,
+    first: int = 0,
+) -> Iterator[Chunk]:
+    """Chunks of these conditions, numbered from `first`."""
+    number = itertools.count(first)
+    share = block_tokens(batch_tokens, len(conditions))
     for block in blocks(lengths, share, new_tokens=new_tokens, repeats=repeats):
         slots = max(1, batch_tokens // (max(lengths[p] for p in block) + new_tokens))
         group = max(1, _WAVES * slots // (len(block) * repeats))
-        for start in range(0, n_conditions, group):
+        for start in range(0, len(conditions), group):
             rows = tuple(
                 Row(condition, prompt, repeat)
-                for condition in range(start, min(start + group, n_conditions))
+                for condition in conditions[start : start + group]
                 for prompt in block
                 for repeat in range(repeats)
             )
-            chunks.append(Chunk(len(chunks), rows, slots))
-    return chunks
+            yield Chunk(next(number), rows, slots)
 
 
 def divided(chunk: Chunk, parts: int) -> list[Chunk]:
@@ -143,6 +180,11 @@ def pass_tokens(model: LanguageModel, batch_tokens: int) -> int:
 
 def _at_most(tokens: int, model: LanguageModel, batch_tokens: int) -> int:
     return min(batch_tokens, tokens) if model.device.type == "cpu" else batch_tokens
+
+
+def _check_any(n_conditions: int) -> None:
+    if n_conditions < 1:
+        raise ValueError("there is no condition to run; an unedited one is `Condition()`")
 
 
 def _check(batch_tokens: int) -> None:

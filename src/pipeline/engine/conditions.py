@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from pipeline.engine.decoding import Decoding
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
@@ -122,7 +123,8 @@ class Condition:
     """One grid point. Its fields say in a table what its edits do in the model.
 
     `layer` is the layer that the direction was read at (None for a baseline), `source` where the
-    direction came from, `draw` which draw of it. The id is a hash of the fields without the edits.
+    direction came from, `draw` which draw of it. `decoding` is that of its completions; None: the
+    run's. The id is a hash of the fields without edits and decoding.
     """
 
     arm: str = ""
@@ -133,11 +135,12 @@ class Condition:
     strength: float = 0.0
     positions: str = "none"
     edits: tuple[Edit, ...] = field(default=(), compare=False, repr=False)
+    decoding: Decoding | None = None
 
     @property
     def columns(self) -> dict[str, Any]:
         """The fields as columns of a table, the id first."""
-        fields = {k: v for k, v in self.__dict__.items() if k != "edits"}
+        fields = {k: v for k, v in self.__dict__.items() if k not in ("edits", "decoding")}
         text = json.dumps(fields, sort_keys=True)
         return {"condition": hashlib.sha256(text.encode()).hexdigest()[:12], **fields}
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.engine.batches import Batch, join
-from pipeline.engine.chunks import Chunk, Row, divided, plan
+from pipeline.engine.chunks import Chunk, Row, divided, plan_decodings
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding, choose, row_keys
 from pipeline.engine.edit_table import EditTable
@@ -46,17 +46,16 @@ def generate(
 ) -> list[Completion]:
     """Complete every prompt under every condition, ordered by (condition, prompt, repeat).
 
+    A condition's own `decoding` takes the place of the run's: the same completions as in a run by
+    itself.
+
     Raises:
         ValueError: a site the model does not have, a sequence longer than its context, or an edit
             that never touched a token.
     """
-    chunks = plan(
-        len(conditions),
-        [len(prompt) for prompt in prompts],
-        batch_tokens=batch_tokens,
-        new_tokens=decoding.max_new_tokens,
-        repeats=decoding.repeats,
-    )
+    decodings = [condition.decoding or decoding for condition in conditions]
+    lengths = [len(prompt) for prompt in prompts]
+    chunks = plan_decodings(decodings, lengths, batch_tokens=batch_tokens)
     done = [
         completion
         for chunk in chunks
@@ -84,22 +83,31 @@ def generate_chunk(
         prompts: tokens of all prompts.
         conditions: all conditions.
         chunk: the rows to run.
-        decoding: how.
+        decoding: of conditions that have none of their own.
         seed: of the sampling noise.
         samples: each prompt's number in the noise, so that a subset meets the noise of the whole.
+
+    Raises:
+        ValueError: as `generate`; conditions of several decodings in one chunk.
     """
-    check_context(model, prompts, decoding.max_new_tokens)
+    decodings = [condition.decoding or decoding for condition in conditions]
+    several = {decodings[row.condition] for row in chunk.rows}
+    if len(several) > 1:
+        raise ValueError(f"chunk {chunk.number} has rows of {len(several)} decodings; valid: 1")
+    (chunk_decoding,) = several
+    check_context(model, prompts, max(of.max_new_tokens for of in decodings))
     check_aligned(conditions, len(prompts))
     lengths = [len(prompt) for prompt in prompts]
-    # The last token of a completion is never fed.
-    check_listed(conditions, lengths, [n + decoding.max_new_tokens - 1 for n in lengths])
+    for condition, of in zip(conditions, decodings, strict=True):
+        # The last token of a completion is never fed.
+        check_listed([condition], lengths, [n + of.max_new_tokens - 1 for n in lengths])
 
     def run(parts: int) -> list[Completion]:
         return [
             completion
             for part in divided(chunk, parts)
             for completion in _Run(
-                model, prompts, conditions, part, decoding, seed, samples
+                model, prompts, conditions, part, chunk_decoding, seed, samples
             ).completions()
         ]
 

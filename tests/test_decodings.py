@@ -1,0 +1,116 @@
+"""Conditions that are decoded in other ways than the rest of their run."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from families import FAMILIES, WIDTH, random_prompts, tiny
+
+from pipeline.completing import complete
+from pipeline.engine.chunks import Chunk, plan, plan_decodings
+from pipeline.engine.conditions import Condition, Edit
+from pipeline.engine.decoding import Decoding
+from pipeline.engine.generation import generate, generate_chunk
+from pipeline.grid import Part
+from pipeline.methods.interventions import Add
+from pipeline.model.sites import Site
+
+PROMPTS = random_prompts(5)
+RUN = Decoding(4, temperature=1.0)
+DECODINGS = [
+    None,
+    Decoding(4, temperature=1.0, forbidden=tuple(range(50, 200))),
+    Decoding(7, temperature=0.5),
+    Decoding(2),
+    Decoding(4, temperature=1.0, top_p=0.4, repeats=3),
+    Decoding(4, temperature=1.0, top_k=2),
+]
+EDITS = [
+    (),
+    *(
+        (Edit(Site(layer, "resid_pre"), Add(torch.linspace(-2, 2, WIDTH)), rule),)
+        for layer, rule in ((1, "last"), (2, "generated"))
+    ),
+]
+CONDITIONS = [Condition(edits=edits, decoding=of) for edits, of in product(EDITS, DECODINGS)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_condition_is_decoded_as_in_a_run_by_itself(family):
+    model = tiny(family)
+    together = generate(model, PROMPTS, CONDITIONS, RUN, seed=3, batch_tokens=150)
+    alone = [
+        replace(completion, condition=number)
+        for number, condition in enumerate(CONDITIONS)
+        for completion in generate(
+            model,
+            PROMPTS,
+            [replace(condition, decoding=None)],
+            condition.decoding or RUN,
+            seed=3,
+            batch_tokens=150,
+        )
+    ]
+    assert together == alone
+    told = {number: c for number, c in enumerate(together) if CONDITIONS[c.condition].decoding}
+    assert any(c.repeat == 2 for c in told.values())
+    assert all(token < 50 for c in together if c.condition % 6 == 1 for token in c.tokens)
+
+
+def test_the_plan_keeps_decodings_apart_and_covers_every_row_once():
+    lengths = [5, 9, 2, 7, 30]
+    decodings = [RUN, DECODINGS[2], RUN, DECODINGS[4], DECODINGS[2]]
+    chunks = plan_decodings(decodings, lengths, batch_tokens=64)
+    assert [chunk.number for chunk in chunks] == list(range(len(chunks)))
+    rows = [(row.condition, row.prompt, row.repeat) for chunk in chunks for row in chunk.rows]
+    assert len(rows) == len(set(rows))
+    assert set(rows) == {
+        (c, p, repeat)
+        for c, decoding in enumerate(decodings)
+        for p in range(5)
+        for repeat in range(decoding.repeats)
+    }
+    assert all(len({decodings[row.condition] for row in chunk.rows}) == 1 for chunk in chunks)
+    assert max(len({row.condition for row in chunk.rows}) for chunk in chunks) == 2
+
+
+def test_conditions_of_one_decoding_are_packed_as_ever():
+    lengths = [len(prompt) for prompt in PROMPTS]
+    chunks = plan_decodings([RUN] * 4, lengths, batch_tokens=60)
+    assert chunks == plan(4, lengths, batch_tokens=60, new_tokens=4)
+    with pytest.raises(ValueError, match="no condition to run"):
+        plan_decodings([], lengths, batch_tokens=60)
+
+
+def test_a_chunk_of_two_decodings_is_refused():
+    (first, second) = plan_decodings([RUN, DECODINGS[2]], [3], batch_tokens=100)
+    both = Chunk(7, first.rows + second.rows, 2)
+    conditions = [Condition(), Condition(decoding=DECODINGS[2])]
+    with pytest.raises(ValueError, match="chunk 7 has rows of 2 decodings; valid: 1"):
+        generate_chunk(tiny("llama"), [[5, 6, 7]], conditions, both, RUN, seed=0, samples=[0])
+
+
+def test_limits_are_those_of_each_decoding(monkeypatch):
+    model, edits = tiny("llama"), EDITS[2]
+    generate(model, PROMPTS, [Condition(edits=edits, decoding=Decoding(2))], Decoding(1))
+    monkeypatch.setattr(model.hf, "forward", None)
+    with pytest.raises(ValueError, match="no sequence has positions 'generated'"):
+        generate(model, PROMPTS, [Condition(edits=edits, decoding=Decoding(1))], Decoding(2))
+    with pytest.raises(ValueError, match="pass the context"):
+        generate(model, PROMPTS, [Condition(), Condition(decoding=Decoding(10**6))])
+
+
+def test_a_table_of_completions_has_each_conditions_own(tmp_path):
+    samples = tuple(range(5))
+    dataset = pd.DataFrame({"sample": samples, "tokens": [np.array(p) for p in PROMPTS]})
+    dataset[["split", "label", "topic", "instruction", "demand"]] = "x"
+    named = tuple(replace(c, arm=str(n)) for n, c in enumerate(CONDITIONS))
+    settings = {"decoding": RUN, "seed": 3, "batch_tokens": 60}
+    part = Part("arm", "arm", named, samples)
+    table = complete(tiny("llama"), dataset, [part], tmp_path, **settings)
+    rows = table.sort_values(["arm", "sample", "repeat"], key=lambda v: v.astype(int))
+    expected = generate(tiny("llama"), PROMPTS, CONDITIONS, RUN, seed=3)
+    assert [tuple(tokens) for tokens in rows["tokens"]] == [c.tokens for c in expected]
