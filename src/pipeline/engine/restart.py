@@ -41,9 +41,9 @@ class Prefix:
         prompts: tokens of all prompts.
         block: numbers of the prompts to run.
         table: edits of the conditions that will start here.
-        ends: where to position rules each prompt of the block ends; its length if left out.
-        every_position: what is wanted is the residual stream at all positions (`stream`), rather
-            than the logits after the last (`restart`).
+        ends: where to position rules each prompt of the block ends; its length if left out. Then
+            what is wanted is the residual stream from there on (`stream`), rather than the logits
+            after the last token (`restart`).
         clean: `clean` is wanted as well.
     """
 
@@ -55,7 +55,6 @@ class Prefix:
         table: EditTable,
         *,
         ends: Sequence[int] | None = None,
-        every_position: bool = False,
         clean: bool = False,
     ) -> None:
         self.model, self._table = model, table
@@ -66,8 +65,11 @@ class Prefix:
         self.ends = torch.tensor(own, device=model.device)
         self._positions = positions(self.mask)
         self._absolute = self._positions.masked_fill(self.mask == 0, -1)
+        self.generated = self._absolute >= self.ends[:, None]
         self._firsts: dict[Positions, int] = {}
-        self.starts = [self._start(condition, every_position) for condition in table.conditions]
+        # A prompt's last token is what the first token behind it is read from.
+        latest = self.width if ends is None else self._first("last")
+        self.starts = [self._start(condition, latest) for condition in table.conditions]
         self._streams: dict[int, Tensor] = {}
         self._last: dict[int, Tensor] = {}
         self._lenses: dict[int, Tensor] = {}
@@ -75,12 +77,12 @@ class Prefix:
         if clean or any(start != (0, 0) for start in self.starts):
             self._run(clean)
 
-    def _start(self, condition: Condition, every_position: bool) -> Start:
+    def _start(self, condition: Condition, latest: int) -> Start:
         firsts = ((_changed(edit.site), self._first(edit.positions)) for edit in condition.edits)
         touched = [(layer, column) for layer, column in firsts if column < self.width]
-        behind = (self.model.n_layers, self.width)
+        behind = (self.model.n_layers, latest)
         layer, column = (min(values) for values in zip(*touched, behind, strict=True))
-        return Start(layer, 0 if every_position else column)
+        return Start(layer, column)
 
     def _first(self, rule: Positions) -> int:
         if rule not in self._firsts:
@@ -173,7 +175,10 @@ class Prefix:
     def stream(
         self, start: Start, owners: Sequence[int], rows: Sequence[int]
     ) -> Float[Tensor, "rows pos d_model"]:
-        """Residual stream before the final norm of rows of the block, each under its owner."""
+        """Residual stream before the final norm from a start's column on, each row under its owner.
+
+        It begins at the last token of a prompt or before.
+        """
         taken = torch.tensor(rows)
         if start.layer == self.model.n_layers:
             self._set(start, owners, taken)

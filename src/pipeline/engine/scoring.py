@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.engine.chunks import block_tokens, blocks, pass_tokens
@@ -117,14 +117,67 @@ def cross_entropy(
         raise ValueError("a text of fewer than 2 tokens has no cross-entropy")
 
     def score(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
-        stream = prefix.stream(start, owners, rows)
-        ids, mask = prefix.ids[rows], prefix.mask[rows].bool()
-        inside = mask[:, 1:] & mask[:, :-1]
-        losses = torch.zeros(inside.shape, device=ids.device)
-        losses[inside] = _losses(model, stream[:, :-1][inside], ids[:, 1:][inside])
-        return losses.sum(1) / inside.sum(1)
+        losses, targets = _generated_losses(prefix, start, owners, rows)
+        return losses.sum(1) / targets.sum(1)
 
-    return _run(model, texts, conditions, score, only, batch_tokens=batch_tokens, text=True)
+    ends = [1] * len(texts)
+    return _run(model, texts, conditions, score, only, batch_tokens=batch_tokens, ends=ends)
+
+
+def score_answers(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    conditions: Sequence[Condition],
+    *,
+    batch_tokens: int,
+    only: Sequence[int] | None = None,
+) -> Float[Tensor, "conditions prompts"]:
+    """Log-probability of each prompt's answer after it, in nats, summed over the answer's tokens.
+
+    log p(answer | prompt) = sum_i log p(answer_i | prompt, answer_<i). To position rules the
+    answer's tokens are generated ones. Other arguments and errors are those of `score_change`.
+
+    Args:
+        model: the model.
+        prompts: tokens of all prompts.
+        answers: tokens of each prompt's answer.
+        conditions: what is run on each of them.
+        batch_tokens: tokens that a batch may have.
+        only: numbers of the prompts to run, in the order of the scores; all if left out.
+
+    Raises:
+        ValueError: not one answer for each prompt, or a prompt or an answer without a token.
+    """
+    if len(answers) != len(prompts):
+        raise ValueError(f"{len(answers)} answers to {len(prompts)} prompts; valid: one to each")
+    for what, rows in (("prompt", prompts), ("the answer to prompt", answers)):
+        for number, tokens in enumerate(rows):
+            if not len(tokens):
+                raise ValueError(f"{what} {number} has no token")
+
+    def score(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
+        losses, _ = _generated_losses(prefix, start, owners, rows)
+        return -losses.sum(1)
+
+    answered = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    ends = [len(prompt) for prompt in prompts]
+    return _run(model, answered, conditions, score, only, batch_tokens=batch_tokens, ends=ends)
+
+
+def _generated_losses(
+    prefix: Prefix, start: Start, owners: list[int], rows: list[int]
+) -> tuple[Float[Tensor, "rows pos"], Bool[Tensor, "rows pos"]]:
+    """Negative log-probability of each token behind its row's prompt, and where these tokens are.
+
+    0 elsewhere; positions begin behind the start's column.
+    """
+    stream = prefix.stream(start, owners, rows)
+    ids = prefix.ids[rows, start.column + 1 :]
+    targets = prefix.generated[rows, start.column + 1 :]
+    losses = torch.zeros(targets.shape, device=ids.device)
+    losses[targets] = _losses(prefix.model, stream[:, :-1][targets], ids[targets])
+    return losses, targets
 
 
 def _losses(
@@ -150,7 +203,7 @@ def _run(
     only: Sequence[int] | None,
     *,
     batch_tokens: int,
-    text: bool = False,
+    ends: Sequence[int] | None = None,
     clean: bool = False,
 ) -> Tensor:
     numbers = range(len(prompts)) if only is None else only
@@ -159,9 +212,11 @@ def _run(
     check_context(model, prompts)
     check_aligned(conditions, len(prompts))
     lengths = [len(prompt) for prompt in prompts]
-    check_listed(conditions, [1] * len(prompts) if text else lengths, lengths)
+    # No token is read from the last one of what follows a prompt.
+    read = lengths if ends is None else [length - 1 for length in lengths]
+    check_listed(conditions, lengths if ends is None else ends, read)
 
-    run = partial(_scores, model, prompts, conditions, score, numbers, text=text, clean=clean)
+    run = partial(_scores, model, prompts, conditions, score, numbers, ends=ends, clean=clean)
     return in_batches(model, batch_tokens, run)
 
 
@@ -173,7 +228,7 @@ def _scores(
     numbers: Sequence[int],
     batch_tokens: int,
     *,
-    text: bool,
+    ends: Sequence[int] | None,
     clean: bool,
 ) -> Tensor:
     results: Tensor | None = None
@@ -182,8 +237,8 @@ def _scores(
     computed = pass_tokens(model, batch_tokens)
     for own in blocks(lengths, min(computed, block_tokens(batch_tokens, len(conditions)))):
         block = [numbers[n] for n in own]
-        ends = [1] * len(block) if text else None
-        prefix = Prefix(model, prompts, block, table, ends=ends, every_position=text, clean=clean)
+        block_ends = None if ends is None else [ends[number] for number in block]
+        prefix = Prefix(model, prompts, block, table, ends=block_ends, clean=clean)
         with torch.inference_mode(), visiting(model, table.visits):
             for start, some in _together(prefix, batch_tokens, computed):
                 owners = [condition for condition in some for _ in block]
