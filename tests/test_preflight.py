@@ -82,6 +82,10 @@ def test_what_the_model_or_data_do_not_have_is_named(override, message):
         ),
         ("sweep.logit_metrics.kl.layer=8", "sweep.logit_metrics.kl: layer 8; valid: 0 to 7"),
         (
+            "sweep.logit_metrics.foil={_target_: pipeline.measures.logits.answer_over_foil}",
+            "sweep.logit_metrics.foil: the dataset has no column 'foil'; it has: instruction",
+        ),
+        (
             "sweep.logit_metrics.odds={_target_: test_preflight.of_all_tokens}",
             "sweep.logit_metrics.odds: scores (2, 6144) of 2 rows; valid: one score for each row",
         ),

@@ -43,7 +43,7 @@ def score_logits(
         rows = by_sample.loc[list(part.samples)].reset_index()
         seen = [c for c in part.conditions if c.positions not in GENERATED]
         jobs |= _jobs(
-            model, f"{part.name}-logits", rows, seen, partial(_logits, metrics), batch_tokens
+            model, f"{part.name}-logits", rows, seen, partial(_logits, metrics, rows), batch_tokens
         )
     return long_table(taken_up("logits", jobs, work))
 
@@ -102,6 +102,7 @@ def _jobs(
 
 def _logits(
     metrics: Mapping[str, Callable[[NextToken], Tensor]],
+    rows: pd.DataFrame,
     model: LanguageModel,
     prompts: list[list[int]],
     conditions: Sequence[Condition],
@@ -110,7 +111,8 @@ def _logits(
     batch_tokens: int,
 ) -> dict[str, Tensor]:
     def measure(read: Reading) -> Tensor:
-        after = NextToken(read.logits, read.clean, model.tokenizer)
+        samples = rows.iloc[read.prompts].reset_index(drop=True)
+        after = NextToken(read.logits, read.clean, model.tokenizer, samples)
         return torch.stack([metric(after).double() for metric in metrics.values()], -1)
 
     scores = score_change(model, prompts, conditions, measure, only=only, batch_tokens=batch_tokens)

@@ -74,7 +74,7 @@ def check(study: Study) -> tuple[pd.DataFrame, list[int]]:
         with at_key("vectors.selection.refusal_tokens"):
             tokenizer = load_tokenizer(study.model.path, study.model.revision)
             single_tokens(tokenizer, study.vectors.selection.refusal_tokens)
-    _check_logit_metrics(study, config.vocab_size, config.num_hidden_layers)
+    _check_logit_metrics(study, config.vocab_size, config.num_hidden_layers, dataset)
     _check_position(study, dataset)
     _check_edited(study, dataset)
     any_parts(study, dataset, layers)
@@ -137,9 +137,10 @@ def _check_lengths(study: Study, context: int, dataset: pd.DataFrame, texts: pd.
             raise ValueError(f"text: row {sample} has {len(tokens)} tokens; valid: 2 to {context}")
 
 
-def _check_logit_metrics(study: Study, vocab: int, n_layers: int) -> None:
+def _check_logit_metrics(study: Study, vocab: int, n_layers: int, dataset: pd.DataFrame) -> None:
     """Fail if a logit metric cannot be measured with the model's tokens, or is no score a row."""
     tokenizer = load_tokenizer(study.model.path, study.model.revision)
+    samples = dataset.iloc[[0, -1]].reset_index(drop=True)
 
     def level(layer: int | None = None) -> Tensor:
         if layer is not None and not 0 <= layer < n_layers:
@@ -149,7 +150,7 @@ def _check_logit_metrics(study: Study, vocab: int, n_layers: int) -> None:
     for name, node in study.sweep.logit_metrics.items():
         with at_key(f"sweep.logit_metrics.{name}"):
             try:
-                shape = tuple(target(node)(NextToken(level, level, tokenizer)).shape)
+                shape = tuple(target(node)(NextToken(level, level, tokenizer, samples)).shape)
             # What a user's own function makes of its argument.
             except (AttributeError, TypeError) as error:
                 raise ValueError(f"fails on logits of two rows: {error}") from error

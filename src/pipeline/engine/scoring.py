@@ -26,10 +26,14 @@ _UNEMBEDDED = 256
 
 
 class Reading:
-    """What one forward pass says of the token after each row."""
+    """What one forward pass says of the token after each row.
+
+    `prompts` are the numbers of the rows' prompts in the run.
+    """
 
     def __init__(self, prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> None:
         self._prefix, self._rows = prefix, rows
+        self.prompts: list[int] = prefix.numbers[rows].tolist()
         last, self._streams = prefix.streams(start, owners, rows)
         self._logits: dict[int | None, Tensor] = {None: last}
 

@@ -1,5 +1,6 @@
 """Chat templates: instructions to the tokens a model is given, and positions found in them."""
 
+import functools
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -85,6 +86,22 @@ def with_answer(
         raise ValueError(f"there is no answer to {prompt!r}")
     text = prompt + answer
     return encode(tokenizer, text, raw=raw), _span(tokenizer, text, len(prompt), len(text), raw)
+
+
+@functools.lru_cache(maxsize=2**16)
+def first_token(tokenizer: Any, prompt: str, answer: str, *, raw: bool = False) -> int:
+    """The token that an answer begins with after the tokens of a prompt.
+
+    Raises:
+        ValueError: the answer is empty, or the prompt's last token becomes another one before it.
+    """
+    tokens, places = with_answer(tokenizer, prompt, answer, raw=raw)
+    if tokens[: places[0]] != encode(tokenizer, prompt, raw=raw):
+        raise ValueError(
+            f"the tokens of answer {answer!r} do not follow those of its prompt, which ends in "
+            f"{prompt[-10:]!r}"
+        )
+    return tokens[places[0]]
 
 
 def subject_position(tokenizer: Any, prompt: str, subject: str, *, raw: bool = False) -> int:

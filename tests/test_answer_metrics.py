@@ -1,0 +1,151 @@
+"""Logit metrics of each sample's own answer: by hand, against the naive loop, and in a study."""
+
+from functools import partial
+
+import naive
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from families import BOS, WIDTH, byte_tokenizer, random_prompts, tiny, tokenizer
+
+from pipeline.data.datasets import tokenise
+from pipeline.engine.conditions import Condition, Edit
+from pipeline.forward import score_logits
+from pipeline.grid import Part
+from pipeline.measures.logits import (
+    NextToken,
+    answer_over_foil,
+    answer_probability,
+    answer_rank,
+    group_log_odds,
+)
+from pipeline.methods.interventions import Add
+from pipeline.model.chat import encode, first_token
+from pipeline.model.sites import Site
+
+PROMPTS = random_prompts(6)
+ANSWERS = [" w20", "", " w30 w31", " w7", None, " w199"]
+FOILS = [" w21", " w22", " w23 w9", np.nan, " w24", " w20"]
+
+
+def text(tokens: list[int]) -> str:
+    return " ".join(tokenizer().convert_ids_to_tokens(tokens))
+
+
+def dataset() -> pd.DataFrame:
+    frame = pd.DataFrame({"instruction": map(text, PROMPTS), "answer": ANSWERS, "foil": FOILS})
+    frame[["label", "split", "topic", "demand"]] = "x"
+    return tokenise(frame.assign(raw=True), tokenizer())
+
+
+def after(level: torch.Tensor, samples: pd.DataFrame) -> NextToken:
+    lens = lambda layer=None: level if layer is None else level.flip(-1)  # noqa: E731
+    return NextToken(lens, lens, tokenizer(), samples)
+
+
+def assert_scores(scores: torch.Tensor, expected: list[float]) -> None:
+    assert scores.dtype == torch.float64
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+def test_metrics_of_hand_set_logits():
+    samples = dataset().iloc[:4]
+    level = torch.full((4, 200), -np.inf)
+    level[0, [20, 21, 5]] = torch.tensor([0.5, 0.3, 0.2]).log()
+    level[1, [20, 21, 5]] = torch.tensor([0.5, 0.3, 0.2]).log()
+    level[2, [30, 23, 31, 4]] = torch.tensor([0.1, 0.2, 0.6, 0.1]).log()
+    level[3, [7, 8, 9, 10]] = torch.tensor([0.25, 0.25, 0.25, 0.25]).log()
+    now = after(level, samples)
+    nan = np.nan
+    assert_scores(answer_probability(now), [0.5, nan, 0.1, 0.25])
+    assert_scores(answer_over_foil(now), [np.log(5 / 3), nan, np.log(0.5), nan])
+    # The third shares its place with another token, the fourth with three.
+    assert_scores(answer_rank(now), [0, nan, 2.5, 1.5])
+    # Read from the other end of the vocabulary, 20 is 179: all tokens but three are as likely.
+    assert_scores(answer_probability(now, layer=0), [0, nan, 0, 0])
+    assert_scores(answer_rank(now, layer=0), [3 + 196 / 2, nan, 4 + 195 / 2, 4 + 195 / 2])
+
+
+def test_groups_of_tokens_are_compared_by_their_summed_probability():
+    level = torch.full((2, 200), -20.0)
+    level[0, [9, 10, 11]] = torch.tensor([0.5, 0.3, 0.2]).log()
+    level[1, [9, 10, 11]] = torch.tensor([0.2, 0.3, 0.5]).log()
+    now = after(level, pd.DataFrame())
+    scores = group_log_odds(now, tokens=["w9", "w10"], others=["w11"])
+    assert_scores(scores, [np.log(0.8 / 0.2), 0.0])
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"tokens": [], "others": ["w9"]}, r"tokens = \[\], others = \['w9'\]; valid: one or more"),
+        ({"tokens": ["w9"], "others": []}, "valid: one or more, each once"),
+        ({"tokens": ["w9"], "others": ["w8", "w9"]}, "valid: one or more, each once"),
+        ({"tokens": ["w9"], "others": ["w8 w9"]}, "'w8 w9' is 2 tokens to the model, not one"),
+    ],
+)
+def test_what_is_no_two_groups_of_tokens_is_refused(groups, message):
+    with pytest.raises(ValueError, match=message):
+        group_log_odds(after(torch.zeros(1, 200), pd.DataFrame()), **groups)
+
+
+def test_a_column_that_is_not_there_is_named():
+    now = after(torch.zeros(6, 200), dataset().drop(columns="foil"))
+    with pytest.raises(ValueError, match="the dataset has no column 'foil'; it has: instruction"):
+        answer_over_foil(now)
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_the_first_token_is_the_one_that_follows_the_prompts(adds_bos):
+    backend = byte_tokenizer(None, adds_bos=adds_bos)
+    prompt = "The capital of France is"
+    ids = encode(backend, prompt + " Paris.", raw=True)
+    start = len(encode(backend, prompt, raw=True))
+    assert first_token(backend, prompt, " Paris.", raw=True) == ids[start]
+    assert (backend.convert_ids_to_tokens(ids)[0] == BOS) == adds_bos
+    # " Paris" is one token to it: a prompt that ends in a blank is no beginning of it.
+    message = "the tokens of answer 'Paris' do not follow those of its prompt, which ends in 'Fran"
+    with pytest.raises(ValueError, match=message):
+        first_token(backend, prompt + " ", "Paris", raw=True)
+
+
+METRICS = {
+    "p": answer_probability,
+    "rank": answer_rank,
+    "foil": answer_over_foil,
+    "deep": partial(answer_probability, layer=2),
+    "groups": partial(group_log_odds, tokens=["w9"], others=["w20", "w21"]),
+}
+
+
+def test_a_sweep_scores_each_samples_own_answer(tmp_path):
+    """Samples in another order than the dataset's, in chunks, against a hook by hand."""
+    model, frame, samples = tiny("llama"), dataset(), (5, 0, 3, 2, 1, 4)
+    direction = torch.linspace(-0.5, 0.5, WIDTH)
+    conditions = tuple(
+        Condition(str(layer), edits=(Edit(Site(layer, "resid_pre"), Add(direction), "last"),))
+        for layer in range(4)
+    )
+    part = Part("arm", "arm", conditions, samples)
+    table = score_logits(model, frame, [part], METRICS, tmp_path, batch_tokens=30)
+    assert len(list(tmp_path.iterdir())) > 1
+    scores = table.set_index(["metric", "arm", "sample"])["score"]
+    assert len(scores) == len(METRICS) * 4 * 6
+    answers, foils = [20, None, 30, 7, None, 199], [21, 22, 23, None, 24, 20]
+    for condition in conditions:
+        for n, prompt in enumerate(PROMPTS):
+            logits = naive.logits(model, prompt, condition, len(prompt))[-1].double()
+            stream = naive.stream(model, prompt, condition, len(prompt), 2)[-1]
+            p, lens = logits.softmax(-1), naive.unembedded(model, stream).double().softmax(-1)
+            answer, foil = answers[n], foils[n]
+            expected = {"groups": p[9].log() - p[[20, 21]].sum().log()}
+            if answer is not None:
+                expected |= {"p": p[answer], "deep": lens[answer]}
+                expected["rank"] = (p > p[answer]).sum()
+            if answer is not None and foil is not None:
+                expected["foil"] = logits[answer] - logits[foil]
+            for name in METRICS:
+                score = scores[name, condition.arm, n]
+                value = float(expected.get(name, np.nan))
+                assert score == pytest.approx(value, abs=2e-5, nan_ok=True), (name, n)
