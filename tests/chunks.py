@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
+import pytest
+
+from pipeline.engine.conditions import Condition
 
 
 def assert_alike_alone(
@@ -21,3 +25,21 @@ def assert_alike_alone(
                 (work / other.name).symlink_to(other)
         assert sweep(work).equals(table)
         assert (work / own.name).read_bytes() == own.read_bytes()
+
+
+def count_preparations(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> dict[str, int]:
+    """How often a module of the engine checks a run, and how often a condition is hashed."""
+    counts = {"checks": 0, "hashes": 0}
+    check, columns = module.check_context, Condition.columns.fget
+
+    def counted_check(*args, **kwargs):
+        counts["checks"] += 1
+        check(*args, **kwargs)
+
+    def counted_columns(condition):
+        counts["hashes"] += 1
+        return columns(condition)
+
+    monkeypatch.setattr(module, "check_context", counted_check)
+    monkeypatch.setattr(Condition, "columns", property(counted_columns))
+    return counts

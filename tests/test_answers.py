@@ -101,10 +101,14 @@ def test_what_cannot_be_scored_is_refused(monkeypatch):
     monkeypatch.setattr(model.hf, "forward", None)
     with pytest.raises(ValueError, match="5 answers to 6 prompts; valid: one to each"):
         score_answers(model, PROMPTS, ANSWERS[:5], [Condition()], batch_tokens=60)
-    with pytest.raises(ValueError, match="the answer to prompt 2 has no token"):
+    with pytest.raises(
+        ValueError, match="sequence 2 of the run has 3 tokens of prompt and 0 to score"
+    ):
         none = [*ANSWERS[:2], [], *ANSWERS[3:]]
         score_answers(model, PROMPTS, none, [Condition()], batch_tokens=60)
-    with pytest.raises(ValueError, match="prompt 0 has no token"):
+    with pytest.raises(
+        ValueError, match="sequence 0 of the run has 0 tokens of prompt and 1 to score; valid"
+    ):
         score_answers(model, [[], *PROMPTS[1:]], ANSWERS, [Condition()], batch_tokens=60)
     generated = edited((1, "resid_pre", Add(vector(1)), "generated"))
     with pytest.raises(ValueError, match="never fires: no sequence has positions 'generated'"):

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from chunks import assert_alike_alone
+from chunks import assert_alike_alone, count_preparations
 from families import WIDTH, random_prompts, tiny
 
 from pipeline.completing import complete
+from pipeline.engine import generation
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.decoding import Decoding
 from pipeline.grid import Part
@@ -62,3 +63,10 @@ def test_what_is_finished_is_not_done_again(unbroken, tmp_path):
 def test_each_chunk_has_the_same_bytes_whoever_makes_it_and_when(unbroken, tmp_path):
     work, table = unbroken
     assert_alike_alone(sorted(work.glob("*-chunk-*.parquet")), table, sweep, tmp_path)
+
+
+def test_a_run_is_checked_once_for_all_its_chunks(tmp_path, monkeypatch):
+    counts = count_preparations(monkeypatch, generation)
+    sweep(tmp_path)
+    assert len(list(tmp_path.iterdir())) > 4
+    assert counts == {"checks": 1, "hashes": len(CONDITIONS)}

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from chunks import assert_alike_alone
+from chunks import assert_alike_alone, count_preparations
 from families import FAMILIES, WIDTH, random_prompts, tiny, tokenizer
 from scipy.stats import entropy
 
-from pipeline.engine import chunks
+from pipeline.engine import chunks, scoring
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.scoring import score_change
 from pipeline.forward import read_texts, score_logits
@@ -173,6 +173,13 @@ def test_finished_chunks_are_taken_up_and_have_the_same_bytes_in_any_order(tmp_p
     told = pd.read_parquet(files[0]).assign(score=77.0)
     told.to_parquet(files[0])
     assert (scored(tmp_path / "whole", METRICS)["score"] == 77).sum() == len(told)
+
+
+def test_a_run_is_checked_once_for_all_its_chunks(tmp_path, monkeypatch):
+    counts = count_preparations(monkeypatch, scoring)
+    scored(tmp_path, METRICS)
+    assert len(list(tmp_path.iterdir())) > 2
+    assert counts == {"checks": 1, "hashes": 9}
 
 
 def test_chunks_are_the_same_on_every_device(tmp_path, monkeypatch):

@@ -1,16 +1,17 @@
 """Completions of every prompt under every condition, chunk by chunk."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pipeline.config.sections import Study
-from pipeline.engine.chunks import Chunk, plan_decodings
+from pipeline.engine.chunks import Chunk
 from pipeline.engine.decoding import Decoding
-from pipeline.engine.generation import generate_chunk
+from pipeline.engine.generation import Generation
 from pipeline.grid import Part
 from pipeline.measures.scores import CONDITION
 from pipeline.model.loading import LanguageModel
@@ -46,51 +47,40 @@ def complete(
     `decoding` is that of conditions without one of their own.
     """
     by_sample = dataset.set_index("sample")
-    jobs = {
-        f"{part.name}-chunk-{chunk.number:05d}": partial(
-            _chunk, model, by_sample, part, chunk, decoding, seed
-        )
-        for part in parts
-        for chunk in plan_decodings(
-            [condition.decoding or decoding for condition in part.conditions],
-            [len(by_sample.at[s, "tokens"]) for s in part.samples],
-            batch_tokens=batch_tokens,
-        )
-    }
+    tokens = {sample: list(map(int, row)) for sample, row in by_sample["tokens"].items()}
+    texts = by_sample[list(TEXTS)].to_dict("index")
+    jobs: dict[str, Callable[[], pd.DataFrame]] = {}
+    for part in parts:
+        prompts = [tokens[sample] for sample in part.samples]
+        run = Generation(model, prompts, part.conditions, decoding, seed=seed, samples=part.samples)
+        columns = [condition.columns for condition in part.conditions]
+        jobs |= {
+            f"{part.name}-chunk-{chunk.number:05d}": partial(
+                _chunk, run, chunk, part.samples, columns, texts
+            )
+            for chunk in run.plan(batch_tokens)
+        }
     return pd.concat(taken_up("completions", jobs, work), ignore_index=True)
 
 
 def _chunk(
-    model: LanguageModel,
-    by_sample: pd.DataFrame,
-    part: Part,
+    run: Generation,
     chunk: Chunk,
-    decoding: Decoding,
-    seed: int,
+    samples: Sequence[int],
+    columns: Sequence[Mapping[str, Any]],
+    texts: Mapping[int, Mapping[str, Any]],
 ) -> pd.DataFrame:
-    completions = generate_chunk(
-        model,
-        [by_sample.at[s, "tokens"].tolist() for s in part.samples],
-        part.conditions,
-        chunk,
-        decoding,
-        seed=seed,
-        samples=part.samples,
-    )
-    columns = [condition.columns for condition in part.conditions]
-    rows = []
-    for completion in completions:
-        sample = part.samples[completion.prompt]
-        rows.append(
-            {
-                **columns[completion.condition],
-                "sample": sample,
-                "repeat": completion.repeat,
-                **{name: by_sample.at[sample, name] for name in TEXTS},
-                "completion": completion.text,
-                "tokens": completion.tokens,
-                "n_tokens": len(completion.tokens),
-                "stopped": completion.stopped,
-            }
-        )
+    rows = [
+        {
+            **columns[completion.condition],
+            "sample": samples[completion.prompt],
+            "repeat": completion.repeat,
+            **texts[samples[completion.prompt]],
+            "completion": completion.text,
+            "tokens": completion.tokens,
+            "n_tokens": len(completion.tokens),
+            "stopped": completion.stopped,
+        }
+        for completion in run.complete(chunk)
+    ]
     return pd.DataFrame(rows).astype({"layer": "Int64"})

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from pipeline.engine.chunks import CHUNK_TOKENS, blocks
 from pipeline.engine.conditions import Condition
-from pipeline.engine.scoring import Reading, cross_entropy, score_change
+from pipeline.engine.scoring import Reading, Scorer, mean_loss, of_reading
 from pipeline.grid import Part
 from pipeline.measures.logits import NextToken
 from pipeline.measures.scores import TEXT_METRIC, long_table
@@ -38,14 +39,16 @@ def score_logits(
         The long table of scores.
     """
     by_sample = dataset.set_index("sample")
-    jobs: dict[str, Callable[[], pd.DataFrame]] = {}
+    tables: list[pd.DataFrame] = []
     for part in parts if metrics else ():
         rows = by_sample.loc[list(part.samples)].reset_index()
         seen = [c for c in part.conditions if c.positions not in GENERATED]
-        jobs |= _jobs(
-            model, f"{part.name}-logits", rows, seen, partial(_logits, metrics, rows), batch_tokens
-        )
-    return long_table(taken_up("logits", jobs, work))
+        score = of_reading(partial(_measure, model, metrics, rows))
+        scorer = partial(Scorer, model, score=score, clean=True)
+        # Part by part: a scorer holds the edits of all its conditions.
+        jobs = _jobs(f"{part.name}-logits", rows, seen, scorer, list(metrics), batch_tokens)
+        tables += taken_up("logits", jobs, work)
+    return long_table(tables)
 
 
 def read_texts(
@@ -63,69 +66,52 @@ def read_texts(
     """
     here = [condition for condition in conditions if condition.positions in ON_TEXT]
     rows = texts.assign(split="text", label="text", topic=texts["sample"].map(str))
-    jobs = _jobs(model, "texts", rows, here, _losses, batch_tokens)
+    scorer = partial(Scorer, model, score=mean_loss, ends=[1] * len(rows))
+    jobs = _jobs("texts", rows, here, scorer, [TEXT_METRIC], batch_tokens)
     return long_table(taken_up("texts", jobs, work))
 
 
-_Scores = Callable[..., dict[str, Tensor]]
-
-
 def _jobs(
-    model: LanguageModel,
     name: str,
     rows: pd.DataFrame,
     conditions: Sequence[Condition],
-    score: _Scores,
+    make_scorer: Callable[..., Scorer],
+    metrics: Sequence[str],
     batch_tokens: int,
 ) -> dict[str, Callable[[], pd.DataFrame]]:
     """Chunks of prompts, each under all conditions, which share its clean run.
 
     Their size is the same on every device: a run may be taken up on another.
     """
+    if rows.empty:
+        return {}
     tokens = [list(map(int, own)) for own in rows["tokens"]]
     packed = blocks([len(own) for own in tokens], min(batch_tokens, CHUNK_TOKENS))
+    scorer = make_scorer(tokens, conditions, batch_tokens=batch_tokens)
+    columns = [condition.columns for condition in conditions]
+    samples = rows[["sample", "split", "label", "topic"]]
 
     def make(chunk: list[int]) -> pd.DataFrame:
-        found = score(model, tokens, conditions, only=chunk, batch_tokens=batch_tokens)
-        who = rows.loc[chunk, ["sample", "split", "label", "topic"]].to_dict("records")
+        scores = scorer(chunk).reshape(len(columns), len(chunk), len(metrics))
+        chunk_samples = samples.loc[chunk].to_dict("records")
         return pd.DataFrame(
             [
-                {**condition.columns, **sample, "repeat": 0, "metric": metric, "score": value}
-                for metric, values in found.items()
-                for condition, scores in zip(conditions, values.tolist(), strict=True)
-                for sample, value in zip(who, scores, strict=True)
+                {**condition, **sample, "repeat": 0, "metric": metric, "score": value}
+                for n, metric in enumerate(metrics)
+                for condition, values in zip(columns, scores[..., n].tolist(), strict=True)
+                for sample, value in zip(chunk_samples, values, strict=True)
             ]
         ).astype({"layer": "Int64"})
 
     return {f"{name}-{n:05d}": partial(make, chunk) for n, chunk in enumerate(packed)}
 
 
-def _logits(
+def _measure(
+    model: LanguageModel,
     metrics: Mapping[str, Callable[[NextToken], Tensor]],
     rows: pd.DataFrame,
-    model: LanguageModel,
-    prompts: list[list[int]],
-    conditions: Sequence[Condition],
-    *,
-    only: list[int],
-    batch_tokens: int,
-) -> dict[str, Tensor]:
-    def measure(read: Reading) -> Tensor:
-        samples = rows.iloc[read.prompts].reset_index(drop=True)
-        after = NextToken(read.logits, read.clean, model.tokenizer, samples)
-        return torch.stack([metric(after).double() for metric in metrics.values()], -1)
-
-    scores = score_change(model, prompts, conditions, measure, only=only, batch_tokens=batch_tokens)
-    return {name: scores[..., n] for n, name in enumerate(metrics)}
-
-
-def _losses(
-    model: LanguageModel,
-    texts: list[list[int]],
-    conditions: Sequence[Condition],
-    *,
-    only: list[int],
-    batch_tokens: int,
-) -> dict[str, Tensor]:
-    losses = cross_entropy(model, texts, conditions, only=only, batch_tokens=batch_tokens)
-    return {TEXT_METRIC: losses}
+    read: Reading,
+) -> Float64[Tensor, "rows metrics"]:
+    samples = rows.iloc[read.prompts].reset_index(drop=True)
+    after = NextToken(read.logits, read.clean, model.tokenizer, samples)
+    return torch.stack([metric(after).double() for metric in metrics.values()], -1)

@@ -39,6 +39,16 @@ class Places:
             [torch.tensor(own, dtype=torch.long) for own in self.of], True, padding_value=-2
         )
 
+    @functools.cached_property
+    def _tables(self) -> dict[torch.device, Tensor]:
+        return {}
+
+    def table_on(self, device: torch.device) -> Int[Tensor, "prompts places"]:
+        """The table on a device, copied there once."""
+        if device not in self._tables:
+            self._tables[device] = self.table.to(device)
+        return self._tables[device]
+
 
 Positions = str | tuple[int, ...] | Places
 """One of `RULES`; positions outright, from the start or from the prompt's end if negative; or what
@@ -196,7 +206,7 @@ def position_mask(
     if rule == "generated":
         return absolute >= ends
     if isinstance(rule, Places):
-        named = rule.table.to(absolute.device)[prompts]
+        named = rule.table_on(absolute.device)[prompts]
         return (absolute[:, :, None] == named[:, None]).any(-1)
     chosen = torch.zeros_like(absolute, dtype=torch.bool)
     for position in rule:

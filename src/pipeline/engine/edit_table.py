@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.engine.conditions import Condition, Fitted, Positions, position_mask
+from pipeline.engine.conditions import Condition, Positions, position_mask
 from pipeline.engine.stacking import Layout, Stack, layout
 from pipeline.model.hooks import Visit
 from pipeline.model.loading import LanguageModel
@@ -63,21 +63,10 @@ class EditTable:
         for c, condition in enumerate(conditions):
             order: dict[Site, int] = defaultdict(int)
             for e, edit in enumerate(condition.edits):
-                model.check(edit.site)
-                if hasattr(edit.intervention, "check"):
-                    edit.intervention.check(model, edit.site)
-                for value in vars(edit.intervention).values():
-                    if isinstance(value, Fitted):
-                        value.check(model, edit.site)
                 key = (order[edit.site], edit.positions, layout(edit.intervention))
                 gathered[edit.site][key].append((c, e))
                 order[edit.site] += 1
-        self._pending = {
-            (c, e)
-            for c, condition in enumerate(conditions)
-            for e, edit in enumerate(condition.edits)
-            if edit.positions in _CERTAIN
-        }
+        self.expect_all()
         places: dict[tuple[int, ...], Tensor] = {}
         self._kinds = {
             site: [
@@ -161,6 +150,15 @@ class EditTable:
         """A visit for every site that any condition edits."""
         sites = {edit.site for condition in self.conditions for edit in condition.edits}
         return {site: partial(self.edit, site) for site in sites}
+
+    def expect_all(self) -> None:
+        """Begin a run of all conditions, after which `check_fired` holds again."""
+        self._pending = {
+            (c, e)
+            for c, condition in enumerate(self.conditions)
+            for e, edit in enumerate(condition.edits)
+            if edit.positions in _CERTAIN
+        }
 
     def check_fired(self) -> None:
         """Fail if an edit by a rule that names a token of every prompt never touched one.

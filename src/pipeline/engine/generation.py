@@ -13,7 +13,7 @@ from pipeline.engine.chunks import Chunk, Row, divided, plan_decodings
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding, choose, row_keys
 from pipeline.engine.edit_table import EditTable
-from pipeline.engine.limits import check_aligned, check_context, check_listed
+from pipeline.engine.limits import check_aligned, check_context, check_listed, check_sites
 from pipeline.engine.memory import in_parts
 from pipeline.engine.restart import Prefix, Start
 from pipeline.model.hooks import visiting
@@ -53,16 +53,8 @@ def generate(
         ValueError: a site the model does not have, a sequence longer than its context, or an edit
             that never touched a token.
     """
-    decodings = [condition.decoding or decoding for condition in conditions]
-    lengths = [len(prompt) for prompt in prompts]
-    chunks = plan_decodings(decodings, lengths, batch_tokens=batch_tokens)
-    done = [
-        completion
-        for chunk in chunks
-        for completion in generate_chunk(
-            model, prompts, conditions, chunk, decoding, seed=seed, samples=range(len(prompts))
-        )
-    ]
+    run = Generation(model, prompts, conditions, decoding, seed=seed, samples=range(len(prompts)))
+    done = [row for chunk in run.plan(batch_tokens) for row in run.complete(chunk)]
     return sorted(done, key=lambda c: (c.condition, c.prompt, c.repeat))
 
 
@@ -76,71 +68,95 @@ def generate_chunk(
     seed: int,
     samples: Sequence[int],
 ) -> list[Completion]:
-    """Complete the rows of one chunk, in their order.
+    """Complete the rows of one chunk, in their order: arguments and errors are `Generation`'s."""
+    run = Generation(model, prompts, conditions, decoding, seed=seed, samples=samples)
+    return run.complete(chunk)
+
+
+class Generation:
+    """Prompts and conditions that are checked once and then completed chunk by chunk.
 
     Args:
         model: the model.
         prompts: tokens of all prompts.
         conditions: all conditions.
-        chunk: the rows to run.
         decoding: of conditions that have none of their own.
         seed: of the sampling noise.
         samples: each prompt's number in the noise, so that a subset meets the noise of the whole.
 
     Raises:
-        ValueError: as `generate`; conditions of several decodings in one chunk.
+        ValueError: as `generate`.
     """
-    decodings = [condition.decoding or decoding for condition in conditions]
-    several = {decodings[row.condition] for row in chunk.rows}
-    if len(several) > 1:
-        raise ValueError(f"chunk {chunk.number} has rows of {len(several)} decodings; valid: 1")
-    (chunk_decoding,) = several
-    check_context(model, prompts, max(of.max_new_tokens for of in decodings))
-    check_aligned(conditions, len(prompts))
-    lengths = [len(prompt) for prompt in prompts]
-    for condition, of in zip(conditions, decodings, strict=True):
-        # The last token of a completion is never fed.
-        check_listed([condition], lengths, [n + of.max_new_tokens - 1 for n in lengths])
-
-    def run(parts: int) -> list[Completion]:
-        return [
-            completion
-            for part in divided(chunk, parts)
-            for completion in _Run(
-                model, prompts, conditions, part, chunk_decoding, seed, samples
-            ).completions()
-        ]
-
-    order = {row: place for place, row in enumerate(chunk.rows)}
-    return sorted(in_parts(model, run), key=lambda c: order[Row(c.condition, c.prompt, c.repeat)])
-
-
-class _Run:
-    """A chunk's rows and what has become of them so far."""
 
     def __init__(
         self,
         model: LanguageModel,
         prompts: Sequence[Sequence[int]],
         conditions: Sequence[Condition],
-        chunk: Chunk,
         decoding: Decoding,
+        *,
         seed: int,
         samples: Sequence[int],
     ) -> None:
+        self.model, self.prompts, self.conditions = model, prompts, conditions
+        self.seed, self.samples = seed, samples
+        self._decodings = [condition.decoding or decoding for condition in conditions]
+        self._lengths = [len(prompt) for prompt in prompts]
+        new = max((used.max_new_tokens for used in self._decodings), default=0)
+        check_context(model, prompts, new)
+        check_sites(model, conditions)
+        check_aligned(conditions, len(prompts))
+        for condition, used in zip(conditions, self._decodings, strict=True):
+            # The last token of a completion is never fed.
+            fed = [length + used.max_new_tokens - 1 for length in self._lengths]
+            check_listed([condition], self._lengths, fed)
+
+    def plan(self, batch_tokens: int) -> list[Chunk]:
+        """The chunks of all rows; see `chunks.plan_decodings`."""
+        return plan_decodings(self._decodings, self._lengths, batch_tokens=batch_tokens)
+
+    def complete(self, chunk: Chunk) -> list[Completion]:
+        """Complete the rows of one chunk, in their order.
+
+        Raises:
+            ValueError: conditions of several decodings in the chunk.
+        """
+        several = {self._decodings[row.condition] for row in chunk.rows}
+        if len(several) > 1:
+            raise ValueError(f"chunk {chunk.number} has rows of {len(several)} decodings; valid: 1")
+        (decoding,) = several
+
+        def run(parts: int) -> list[Completion]:
+            return [
+                completion
+                for part in divided(chunk, parts)
+                for completion in _Run(self, part, decoding).completions()
+            ]
+
+        order = {row: place for place, row in enumerate(chunk.rows)}
+        return sorted(
+            in_parts(self.model, run),
+            key=lambda c: order[Row(c.condition, c.prompt, c.repeat)],
+        )
+
+
+class _Run:
+    """A chunk's rows and what has become of them so far."""
+
+    def __init__(self, of: Generation, chunk: Chunk, decoding: Decoding) -> None:
         rows = chunk.rows
         used = sorted({row.condition for row in rows})
         block = sorted({row.prompt for row in rows})
         self._owners = [used.index(row.condition) for row in rows]
         self._tokens: list[list[int]] = [[] for _ in rows]
         self._stopped = ["length"] * len(rows)
-        self._table = EditTable(model, [conditions[c] for c in used])
-        self._model = model
+        self._table = EditTable(of.model, [of.conditions[c] for c in used])
+        self._model = of.model
         self._decoding = decoding
-        self._prefix = Prefix(model, prompts, block, self._table)
+        self._prefix = Prefix(of.model, of.prompts, block, self._table)
         self._places = [block.index(row.prompt) for row in rows]
-        keys = row_keys(seed, [samples[r.prompt] for r in rows], [r.repeat for r in rows])
-        self._keys = keys.to(model.device)
+        keys = row_keys(of.seed, [of.samples[r.prompt] for r in rows], [r.repeat for r in rows])
+        self._keys = keys.to(of.model.device)
         self._in_table: list[int] = []
         self._chunk = chunk
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.engine.conditions import Condition, PerPrompt, Places
+from pipeline.engine.conditions import Condition, Fitted, PerPrompt, Places
 from pipeline.model.loading import LanguageModel
 
 
@@ -13,11 +13,45 @@ def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: i
         ValueError: names both lengths.
     """
     limit = model.config.max_position_embeddings
-    longest = max(map(len, prompts)) + new
+    longest = max(map(len, prompts), default=0) + new
     if longest > limit:
         raise ValueError(
             f"{longest} tokens (prompt and completion) pass the context of {model.name}: {limit}"
         )
+
+
+def check_scored(ends: Sequence[int], lengths: Sequence[int]) -> None:
+    """Fail if a sequence has no prompt, or no token behind it to score.
+
+    Args:
+        ends: how many tokens are each sequence's prompt.
+        lengths: how many each has.
+
+    Raises:
+        ValueError: names the sequence and both numbers.
+    """
+    for number, (end, length) in enumerate(zip(ends, lengths, strict=True)):
+        if not 0 < end < length:
+            raise ValueError(
+                f"sequence {number} of the run has {end} tokens of prompt and {length - end} to "
+                f"score; valid: 1 or more of both"
+            )
+
+
+def check_sites(model: LanguageModel, conditions: Sequence[Condition]) -> None:
+    """Fail if an edit is at a site that the model does not have or that the edit does not fit.
+
+    Raises:
+        ValueError: names the site and what does not fit.
+    """
+    for condition in conditions:
+        for edit in condition.edits:
+            model.check(edit.site)
+            fields = vars(edit.intervention).values()
+            fitted = [value for value in fields if isinstance(value, Fitted)]
+            for part in [edit.intervention, *fitted]:
+                if hasattr(part, "check"):
+                    part.check(model, edit.site)
 
 
 def check_aligned(conditions: Sequence[Condition], n_prompts: int) -> None:

@@ -11,14 +11,20 @@ from torch import Tensor
 from pipeline.engine.chunks import block_tokens, blocks, pass_tokens
 from pipeline.engine.conditions import Condition
 from pipeline.engine.edit_table import EditTable
-from pipeline.engine.limits import check_aligned, check_context, check_listed
+from pipeline.engine.limits import (
+    check_aligned,
+    check_context,
+    check_listed,
+    check_scored,
+    check_sites,
+)
 from pipeline.engine.memory import in_batches
 from pipeline.engine.restart import Prefix, Start
 from pipeline.model.hooks import visiting
 from pipeline.model.loading import LanguageModel
 from pipeline.model.unembedding import lens_logits
 
-_Score = Callable[[Prefix, Start, list[int], list[int]], Tensor]
+Score = Callable[[Prefix, Start, list[int], list[int]], Tensor]
 """Scores of rows from one start, given each row's condition and its place in the block."""
 
 _UNEMBEDDED = 256
@@ -26,16 +32,17 @@ _UNEMBEDDED = 256
 
 
 class Reading:
-    """What one forward pass says of the token after each row.
-
-    `prompts` are the numbers of the rows' prompts in the run.
-    """
+    """What one forward pass says of the token after each row."""
 
     def __init__(self, prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> None:
         self._prefix, self._rows = prefix, rows
-        self.prompts: list[int] = prefix.numbers[rows].tolist()
         last, self._streams = prefix.streams(start, owners, rows)
         self._logits: dict[int | None, Tensor] = {None: last}
+
+    @property
+    def prompts(self) -> list[int]:
+        """Numbers of the rows' prompts in the run."""
+        return self._prefix.numbers[self._rows].tolist()
 
     def logits(self, layer: int | None = None) -> Float[Tensor, "rows vocab"]:
         """Logits of rows under their conditions; with a layer by the logit lens.
@@ -79,7 +86,7 @@ def score_last(
         logits, _ = prefix.restart(start, owners, rows)
         return measure(logits)
 
-    return _run(model, prompts, conditions, score, None, batch_tokens=batch_tokens)
+    return Scorer(model, prompts, conditions, score, batch_tokens=batch_tokens)()
 
 
 def score_change(
@@ -97,11 +104,17 @@ def score_change(
     last token; `only` are numbers of the prompts to run, in the order of the scores, all if left
     out.
     """
+    score = of_reading(measure)
+    return Scorer(model, prompts, conditions, score, batch_tokens=batch_tokens, clean=True)(only)
+
+
+def of_reading(measure: Callable[[Reading], Tensor]) -> Score:
+    """The score that `measure` makes of a `Reading` of rows."""
 
     def score(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
         return measure(Reading(prefix, start, owners, rows))
 
-    return _run(model, prompts, conditions, score, only, batch_tokens=batch_tokens, clean=True)
+    return score
 
 
 def cross_entropy(
@@ -115,17 +128,10 @@ def cross_entropy(
     """Mean negative log-probability of each text's tokens, in nats per token, the first left out.
 
     To position rules the first token is the prompt and the rest is generated. Arguments and errors
-    are those of `score_change`.
+    are those of `score_change`; every text has two tokens at least.
     """
-    if min(map(len, texts)) < 2:
-        raise ValueError("a text of fewer than 2 tokens has no cross-entropy")
-
-    def score(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
-        losses, targets = _generated_losses(prefix, start, owners, rows)
-        return losses.sum(1) / targets.sum(1)
-
     ends = [1] * len(texts)
-    return _run(model, texts, conditions, score, only, batch_tokens=batch_tokens, ends=ends)
+    return Scorer(model, texts, conditions, mean_loss, batch_tokens=batch_tokens, ends=ends)(only)
 
 
 def score_answers(
@@ -139,26 +145,15 @@ def score_answers(
 ) -> Float[Tensor, "conditions prompts"]:
     """Log-probability of each prompt's answer after it, in nats, summed over the answer's tokens.
 
-    log p(answer | prompt) = sum_i log p(answer_i | prompt, answer_<i). To position rules the
-    answer's tokens are generated ones. Other arguments and errors are those of `score_change`.
-
-    Args:
-        model: the model.
-        prompts: tokens of all prompts.
-        answers: tokens of each prompt's answer.
-        conditions: what is run on each of them.
-        batch_tokens: tokens that a batch may have.
-        only: numbers of the prompts to run, in the order of the scores; all if left out.
+    log p(answer | prompt) = sum_i log p(answer_i | prompt, answer_<i). `answers` are the tokens of
+    each prompt's own, to position rules generated ones. Other arguments and errors are those of
+    `score_change`.
 
     Raises:
         ValueError: not one answer for each prompt, or a prompt or an answer without a token.
     """
     if len(answers) != len(prompts):
         raise ValueError(f"{len(answers)} answers to {len(prompts)} prompts; valid: one to each")
-    for what, rows in (("prompt", prompts), ("the answer to prompt", answers)):
-        for number, tokens in enumerate(rows):
-            if not len(tokens):
-                raise ValueError(f"{what} {number} has no token")
 
     def score(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
         losses, _ = _generated_losses(prefix, start, owners, rows)
@@ -166,7 +161,13 @@ def score_answers(
 
     answered = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     ends = [len(prompt) for prompt in prompts]
-    return _run(model, answered, conditions, score, only, batch_tokens=batch_tokens, ends=ends)
+    return Scorer(model, answered, conditions, score, batch_tokens=batch_tokens, ends=ends)(only)
+
+
+def mean_loss(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
+    """The score of `cross_entropy`."""
+    losses, targets = _generated_losses(prefix, start, owners, rows)
+    return losses.sum(1) / targets.sum(1)
 
 
 def _generated_losses(
@@ -189,77 +190,97 @@ def _losses(
 ) -> Float[Tensor, " n"]:
     """Negative log-probability of each target after the residual stream before the final norm."""
     parts = zip(stream.split(_UNEMBEDDED), targets.split(_UNEMBEDDED), strict=True)
-    return torch.cat(
-        [
-            torch.nn.functional.cross_entropy(
-                lens_logits(model, hidden).float(), own, reduction="none"
-            )
-            for hidden, own in parts
-        ]
-    )
+    loss = partial(torch.nn.functional.cross_entropy, reduction="none")
+    return torch.cat([loss(lens_logits(model, hidden).float(), tokens) for hidden, tokens in parts])
 
 
-def _run(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    conditions: Sequence[Condition],
-    score: _Score,
-    only: Sequence[int] | None,
-    *,
-    batch_tokens: int,
-    ends: Sequence[int] | None = None,
-    clean: bool = False,
-) -> Tensor:
-    numbers = range(len(prompts)) if only is None else only
-    if not conditions or not numbers:
-        raise ValueError(f"{len(conditions)} conditions of {len(numbers)} prompts: nothing to run")
-    check_context(model, prompts)
-    check_aligned(conditions, len(prompts))
-    lengths = [len(prompt) for prompt in prompts]
-    # No token is read from the last one of what follows a prompt.
-    read = lengths if ends is None else [length - 1 for length in lengths]
-    check_listed(conditions, lengths if ends is None else ends, read)
+class Scorer:
+    """A score of prompts under conditions: checked once, computed for some prompts at a time.
 
-    run = partial(_scores, model, prompts, conditions, score, numbers, ends=ends, clean=clean)
-    return in_batches(model, batch_tokens, run)
+    Args:
+        model: the model.
+        prompts: tokens of all prompts, and of what follows them.
+        conditions: what is run on each of them.
+        score: of rows of a block.
+        batch_tokens: tokens that a batch may have.
+        ends: where each prompt ends; None: nothing follows them.
+        clean: the score is measured against the clean run.
+
+    Raises:
+        ValueError: nothing to run, a sequence longer than the context, or an edit that does not fit
+            or never fires.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        conditions: Sequence[Condition],
+        score: Score,
+        *,
+        batch_tokens: int,
+        ends: Sequence[int] | None = None,
+        clean: bool = False,
+    ) -> None:
+        _check_any(conditions, prompts)
+        self._model, self._prompts, self._score = model, prompts, score
+        self._batch_tokens, self._ends, self._clean = batch_tokens, ends, clean
+        self._lengths = [len(prompt) for prompt in prompts]
+        if ends is not None:
+            check_scored(ends, self._lengths)
+        check_context(model, prompts)
+        check_sites(model, conditions)
+        check_aligned(conditions, len(prompts))
+        # Nothing is read from the last token of what follows a prompt.
+        read = [length - (ends is not None) for length in self._lengths]
+        check_listed(conditions, ends or self._lengths, read)
+        self._table = EditTable(model, conditions)
+
+    def __call__(
+        self, only: Sequence[int] | None = None
+    ) -> Float[Tensor, "conditions prompts ..."]:
+        """Scores of the prompts with these numbers, in their order; of all if left out.
+
+        Raises:
+            ValueError: no prompt, or an edit that never touched a token.
+        """
+        numbers = range(len(self._prompts)) if only is None else only
+        _check_any(self._table.conditions, numbers)
+        return in_batches(self._model, self._batch_tokens, partial(self._scores, numbers))
+
+    def _scores(self, numbers: Sequence[int], batch_tokens: int) -> Tensor:
+        results: Tensor | None = None
+        model, table = self._model, self._table
+        table.expect_all()
+        lengths = [self._lengths[number] for number in numbers]
+        computed = pass_tokens(model, batch_tokens)
+        share = block_tokens(batch_tokens, len(table.conditions))
+        for members in blocks(lengths, min(computed, share)):
+            block = [numbers[n] for n in members]
+            ends = None if self._ends is None else [self._ends[number] for number in block]
+            prefix = Prefix(model, self._prompts, block, table, ends=ends, clean=self._clean)
+            with torch.inference_mode(), visiting(model, table.visits):
+                for start, some in _together(prefix, batch_tokens, computed):
+                    owners = [condition for condition in some for _ in block]
+                    rows = [*range(len(block))] * len(some)
+                    scores = self._score(prefix, start, owners, rows).cpu()
+                    if results is None:
+                        shape = len(table.conditions), len(numbers), *scores.shape[1:]
+                        # Made in inference mode it could not be changed outside of it.
+                        with torch.inference_mode(False):
+                            results = torch.empty(shape, dtype=scores.dtype)
+                    places = torch.tensor(some)[:, None], torch.tensor(members)
+                    results[places] = scores.unflatten(0, (len(some), len(block)))
+            # The next clean run needs the room.
+            del prefix
+        table.check_fired()
+        assert results is not None
+        return results
 
 
-def _scores(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    conditions: Sequence[Condition],
-    score: _Score,
-    numbers: Sequence[int],
-    batch_tokens: int,
-    *,
-    ends: Sequence[int] | None,
-    clean: bool,
-) -> Tensor:
-    results: Tensor | None = None
-    table = EditTable(model, conditions)
-    lengths = [len(prompts[number]) for number in numbers]
-    computed = pass_tokens(model, batch_tokens)
-    for own in blocks(lengths, min(computed, block_tokens(batch_tokens, len(conditions)))):
-        block = [numbers[n] for n in own]
-        block_ends = None if ends is None else [ends[number] for number in block]
-        prefix = Prefix(model, prompts, block, table, ends=block_ends, clean=clean)
-        with torch.inference_mode(), visiting(model, table.visits):
-            for start, some in _together(prefix, batch_tokens, computed):
-                owners = [condition for condition in some for _ in block]
-                rows = [*range(len(block))] * len(some)
-                scores = score(prefix, start, owners, rows).cpu()
-                if results is None:
-                    shape = len(conditions), len(numbers), *scores.shape[1:]
-                    # Made in inference mode it could not be changed outside of it.
-                    with torch.inference_mode(False):
-                        results = torch.empty(shape, dtype=scores.dtype)
-                places = torch.tensor(some)[:, None], torch.tensor(own)
-                results[places] = scores.unflatten(0, (len(some), len(block)))
-        # The next clean run needs the room.
-        del prefix
-    table.check_fired()
-    assert results is not None
-    return results
+def _check_any(conditions: Sequence[Condition], prompts: Sequence[object]) -> None:
+    if not conditions or not prompts:
+        raise ValueError(f"{len(conditions)} conditions of {len(prompts)} prompts: nothing to run")
 
 
 def _together(prefix: Prefix, held: int, computed: int) -> Iterator[tuple[Start, list[int]]]:

@@ -141,7 +141,7 @@ def answer_rank(after: NextToken, *, layer: int | None = None) -> Float64[Tensor
 def answer_over_foil(after: NextToken, *, layer: int | None = None) -> Float64[Tensor, " rows"]:
     """logit(answer) - logit(foil) of the first tokens of the sample's own `answer` and `foil`.
 
-    In nats; NaN for samples without either.
+    In nats; NaN for samples that lack one of them.
 
     Raises:
         ValueError: as `NextToken.continuations`.

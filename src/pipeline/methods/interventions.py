@@ -1,6 +1,6 @@
-"""What can be done to an activation: add a direction, take it away, project it out, replace it.
+"""Interventions on activations: add, subtract or project out a direction, replace, patch; rank one.
 
-And to a down projection: a change of rank one.
+Every field may differ by prompt: `PerPrompt`.
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,8 @@ def _check_width(name: str, value: Field, width: int, site: Site) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Directed:
+    """An intervention along a direction [width], of a strength."""
+
     direction: Field
     strength: Field = 1.0
 
