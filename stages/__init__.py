@@ -1,124 +1,130 @@
-"""The stages, one thin script each, and how a stage is run: `python -m stages.NAME STUDY`."""
+"""The stages, one script each, and their runner: `python -m stages.NAME STUDY [FIT]`."""
 
 import hashlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-# A queued experiment runs in a copy of the project; an installed package is still the original.
+# A queued DVC experiment runs in a copy of the project, but an installed package is the original.
 sys.path.insert(0, str(ROOT / "src"))
 
-from pipeline.config.code import stage_digest  # noqa: E402
-from pipeline.config.sections import Study  # noqa: E402
+from pipeline.config.contracts import call  # noqa: E402
+from pipeline.config.inputs import Inputs  # noqa: E402
+from pipeline.config.sections import Node, Study  # noqa: E402
 from pipeline.config.study import load_study  # noqa: E402
-from pipeline.runs.scratch import sha256  # noqa: E402
-from pipeline.runs.tracking import tracked_run  # noqa: E402
-
-ORDER = (
-    "generate_dataset",
-    "collect_activations",
-    "compute_vectors",
-    "choose_settings",
-    "sweep_layers",
-    "score_metrics",
-    "plot_figures",
-)
-"""What follows `compose_config`, each reading what those before it wrote.
-
-A stage is a module with `INPUTS` and `OUTPUTS`, files of the study's folder, `SECTIONS` of the
-config, and `run(study, folder, tracked, key)`.
-"""
-FEATURES = (
-    "record_completions",
-    "train_autoencoders",
-    "attribute_features",
-    "ablate_features",
-    "report_features",
-    "describe_features",
-)
-"""What a study with autoencoders has besides."""
+from pipeline.config.wiring import Stage, stages_of  # noqa: E402
+from pipeline.runs.scratch import scratch, sha256  # noqa: E402
+from pipeline.runs.tracking import Run, tracked_run  # noqa: E402
 
 
-def order(study: Study) -> tuple[str, ...]:
-    """The stages of a study, one after the other."""
-    return ORDER + FEATURES if study.autoencoders else ORDER
+@dataclass(frozen=True)
+class Job:
+    """A running stage of a study, passed to `run` of the stage's module."""
+
+    study: Study
+    stage: Stage
+    folder: Path
+    tracked: Run
+
+    @contextmanager
+    def scratch(self, output: str) -> Iterator[Path]:
+        """Open a scratch folder whose `output` is moved to the study: see `scratch.scratch`."""
+        with scratch(self.folder / output, self.key, root=ROOT) as work:
+            yield work
+
+    @cached_property
+    def key(self) -> str:
+        """See `stage_key`."""
+        return stage_key(self.study, self.stage, self.folder)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The inputs of the study's nodes."""
+        return Inputs(self.study, self.folder)
+
+    def call(self, node: Node, **others: Any) -> Any:
+        """Call a node with its inputs, some of them replaced by `others`."""
+        return call(node, self.inputs.replaced(**others) if others else self.inputs)
+
+    def made_from(self) -> dict[str, str]:
+        """Provenance of a figure or page: hashes of the stage's inputs and sections.
+
+        Contains nothing that can change without DVC rerunning the stage.
+        """
+        config = json.dumps({k: self.study.value(k) for k in self.stage.sections}, sort_keys=True)
+        hashes = {name: digest(self.folder / name) for name in self.stage.inputs}
+        return hashes | {"config": hashlib.sha256(config.encode()).hexdigest()}
 
 
-def with_digests(study: Study) -> Study:
-    """The study with a digest of what each of its stages runs on: see `config.code`."""
-    code = {}
-    for name in order(study):
-        module = import_module(f"stages.{name}")
-        sections = {section: study.config[section] for section in module.SECTIONS}
-        code[name] = stage_digest(f"stages.{name}", sections)
-    return replace(study, code=code)
+def stage_key(study: Study, stage: Stage, folder: Path) -> str:
+    """Hash everything that a stage's outputs depend on: config, digest, inputs and versions.
 
-
-def stage_key(module: ModuleType, study: Study, folder: Path) -> str:
-    """Hash of all that a stage's outputs follow from: config, digest, inputs and versions.
-
-    It names the stage's scratch, so that what a killed run left is taken up by the same work only.
+    It names the scratch folder, so that a killed run is resumed only by an identical one.
     """
-    digest = hashlib.sha256()
-    sections = {name: study.config[name] for name in module.SECTIONS}
-    digest.update(json.dumps(sections, sort_keys=True).encode())
-    digest.update(study.code[stage_name(module)].encode())
-    for path in (folder / name for name in module.INPUTS):
-        digest.update(path.name.encode() + bytes.fromhex(sha256(path)))
+    key = hashlib.sha256()
+    sections = {name: study.value(name) for name in stage.sections}
+    key.update(json.dumps(sections, sort_keys=True).encode())
+    code = study.code[stage.name]
+    key.update((code if stage.fit is None else code[stage.fit]).encode())
+    for name in stage.inputs:
+        key.update(f"{name} {digest(folder / name)}".encode())
     for package in ("torch", "transformers"):
-        digest.update(version(package).encode())
-    return digest.hexdigest()[:12]
+        key.update(version(package).encode())
+    return key.hexdigest()[:12]
 
 
-def stage_name(module: ModuleType) -> str:
-    """The name of a stage's module, also where it was started as a script."""
-    return Path(str(module.__file__)).stem
+def digest(path: Path) -> str:
+    """Compute the SHA-256 of a file, of a folder's files, or of an activation store's index."""
+    path = _index(path)
+    if path.is_file():
+        return sha256(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = [f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def made_from(
-    study: Study, folder: Path, inputs: Sequence[str], sections: Sequence[str]
-) -> dict[str, str]:
-    """What a figure or page says of itself: hashes of its inputs and of its sections of the config.
-
-    Nothing that may change while DVC takes the figure for unchanged.
-    """
-    config = json.dumps({name: study.config[name] for name in sections}, sort_keys=True)
-    hashes = {name: sha256(folder / name) for name in inputs}
-    return hashes | {"config": hashlib.sha256(config.encode()).hexdigest()}
+def _index(path: Path) -> Path:
+    """Return an activation store's index, which has its shards' checksums; else the path."""
+    index = path / "index.json"
+    return index if index.is_file() else path
 
 
-def run_stage(module: ModuleType, study: Study, folder: Path) -> None:
+def run_stage(study: Study, stage: Stage, folder: Path) -> None:
     """Run a stage on a study's folder as one tracked run."""
     with tracked_run(
-        stage=stage_name(module),
+        stage=str(stage).replace(" ", "-"),
         study=study.name,
         study_id=study.id,
         config=study.config,
-        inputs={name: folder / name for name in module.INPUTS},
-        # The records of a queued experiment, which runs in a copy, belong to the project itself.
+        inputs={name: _index(folder / name) for name in stage.inputs},
+        # A queued experiment runs in a copy; its run records belong in the original project.
         root=Path(os.environ.get("DVC_ROOT", ROOT)),
         mode=study.tracking.mode,
         project=study.tracking.project,
         entity=study.tracking.entity,
     ) as tracked:
-        module.run(study, folder, tracked, stage_key(module, study, folder))
+        import_module(f"stages.{stage.name}").run(Job(study, stage, folder, tracked))
 
 
 def main() -> None:
-    """Run the stage that was called as a script on the study that its argument names."""
+    """Run the stage invoked as a script on the study named by its argument."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    name = sys.argv[1]
+    name, fit = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
     outputs = ROOT / "outputs"
+    called = Path(sys.argv[0]).stem
     try:
         study = load_study(outputs / "config" / f"{name}.yaml")
-        run_stage(sys.modules["__main__"], study, outputs / name)
+        (stage,) = (s for s in stages_of(study) if (s.name, s.fit) == (called, fit))
+        run_stage(study, stage, outputs / name)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")

@@ -1,4 +1,4 @@
-"""vectors/ x conditions on val prompts -> validation*.parquet, settings.json: what is reported."""
+"""fits/ x conditions on val prompts -> settings.json and validation.parquet: chosen settings."""
 
 import json
 from dataclasses import asdict
@@ -6,68 +6,75 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.config.sections import Study
-from pipeline.config.study import target
-from pipeline.grid import validation_parts
-from pipeline.measures.choice import Setting, choose_setting
-from pipeline.measures.scores import CONDITION, score_table
+from pipeline.config.contracts import bound, imported
+from pipeline.config.errors import at_key
+from pipeline.engine.sweeps import Part, conditions_table
+from pipeline.measures.scale import scale_of
+from pipeline.measures.scores import long_table, score_completions, with_conditions, with_prompts
+from pipeline.measures.settings import Setting, choose_setting, validated
 from pipeline.measures.statistics import summarise
-from pipeline.methods.directions import load_directions
-from pipeline.model import chat
-from pipeline.model.loading import load_model
-from pipeline.runs.scratch import scratch, whole_file
-from pipeline.runs.tracking import Run
-from pipeline.sweeping import run_parts, swept_layers, with_directions
-from stages import ROOT, main
-
-INPUTS = ("dataset.parquet", "vectors/directions.safetensors", "vectors/choice.json")
-OUTPUTS = ("validation.parquet", "validation_forward.parquet", "settings.json")
-SECTIONS = ("model", "score", "sweep", "vectors")
+from pipeline.runs.scratch import whole_file
+from stages import Job, main
+from stages.sweep_layers import arm_part, run_parts
 
 
-def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
-    """Run the val prompts under the whole grid, and choose for each arm by its metric."""
-    dataset = pd.read_parquet(folder / "dataset.parquet")
-    selected = json.loads((folder / "vectors" / "choice.json").read_text())["layer"]
-    model = load_model(study.model)
-    directions, _ = load_directions(
-        folder / "vectors" / "directions.safetensors",
-        model=model.weights,
-        template=chat.template_digest(model.tokenizer),
-    )
-    grid = validation_parts(study, dataset, swept_layers(study, model.n_layers, directions))
-    grid = with_directions(study, model, dataset, grid, directions)
-    with scratch(folder / "validation.parquet", key, root=ROOT) as work:
-        completions, logits = run_parts(study, model, dataset, grid, work)
-        settings = {
-            name: asdict(_choose(study, name, completions, logits, selected))
-            for name, arm in study.sweep.arms.items()
-            if arm.strengths
-        }
-        with whole_file(folder / "validation_forward.parquet") as path:
-            logits.to_parquet(path)
-        with whole_file(folder / "settings.json") as path:
-            path.write_text(json.dumps(settings, indent=1) + "\n")
-        completions.to_parquet(work / "validation.parquet")
-    tracked.summary({f"{a}/{k}": v for a, setting in settings.items() for k, v in setting.items()})
+def run(job: Job) -> None:
+    """Run the val prompts under every arm with a goal, and choose its setting by its metric."""
+    sweep = job.study.sweep
+    assert sweep is not None
+    with job.scratch("validation.parquet") as work:
+        settings, tables = {}, [pd.DataFrame()]
+        parts = {name: _grid(job, name) for name in sweep.chosen()}
+        if parts:
+            scores = _scores(job, list(parts.values()), work)
+        for name, part in parts.items():
+            with at_key(f"sweep.arms.{name}"):
+                setting, means = _choose(job, name, part, scores)
+            settings[name] = setting
+            tables.append(means)
+        with whole_file(job.folder / "settings.json") as path:
+            record = {name: asdict(setting) for name, setting in settings.items()}
+            path.write_text(json.dumps(record, indent=1) + "\n")
+        pd.concat(tables, ignore_index=True).to_parquet(work / "validation.parquet")
+    job.tracked.summary({name: setting.axes for name, setting in settings.items()})
 
 
-def _choose(
-    study: Study, name: str, completions: pd.DataFrame, logits: pd.DataFrame, layer: int | None
-) -> Setting:
-    arm = study.sweep.arms[name]
-    if arm.metric in study.sweep.logit_metrics:
-        scores = logits[(logits["arm"] == name) & (logits["metric"] == arm.metric)]
-    else:
-        metric = {arm.metric: target(study.score.metrics[arm.metric])}
-        scores = score_table(completions[completions["arm"] == name], metric)
+def _grid(job: Job, name: str) -> Part:
+    part = arm_part(job, name, ["val"], f"{name}-validation")
+    return Part(part.name, validated(part.conditions), part.prompts)
+
+
+def _scores(job: Job, parts: list[Part], work: Path) -> pd.DataFrame:
+    """Compute the scores that the arms choose by, joined with prompts."""
+    sweep = job.study.sweep
+    assert sweep is not None
+    completions, logits = run_parts(job, parts, work)
+    by = {sweep.settings(name).metric for name in sweep.chosen()}
+    metrics = {n: bound(node) for n, node in job.study.score.metrics.items() if n in by}
+    of_completions = score_completions(with_prompts(completions, job.inputs.prompts), metrics)
+    return with_prompts(long_table([of_completions, logits]), job.inputs.prompts)
+
+
+def _choose(job: Job, name: str, part: Part, scores: pd.DataFrame) -> tuple[Setting, pd.DataFrame]:
+    """Choose an arm's setting; also return the means it was chosen from."""
+    study = job.study
+    assert study.sweep is not None
+    arm = study.sweep.settings(name)
+    node = (study.sweep.logit_metrics | study.score.metrics)[str(arm.metric)]
+    share = scale_of(imported(node["_target_"]), node).share
+    conditions = conditions_table([part])
+    rows = scores[(scores["metric"] == arm.metric)]
+    rows = rows[rows["condition"].isin(conditions["condition"])]
     means = summarise(
-        scores,
-        [*CONDITION, "metric"],
+        rows,
+        ["condition", "metric"],
+        shares=[str(arm.metric)] if share else [],
         cluster=study.score.cluster,
         seed=study.score.seed,
     )
-    return choose_setting(arm, means[means["source"] == "fitted"], layer)
+    table = with_conditions(means, conditions)
+    axes = list(dict.fromkeys(axis for condition in part.conditions for axis in condition.axes))
+    return choose_setting(table, axes, str(arm.goal)), table
 
 
 if __name__ == "__main__":

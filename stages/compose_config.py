@@ -2,28 +2,28 @@
 
 import sys
 
-from pipeline.config.listing import check_lists, listed_studies
+from pipeline.config.code import with_digests
+from pipeline.config.listing import check_params, read_params
 from pipeline.config.preflight import check
 from pipeline.config.study import compose_study, save_study
-from stages import ROOT, with_digests
+from stages import ROOT
 
 
 def main() -> None:
-    """Compose every study that params.yaml lists; one that is wrong keeps its earlier config."""
-    errors = []
-    lists = listed_studies(ROOT / "params.yaml")
-    folder = ROOT / "outputs" / "config"
-    for name in lists.studies:
+    """Compose every study in params.yaml; an invalid study keeps its previous config."""
+    errors: list[str] = []
+    params = read_params(ROOT / "params.yaml")
+    configs = ROOT / "outputs" / "config"
+    for name in params["studies"]:
         try:
             study = compose_study(name, root=ROOT)
+            check_params(study, params)
             check(study)
-            check_lists(study, lists)
+            save_study(with_digests(study, configs), configs / f"{name}.yaml")
         except (ValueError, OSError) as error:
             errors.append(f"error: {name}: {' '.join(str(error).split())}")
-            continue
-        save_study(with_digests(study), folder / f"{name}.yaml")
-    for path in folder.glob("*.yaml"):
-        if path.stem not in lists.studies:
+    for path in configs.glob("*.yaml"):
+        if path.stem not in params["studies"]:
             path.unlink()
     if errors:
         sys.exit("\n".join(errors))

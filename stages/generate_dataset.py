@@ -1,28 +1,33 @@
 """The dataset -> dataset.parquet (prompts) and texts.parquet (unrelated text), tokenised."""
 
-from pathlib import Path
-
-from pipeline.config.sections import Study
-from pipeline.data.prompts import build_dataset, build_texts
+from pipeline.config.contracts import bound
+from pipeline.config.errors import at_key
+from pipeline.data.prompts import tokenised_prompts, tokenised_texts
+from pipeline.model.loading import load_tokenizer
 from pipeline.runs.scratch import whole_file
-from pipeline.runs.tracking import Run
-from stages import main
-
-INPUTS = ()
-OUTPUTS = ("dataset.parquet", "texts.parquet")
-SECTIONS = ("dataset", "model", "text")
+from stages import Job, main
 
 
-def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
+def run(job: Job) -> None:
     """Load, render and tokenise the prompts."""
-    dataset = build_dataset(study)
-    with whole_file(folder / "dataset.parquet") as path:
-        dataset.to_parquet(path)
-    with whole_file(folder / "texts.parquet") as path:
-        build_texts(study).to_parquet(path)
-    counts = dataset.groupby(["label", "split"]).size()
-    tracked.summary({f"prompts/{label}/{split}": int(n) for (label, split), n in counts.items()})
-    tracked.table("dataset", dataset.drop(columns="tokens"))
+    study = job.study
+    tokenizer = load_tokenizer(study.model.path, study.model.revision)
+    prompts = tokenised_prompts(
+        bound(study.dataset)(),
+        tokenizer,
+        system=study.model.system,
+        variables=study.model.template,
+    )
+    with at_key("text"):
+        texts = tokenised_texts(study.text, tokenizer)
+    for name, table in (("dataset", prompts), ("texts", texts)):
+        with whole_file(job.folder / f"{name}.parquet") as path:
+            table.to_parquet(path)
+    counts = prompts.groupby(["label", "split"]).size()
+    job.tracked.summary(
+        {f"prompts/{label}/{split}": int(n) for (label, split), n in counts.items()}
+    )
+    job.tracked.table("dataset", prompts.drop(columns="tokens"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""data/embedded_model -> its card: what it can do, measured afresh.
+"""data/embedded_model -> its model card, with measured capabilities.
 
-With --compare, the table of a model that was trained with another seed is put beside it; that
-model is trained by `python -m stages.train_embedded_model --seed 1 --folder FOLDER`.
+With --compare, add the results of a model trained with another seed, by
+`python -m stages.train_embedded_model --seed 1 --folder FOLDER`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ MODEL = DATA / "embedded_model"
 
 
 def measure_afresh(folder: Path) -> pd.DataFrame:
-    """Every check and the perplexity of the held-out plain text, as the card's table has them."""
+    """Run every check and measure perplexity on held-out plain text, as the card's table."""
     model = LanguageModel.load(str(folder), dtype="float32", device="cpu")
     lines = (DATA / "plain_text.jsonl").read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]
@@ -35,17 +35,17 @@ def write_measured(folder: Path) -> None:
 
 
 def main() -> None:
-    """Measure the model of --folder, or only add the other seed's column with --compare."""
+    """Measure the model in --folder, or only add the other seed's column with --compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=MODEL, help="of the model")
     parser.add_argument("--compare", type=Path, help="folder of a measured model of another seed")
-    given = parser.parse_args()
-    if given.compare:
-        record_other_seed(given.folder, given.compare)
-        (given.folder / "CARD.md").write_text(write_card(given.folder))
+    arguments = parser.parse_args()
+    if arguments.compare:
+        record_other_seed(arguments.folder, arguments.compare)
+        (arguments.folder / "CARD.md").write_text(write_card(arguments.folder))
     else:
-        write_measured(given.folder)
-    print((given.folder / "CARD.md").read_text())
+        write_measured(arguments.folder)
+    print((arguments.folder / "CARD.md").read_text())
 
 
 if __name__ == "__main__":

@@ -1,32 +1,52 @@
-"""summary.parquet and scores.parquet -> figures/; a figure's file says what it was made from."""
+"""Tables -> figures/: NAME.png, or a folder NAME/ for several, and report.html with all."""
 
+import json
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
-
-from pipeline.config.sections import Study
-from pipeline.config.study import target
-from pipeline.runs.scratch import scratch
-from pipeline.runs.tracking import Run
+from pipeline.config.errors import at_key
+from pipeline.views.numbers import main_numbers
 from pipeline.views.panels import save
-from stages import ROOT, made_from, main
-
-INPUTS = ("summary.parquet", "scores.parquet")
-OUTPUTS = ("figures",)
-SECTIONS = ("figures",)
+from pipeline.views.report import report_page
+from stages import Job, main
 
 
-def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
-    """Draw every figure of the study."""
-    summary, scores = (pd.read_parquet(folder / name) for name in INPUTS)
-    provenance = made_from(study, folder, INPUTS, SECTIONS)
-    with scratch(folder / "figures", key, root=ROOT) as work:
-        (work / "figures").mkdir(exist_ok=True)
-        for name, node in study.figures.items():
-            figure = target(node)(summary, scores)
-            save(figure, work / "figures" / f"{name}.png", provenance)
-    for name in study.figures:
-        tracked.figure(folder / "figures" / f"{name}.png")
+def run(job: Job) -> None:
+    """Draw every figure of the study, and combine them in one page."""
+    with job.scratch("figures") as work:
+        folder = work / "figures"
+        folder.mkdir(exist_ok=True)
+        for name, node in job.study.figures.items():
+            with at_key(f"figures.{name}"):
+                result = job.call(node)
+            pages = result if isinstance(result, dict) else {f"{name}.png": result}
+            for file, page in pages.items():
+                target = folder / file if pages is not result else folder / name / file
+                _write(page, target, job.made_from())
+        page = report_page(
+            folder,
+            name=job.study.name,
+            question=job.study.question,
+            model=job.study.model.path,
+            numbers=_numbers(job),
+            made_from=job.made_from(),
+        )
+        (folder / "report.html").write_text(page)
+    for path in sorted((job.folder / "figures").rglob("*.png")):
+        job.tracked.figure(path)
+
+
+def _numbers(job: Job) -> str:
+    path = job.folder / "metrics.json"
+    return main_numbers(json.loads(path.read_text())) if path.name in job.stage.inputs else ""
+
+
+def _write(page: Any, path: Path, provenance: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(page, str):
+        path.write_text(page)
+    else:
+        save(page, path, provenance)
 
 
 if __name__ == "__main__":

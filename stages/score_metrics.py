@@ -1,74 +1,85 @@
-"""What the sweep wrote -> scores.parquet (a row per sample), summary.parquet, metrics.json."""
+"""Sweep outputs -> scores.parquet (one row per sample), summary.parquet and metrics.json."""
 
 import json
-from pathlib import Path
 
 import pandas as pd
 
-from pipeline.config.sections import Study
-from pipeline.config.study import target
-from pipeline.measures.choice import Setting
+from pipeline.config.contracts import bound, imported
 from pipeline.measures.headline import headline
-from pipeline.measures.scores import CONDITION, long_table, score_table
+from pipeline.measures.scale import TEXT_METRIC, TEXT_SCALE, Scale, scale_of
+from pipeline.measures.scores import long_table, score_completions, with_conditions, with_prompts
+from pipeline.measures.settings import Setting
 from pipeline.measures.statistics import summarise
 from pipeline.runs.scratch import whole_file
-from pipeline.runs.tracking import Run
 from pipeline.views.completions import completion_table
-from stages import main
+from stages import Job, main
 
-INPUTS = ("sweep.parquet", "forward.parquet", "settings.json")
-OUTPUTS = ("scores.parquet", "summary.parquet", "metrics.json", "curves.csv")
-SECTIONS = ("score", "sweep")
 SHOWN = 40
+"""Pairs of completions logged to a tracked run."""
 
 
-def run(study: Study, folder: Path, tracked: Run, key: str) -> None:
-    """Score every completion and average."""
-    sweep = pd.read_parquet(folder / "sweep.parquet")
-    metrics = {name: target(node) for name, node in study.score.metrics.items()}
-    scored = [score_table(sweep, metrics), pd.read_parquet(folder / "forward.parquet")]
-    settings = {
-        arm: Setting(**setting)
-        for arm, setting in json.loads((folder / "settings.json").read_text()).items()
-    }
-    scores = _mark(long_table(scored), settings)
+def run(job: Job) -> None:
+    """Score every completion and average the scores."""
+    study, prompts = job.study, job.inputs.prompts
+    assert study.sweep is not None
+    metrics = {name: bound(node) for name, node in study.score.metrics.items()}
+    logits = pd.read_parquet(job.folder / "logits.parquet")
+    completions = job.inputs.completions
+    scores = long_table([score_completions(completions, metrics), logits])
+    joined = with_conditions(with_prompts(scores, prompts), job.inputs.conditions)
+    scales = _scales(job)
     summary = summarise(
-        scores,
-        [*CONDITION, "chosen", "label", "split", "metric"],
+        joined,
+        ["condition", "label", "split", "metric"],
+        shares=[name for name, scale in scales.items() if scale.share],
         cluster=study.score.cluster,
         seed=study.score.seed,
     )
-    reported = headline(study, scores, settings)
+    summary = summary.assign(
+        metric_label=[scales[name].label for name in summary["metric"]],
+        percent=[scales[name].percent for name in summary["metric"]],
+    )
+    settings = json.loads((job.folder / "settings.json").read_text())
+    arms = {name: study.sweep.settings(name) for name in study.sweep.arms}
+    reported = headline(
+        joined,
+        {name: (arm.metric, arm.goal) for name, arm in arms.items() if arm.metric is not None},
+        {name: Setting(**setting) for name, setting in settings.items()},
+        scales,
+        cluster=study.score.cluster,
+        seed=study.score.seed,
+    )
+    summary = with_conditions(summary, job.inputs.conditions)
     for name, table in (("scores", scores), ("summary", summary)):
-        with whole_file(folder / f"{name}.parquet") as path:
+        with whole_file(job.folder / f"{name}.parquet") as path:
             table.to_parquet(path)
-    with whole_file(folder / "metrics.json") as path:
+    with whole_file(job.folder / "metrics.json") as path:
         path.write_text(json.dumps(reported, indent=1) + "\n")
     curves = _curves(summary)
-    with whole_file(folder / "curves.csv") as path:
+    with whole_file(job.folder / "curves.csv") as path:
         curves.to_csv(path, index=False)
-    tracked.summary(reported)
-    tracked.curve(curves)
-    for arm, numbers in reported.items():
-        if "layer" in numbers and len(sweep):
-            pair = completion_table(sweep, **numbers["conditions"], n=SHOWN)
-            tracked.table(f"completions/{arm}", pair)
+    job.tracked.summary(reported)
+    if len(curves):
+        job.tracked.curve(curves)
+    for name, numbers in reported.items():
+        if "setting" in numbers and len(completions):
+            pair = completion_table(completions, **numbers["conditions"], n=SHOWN)
+            job.tracked.table(f"completions/{name}", pair)
 
 
-def _mark(scores: pd.DataFrame, settings: dict[str, Setting]) -> pd.DataFrame:
-    """A column `chosen`: whether a condition is at its arm's strength and rule, at any layer."""
-    marks = [
-        source == "none" or settings[arm].holds(strength, positions)
-        for arm, source, strength, positions in zip(
-            *(scores[name] for name in ("arm", "source", "strength", "positions")), strict=True
-        )
-    ]
-    return scores.assign(chosen=marks)
+def _scales(job: Job) -> dict[str, Scale]:
+    assert job.study.sweep is not None
+    nodes = job.study.sweep.logit_metrics | job.study.score.metrics
+    scales = {name: scale_of(imported(node["_target_"]), node) for name, node in nodes.items()}
+    return scales | {TEXT_METRIC: TEXT_SCALE}
 
 
 def _curves(summary: pd.DataFrame) -> pd.DataFrame:
-    """Means of the fitted directions as chosen, a row per layer and a column per curve."""
-    rows = summary[summary["chosen"] & (summary["source"] == "fitted")]
+    """Tabulate the means at the chosen settings, one row per layer and one column per curve."""
+    shown = summary["at_setting"] & summary["role"].isin(["candidate", "curve"])
+    if "layer" not in summary or not shown.any():
+        return pd.DataFrame(columns=["layer"])
+    rows = summary[shown]
     names = rows["arm"] + "/" + rows["metric"]
     wide = rows.assign(curve=names).pivot(index="layer", columns="curve", values="mean")
     return wide.reset_index()

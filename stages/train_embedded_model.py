@@ -1,4 +1,4 @@
-"""Nothing -> data/embedded_model, and the inputs of the studies that go with its language."""
+"""Train data/embedded_model, and write the inputs of the studies on its artificial language."""
 
 import argparse
 import shutil
@@ -16,12 +16,12 @@ STUDY_SEED = 1
 
 
 def main() -> None:
-    """Train, measure, and put the model in place when all is written."""
+    """Train and measure the model, and move it into place once it is complete."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=Recipe().seed, help="of corpus and weights")
     parser.add_argument("--folder", type=Path, default=MODEL, help="of the model")
-    given = parser.parse_args()
-    recipe, folder = Recipe(seed=given.seed), given.folder
+    arguments = parser.parse_args()
+    recipe, folder = Recipe(seed=arguments.seed), arguments.folder
     scratch = folder.with_name(folder.name + ".partial")
     shutil.rmtree(scratch, ignore_errors=True)
     started = time.monotonic()

@@ -30,16 +30,16 @@ def assert_alike_alone(
 def count_preparations(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> dict[str, int]:
     """How often a module of the engine checks a run, and how often a condition is hashed."""
     counts = {"checks": 0, "hashes": 0}
-    check, columns = module.check_context, Condition.columns.fget
+    check, of_axes = module.check_context, Condition.id.fget
 
     def counted_check(*args, **kwargs):
         counts["checks"] += 1
         check(*args, **kwargs)
 
-    def counted_columns(condition):
+    def counted_id(condition):
         counts["hashes"] += 1
-        return columns(condition)
+        return of_axes(condition)
 
     monkeypatch.setattr(module, "check_context", counted_check)
-    monkeypatch.setattr(Condition, "columns", property(counted_columns))
+    monkeypatch.setattr(Condition, "id", property(counted_id))
     return counts

@@ -1,5 +1,6 @@
 """Small random-weight models of several families, and a tokenizer for them."""
 
+import copy
 import functools
 from pathlib import Path
 
@@ -64,6 +65,13 @@ def tiny(family: str, layers: int = LAYERS, width: int = WIDTH, seed: int = 0) -
         if parameter.dim() > 1:
             parameter.data.normal_(0, 0.15)
     return LanguageModel(hf, tokenizer(), name=family)
+
+
+def in_batches_of(batch_tokens: int, family: str = "llama") -> LanguageModel:
+    """The family's model, for a study whose batches have so many tokens."""
+    model = copy.copy(tiny(family))
+    model.batch_tokens = batch_tokens
+    return model
 
 
 def _resized(arguments: dict, layers: int, width: int) -> dict:

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from pipeline.engine.conditions import Condition, Places
+from pipeline.engine.conditions import Condition, PromptPositions
 from pipeline.model.loading import LanguageModel
 
 
@@ -87,7 +87,7 @@ def _hook(model, edit, prompt_length, number):
             return [prompt_length - 1]
         if edit.positions == "generated":
             return range(prompt_length, length)
-        if isinstance(edit.positions, Places):
+        if isinstance(edit.positions, PromptPositions):
             return [p for p in edit.positions.of[number] if p < length]
         # Two names of one position are one edit.
         return {p if p >= 0 else prompt_length + p for p in edit.positions}

@@ -7,14 +7,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from families import BOS, WIDTH, byte_tokenizer, random_prompts, tiny, tokenizer
+from families import (
+    BOS,
+    WIDTH,
+    byte_tokenizer,
+    in_batches_of,
+    random_prompts,
+    tiny,
+    tokenizer,
+)
 
 from pipeline.data.datasets import tokenise
 from pipeline.engine.conditions import Condition, Edit
-from pipeline.forward import score_logits
-from pipeline.grid import Part
+from pipeline.engine.sweeps import Part, score_logits
 from pipeline.measures.logits import (
     NextToken,
+    answer_is_top,
+    answer_log_probability,
     answer_over_foil,
     answer_probability,
     answer_rank,
@@ -62,6 +71,8 @@ def test_metrics_of_hand_set_logits():
     assert_scores(answer_over_foil(now), [np.log(5 / 3), nan, np.log(0.5), nan])
     # The third shares its place with another token, the fourth with three.
     assert_scores(answer_rank(now), [0, nan, 2.5, 1.5])
+    # No token may be as likely as one that is at the top.
+    assert_scores(answer_is_top(now), [1, nan, 0, 0])
     # Read from the other end of the vocabulary, 20 is 179: all tokens but three are as likely.
     assert_scores(answer_probability(now, layer=0), [0, nan, 0, 0])
     assert_scores(answer_rank(now, layer=0), [3 + 196 / 2, nan, 4 + 195 / 2, 4 + 195 / 2])
@@ -119,21 +130,24 @@ METRICS = {
 }
 
 
-def test_a_sweep_scores_each_samples_own_answer(tmp_path):
-    """Samples in another order than the dataset's, in chunks, against a hook by hand."""
-    model, frame, samples = tiny("llama"), dataset(), (5, 0, 3, 2, 1, 4)
+def conditions() -> tuple[Condition, ...]:
     direction = torch.linspace(-0.5, 0.5, WIDTH)
-    conditions = tuple(
-        Condition(str(layer), edits=(Edit(Site(layer, "resid_pre"), Add(direction), "last"),))
+    return tuple(
+        Condition({"layer": layer}, (Edit(Site(layer, "resid_pre"), Add(direction), "last"),))
         for layer in range(4)
     )
-    part = Part("arm", "arm", conditions, samples)
-    table = score_logits(model, frame, [part], METRICS, tmp_path, batch_tokens=30)
+
+
+def test_a_sweep_scores_each_samples_own_answer(tmp_path):
+    """Samples in another order than the dataset's, in chunks, against a hook by hand."""
+    model, frame = tiny("llama"), dataset()
+    part = Part("arm", conditions(), frame.iloc[[5, 0, 3, 2, 1, 4]])
+    table = score_logits(in_batches_of(30), [part], METRICS, {}, tmp_path)
     assert len(list(tmp_path.iterdir())) > 1
-    scores = table.set_index(["metric", "arm", "sample"])["score"]
+    scores = table.set_index(["metric", "condition", "sample"])["score"]
     assert len(scores) == len(METRICS) * 4 * 6
     answers, foils = [20, None, 30, 7, None, 199], [21, 22, 23, None, 24, 20]
-    for condition in conditions:
+    for condition in conditions():
         for n, prompt in enumerate(PROMPTS):
             logits = naive.logits(model, prompt, condition, len(prompt))[-1].double()
             stream = naive.stream(model, prompt, condition, len(prompt), 2)[-1]
@@ -146,6 +160,34 @@ def test_a_sweep_scores_each_samples_own_answer(tmp_path):
             if answer is not None and foil is not None:
                 expected["foil"] = logits[answer] - logits[foil]
             for name in METRICS:
-                score = scores[name, condition.arm, n]
+                score = scores[name, condition.id, n]
                 value = float(expected.get(name, np.nan))
                 assert score == pytest.approx(value, abs=2e-5, nan_ok=True), (name, n)
+
+
+def test_a_sweep_scores_answers_of_several_tokens(tmp_path):
+    """log p of the whole answer, by the naive loop; samples without an answer have no row."""
+    model, frame = tiny("llama"), dataset().fillna({"answer": ""})
+    part = Part("arm", conditions(), frame.iloc[[5, 0, 3, 2, 1, 4]])
+    metrics = {"log_p": answer_log_probability, "half": lambda logs: logs / 2}
+    table = score_logits(in_batches_of(40), [part], {}, metrics, tmp_path)
+    assert len(list(tmp_path.iterdir())) > 1
+    assert table["sample"].unique().tolist() != sorted(table["sample"].unique())
+    scores = table.set_index(["metric", "condition", "sample"])["score"]
+    assert len(scores) == 2 * 4 * 4
+    for condition in conditions():
+        for n, answer in {0: [20], 2: [30, 31], 3: [7], 5: [199]}.items():
+            prompt = PROMPTS[n]
+            logits = naive.logits(model, prompt + answer, condition, len(prompt))
+            logs = logits[len(prompt) - 1 : -1].double().log_softmax(-1)
+            expected = float(logs[range(len(answer)), answer].sum())
+            assert scores["log_p", condition.id, n] == pytest.approx(expected, abs=3e-5)
+            assert scores["half", condition.id, n] == scores["log_p", condition.id, n] / 2
+
+
+def test_answers_that_do_not_follow_their_prompts_are_named(tmp_path):
+    frame = dataset().fillna({"answer": ""}).assign(tokens=[[9]] * 6)
+    part = Part("arm", conditions(), frame)
+    with pytest.raises(ValueError, match="the tokens of answer ' w20' do not follow those of 'w"):
+        metrics = {"log_p": answer_log_probability}
+        score_logits(tiny("llama"), [part], {}, metrics, tmp_path)

@@ -7,7 +7,7 @@ from families import FAMILIES, LAYERS, WIDTH, random_prompts, tiny
 from test_restart import count_tokens
 
 from pipeline.engine import scoring
-from pipeline.engine.conditions import Condition, Edit, PerPrompt, Places
+from pipeline.engine.conditions import Condition, Edit, PerPrompt, PromptPositions
 from pipeline.engine.scoring import cross_entropy, score_answers
 from pipeline.methods.interventions import Add, ProjectOut, Replace
 from pipeline.model.sites import Site
@@ -15,7 +15,7 @@ from pipeline.model.sites import Site
 PROMPTS = random_prompts(6, seed=5)
 ANSWERS = [answer[: 1 + n % 3] for n, answer in enumerate(random_prompts(6, seed=6))]
 # In the prompt of some, in the answer of others, and where nothing is read from in one.
-OWN = Places("own", [(n % 3, len(p) + n % 2) for n, p in enumerate(PROMPTS)])
+OWN = PromptPositions("own", [(n % 3, len(p) + n % 2) for n, p in enumerate(PROMPTS)])
 
 
 def vector(seed: int) -> torch.Tensor:
@@ -99,7 +99,7 @@ def test_a_prompt_is_read_once_for_all_conditions():
 def test_what_cannot_be_scored_is_refused(monkeypatch):
     model = tiny("llama")
     monkeypatch.setattr(model.hf, "forward", None)
-    with pytest.raises(ValueError, match="5 answers to 6 prompts; valid: one to each"):
+    with pytest.raises(ValueError, match="5 answers to 6 prompts; valid: one per prompt"):
         score_answers(model, PROMPTS, ANSWERS[:5], [Condition()], batch_tokens=60)
     with pytest.raises(
         ValueError, match="sequence 2 of the run has 3 tokens of prompt and 0 to score"
@@ -114,6 +114,6 @@ def test_what_cannot_be_scored_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="never fires: no sequence has positions 'generated'"):
         first = [answer[:1] for answer in ANSWERS]
         score_answers(model, PROMPTS, first, [generated], batch_tokens=60)
-    with pytest.raises(ValueError, match="pass the context"):
+    with pytest.raises(ValueError, match="exceed the context"):
         long = [[5] * 10**6] * len(PROMPTS)
         score_answers(model, PROMPTS, long, [Condition()], batch_tokens=60)

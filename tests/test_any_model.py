@@ -41,18 +41,22 @@ def test_a_study_runs_whole_on_a_family(family, template, rules, settings, rows_
     collected = dataset[dataset["split"] == "train"]
     assert len(store.rows) == rows_each * len(collected)
     assert store[f"blocks.{LAYERS - 1}.resid_pre"].shape == (len(store.rows), WIDTH)
-    sweep = pd.read_parquet(output / "sweep.parquet")
-    kinds = {"none", "add", "subtract", "project_out"}
-    assert set(sweep["intervention"]) == kinds
-    assert set(sweep.loc[sweep["intervention"] != "none", "layer"]) == {3}
+    conditions = pd.read_parquet(output / "conditions.parquet")
+    completed = pd.read_parquet(output / "completions.parquet")["condition"]
+    assert set(completed) == set(conditions["condition"])
+    steered = conditions[conditions["role"] != "baseline"]
+    kinds = {"add", "subtract", "project_out"}
+    assert set(steered["intervention"]) == kinds
+    assert set(steered["layer"]) == {3}
     named = yaml.safe_load(rules)
-    assert set(sweep.loc[sweep["intervention"] == "add", "positions"]) == set(map(str, named))
+    assert set(steered.loc[steered["intervention"] == "add", "positions"]) == set(map(str, named))
     # Of another text the rules name nothing; the other arms' rules do.
-    losses = pd.read_parquet(output / "forward.parquet")
+    losses = pd.read_parquet(output / "logits.parquet").merge(conditions, on="condition")
     assert set(losses["metric"]) <= {"cross_entropy"}
     if family == "neox":
-        assert {"none", "project_out"} <= set(losses["intervention"]) <= kinds - {"add"}
-        assert set(losses["positions"]) <= {"none", "all", "after_first", "generated"}
+        read = losses[losses["role"] != "baseline"]
+        assert {"project_out"} <= set(read["intervention"]) <= kinds - {"add"}
+        assert set(read["positions"]) <= {"all", "after_first", "generated"}
     said = {
         "gemma2": "",
         "gpt2": "the tokenizer has no chat template: prompts are the instruction and a newline",
@@ -63,3 +67,28 @@ def test_a_study_runs_whole_on_a_family(family, template, rules, settings, rows_
         assert collected["prompt"].str.startswith("<user>Be brief.\n\n").all()
     assert (output / "figures" / "effect_by_layer.png").stat().st_size > 10_000
     assert yaml.safe_load((output / "config.yaml").read_text())["model"]["path"] == "model"
+
+
+@pytest.mark.slow
+def test_readings_and_back_patching_run_on_a_gemma_2_shape(tmp_path):
+    """The studies without a steering vector, on random weights of another family."""
+    folder = copy_project(tmp_path)
+    write_model("gemma2", folder / "model", TEMPLATE)
+    few = pd.read_json(folder / "data" / "two_hops.jsonl", lines=True).groupby("label").head(4)
+    few.to_json(folder / "data" / "few_hops.jsonl", orient="records", lines=True)
+    local = ["model=local", "model.path=model"]
+    figures = {
+        "next_token": ["next_token"],
+        "logit_lens": ["first", "tokens", "entropy"],
+        "back_patching": ["last", "subject", "log_probability"],
+    }
+    for study, names in figures.items():
+        path = [] if study == "next_token" else ["dataset.path=data/few_hops.jsonl"]
+        done = run(folder, "run", study, *local, *path)
+        assert done.returncode == 0, done.stderr
+        (output,) = folder.glob(f"outputs/{study}-*")
+        assert {figure.stem for figure in output.glob("figures/*.png")} == set(names)
+    conditions = pd.read_parquet(output / "conditions.parquet")
+    pairs = conditions[conditions["arm"] == "last"].dropna(subset=["source_layer"])
+    assert len(pairs) == LAYERS * (LAYERS - 1) / 2
+    assert (pairs["target_layer"] < pairs["source_layer"]).all()

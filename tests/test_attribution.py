@@ -11,8 +11,8 @@ from test_sae import autoencoder
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from pipeline.methods.attribution import attribute, check_by_ablation
-from pipeline.methods.sae import SparseAutoencoder
+from pipeline.methods.sae.attribution import attribute, check_by_ablation
+from pipeline.methods.sae.autoencoder import SparseAutoencoder
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
@@ -103,7 +103,7 @@ def test_gradients_are_finite_differences(family, component):
                 hidden[0, row.position] += sign * step
                 return hidden
 
-            with torch.no_grad(), hooks.visiting(model, {site: nudge}):
+            with torch.no_grad(), hooks.with_hooks(model, {site: nudge}):
                 values.append(float(difference(model.hf(ids).logits[:, -1])))
         slope = (values[0] - values[1]) / 0.04
         assert -slope == pytest.approx(row.attribution, rel=0.05, abs=2e-4)
@@ -116,7 +116,7 @@ def test_one_pass_for_all_autoencoders_is_each_alone():
     together = attribute(model, PROMPTS, saes, difference, top=9, batch_tokens=500)
     for sae in saes:
         alone = run(model, sae, top=9).features
-        among = together.features[together.features["site"] == sae.provenance.site]
+        among = together.features[together.features["site"] == sae.site]
         assert alone["feature"].tolist() == among["feature"].tolist()
         assert alone["position"].tolist() == among["position"].tolist()
         torch.testing.assert_close(

@@ -7,7 +7,8 @@ import pytest
 from families import tokenizer
 
 from pipeline.data.datasets import (
-    COLUMNS,
+    PROMPT_COLUMNS,
+    RESERVED,
     dataset_digest,
     fill_templates,
     load_table,
@@ -35,9 +36,27 @@ def write(folder, name: str, rows) -> str:
 @pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv", "d.parquet"])
 def test_every_format_gives_the_same_rows(tmp_path, name):
     frame = load_table(path=write(tmp_path, name, ROWS))
-    assert list(frame.columns) == list(COLUMNS)
+    assert list(frame.columns) == list(PROMPT_COLUMNS)
     assert frame["instruction"].tolist() == [row["instruction"] for row in ROWS]
     assert (frame["demand"] == "").all()
+
+
+def test_further_columns_are_kept_as_they_are(tmp_path):
+    rows = [{**row, "year": 1900 + n, "pair": f"p{n}"} for n, row in enumerate(ROWS)]
+    frame = load_table(path=write(tmp_path, "d.jsonl", rows))
+    assert list(frame.columns) == [*PROMPT_COLUMNS, "year", "pair"]
+    assert frame["year"].tolist() == list(range(1900, 1906))
+    # A column that one of ours is read from is not kept under its old name too.
+    named = load_table(path=str(tmp_path / "d.jsonl"), columns={"answer": "pair"})
+    assert list(named.columns) == [*PROMPT_COLUMNS, "year"]
+    assert named["answer"].tolist() == [f"p{n}" for n in range(6)]
+
+
+@pytest.mark.parametrize("column", RESERVED)
+def test_columns_that_later_stages_add_are_refused(tmp_path, column):
+    path = write(tmp_path, "d.jsonl", [{**row, column: "x"} for row in ROWS])
+    with pytest.raises(ValueError, match=f"a column of its own may not be called '{column}'; ren"):
+        load_table(path=path)
 
 
 def test_columns_may_be_called_otherwise(tmp_path):
@@ -112,6 +131,28 @@ def test_templates_are_filled_with_every_topic(tmp_path):
         fill_templates(path=path, templates=templates, subjects={"brief": "w7"})
     with pytest.raises(ValueError, match=r"template short has no \{topic\}"):
         fill_templates(path=path, templates={"short": "w7"})
+
+
+def test_a_prompt_may_be_drawn_several_times(tmp_path):
+    """All prompts of a draw, then the next: more draws leave the earlier samples as they are."""
+    rows = [{"topic": "w5", "split": "train"}, {"topic": "w6", "split": "test"}]
+    options = {
+        "path": write(tmp_path, "t.jsonl", rows),
+        "templates": {"a": "{topic}", "b": "w7 {topic}"},
+    }
+    once, thrice = (fill_templates(**options, draws=draws) for draws in (1, 3))
+    assert list(once.columns) == list(PROMPT_COLUMNS)
+    assert list(thrice.columns) == [*PROMPT_COLUMNS, "draw"]
+    assert thrice["draw"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    for draw in range(3):
+        rows = thrice[thrice["draw"] == draw].drop(columns="draw").reset_index(drop=True)
+        assert rows.equals(once)
+    numbered = tokenise(thrice, tokenizer())
+    assert numbered["sample"].tolist() == list(range(12))
+    twice = tokenise(fill_templates(**options, draws=2), tokenizer())
+    assert numbered.head(8).equals(twice)
+    with pytest.raises(ValueError, match=r"dataset\.draws: 0 is less than 1"):
+        fill_templates(**options, draws=0)
 
 
 def test_texts_need_their_column(tmp_path):

@@ -7,14 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from families import FAMILIES, WIDTH, random_prompts, tiny
+from families import FAMILIES, WIDTH, in_batches_of, random_prompts, tiny
 
-from pipeline.completing import complete
 from pipeline.engine.chunks import Chunk, plan, plan_decodings
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate, generate_chunk
-from pipeline.grid import Part
+from pipeline.engine.sweeps import Part, complete
 from pipeline.methods.interventions import Add
 from pipeline.model.sites import Site
 
@@ -99,18 +98,16 @@ def test_limits_are_those_of_each_decoding(monkeypatch):
     monkeypatch.setattr(model.hf, "forward", None)
     with pytest.raises(ValueError, match="no sequence has positions 'generated'"):
         generate(model, PROMPTS, [Condition(edits=edits, decoding=Decoding(1))], Decoding(2))
-    with pytest.raises(ValueError, match="pass the context"):
+    with pytest.raises(ValueError, match="exceed the context"):
         generate(model, PROMPTS, [Condition(), Condition(decoding=Decoding(10**6))])
 
 
 def test_a_table_of_completions_has_each_conditions_own(tmp_path):
-    samples = tuple(range(5))
-    dataset = pd.DataFrame({"sample": samples, "tokens": [np.array(p) for p in PROMPTS]})
-    dataset[["split", "label", "topic", "instruction", "demand"]] = "x"
-    named = tuple(replace(c, arm=str(n)) for n, c in enumerate(CONDITIONS))
-    settings = {"decoding": RUN, "seed": 3, "batch_tokens": 60}
-    part = Part("arm", "arm", named, samples)
-    table = complete(tiny("llama"), dataset, [part], tmp_path, **settings)
-    rows = table.sort_values(["arm", "sample", "repeat"], key=lambda v: v.astype(int))
+    frame = pd.DataFrame({"sample": range(5), "tokens": [np.array(p) for p in PROMPTS]})
+    named = tuple(replace(c, axes={"number": n}) for n, c in enumerate(CONDITIONS))
+    part = Part("arm", named, frame.assign(split="x"))
+    table = complete(in_batches_of(60), [part], tmp_path, decoding=RUN, seed=3)
+    number = table["condition"].map({c.id: c.axes["number"] for c in named})
+    rows = table.assign(number=number).sort_values(["number", "sample", "repeat"])
     expected = generate(tiny("llama"), PROMPTS, CONDITIONS, RUN, seed=3)
     assert [tuple(tokens) for tokens in rows["tokens"]] == [c.tokens for c in expected]

@@ -7,7 +7,7 @@ from families import LAYERS, WIDTH, tiny, write_model
 
 from pipeline.cli import main
 from pipeline.config.sections import Model
-from pipeline.runs.records import doctor
+from pipeline.runs import doctor
 
 
 def test_it_names_versions_devices_and_caches():
@@ -49,8 +49,7 @@ def test_it_says_how_many_tokens_a_batch_may_have(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "_gb", str)
     found = dict(doctor.examine(Model(path=str(tmp_path))))
     assert found["batch_tokens"] == (
-        "16,384; about 4,096 would fit: keys and values of 0.5 kB each in half of the 5120000 "
-        "that are left"
+        "16,384; about 4,096 would fit: a KV cache of 0.5 kB per token in half of the free 5120000"
     )
 
 
@@ -78,7 +77,7 @@ def test_what_is_no_model_is_one_line(tmp_path, capsys, name):
         main(["doctor", name or str(tmp_path)])
     assert caught.value.code == 2
     error = capsys.readouterr().err
-    assert ("'mnie' is no folder here" if name else "there is no config.json") in error
+    assert ("'mnie' is not a local folder" if name else "it has no config.json") in error
     assert (
         "; conf/model here has: embedded, gemma_2_2b, gemma_2_2b_it" in error
         and error.count("\n") == 1

@@ -5,19 +5,25 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from project import ROOT, copy_project, environment
+
+from pipeline.config.listing import params_of
+from pipeline.config.study import compose_study
 
 pytestmark = pytest.mark.slow
 STUDY = """# @package _global_
 defaults:
   - /model: embedded
   - /dataset: instructions
-  - /method@vectors.method: difference_of_means
-  - /intervention@sweep.arms.add.intervention: add
+  - /fit@fits.direction: steering_vectors
+  - /fit@fits.spare: steering_vectors
+  - /arm@sweep.arms.add: add
   - /metric@score.metrics.refusal: refusal
   - /figure@figures.strength_by_layer: strength_by_layer
   - _self_
@@ -25,21 +31,26 @@ name: {name}
 question: Does it work?
 dataset: {{path: data/few.jsonl}}
 collect: {{components: [resid_pre], positions: last}}
-vectors:
-  component: resid_pre
-  positive: harmful
-  negative: harmless
-  controls: {{shuffled: 1, covariance: 0, isotropic: 0}}
+fits:
+  direction: &fit
+    component: resid_pre
+    positive: harmful
+    negative: harmless
+    controls: {{shuffled: 1, covariance: 0, isotropic: 0}}
+  spare: {{<<: *fit, seed: 0}}
 sweep:
   seed: 0
   layers: [3, 5]
   decoding: {{max_new_tokens: 4, temperature: 1.0}}
   arms:
     add:
+      fit: direction
       prompts: harmless
       components: [resid_pre]
       strengths: [1.0]
       metric: refusal
+      goal: raise
+score: {{seed: 0}}
 figures:
   strength_by_layer: {{arm: add, metric: refusal, split: test}}
 """
@@ -72,14 +83,19 @@ def project(tmp_path_factory) -> Path:
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
-    (folder / "params.yaml").write_text("studies: [one, two]\nautoencoder_studies: []\n")
+    params: dict[str, dict] = {}
     for name in ("one", "two"):
         (folder / "conf" / "study" / f"{name}.yaml").write_text(STUDY.format(name=name))
+        with chdir(folder):
+            listed = params_of(compose_study(name, root=folder))
+        for section, items in listed.items():
+            params.setdefault(section, {}).update(items)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
         subprocess.run(["git", *identity, *command], cwd=folder, check=True)
     done = dvc(folder, "repro")
-    assert len(ran(done)) == 1 + 2 * 7
+    assert len(ran(done)) == 1 + 2 * 8
     return folder
 
 
@@ -96,16 +112,31 @@ def test_a_second_repro_does_nothing(project):
 
 
 def test_a_sweeps_seed_reruns_that_studys_sweep_and_what_follows(project):
-    before = (project / "outputs" / "one" / "sweep.parquet").read_bytes()
-    edit(project, "one", "  seed: 0", "  seed: 1")
-    composes = {"compose"}
-    expected = composes | {"choose@one", "sweep@one", "score@one", "figures@one"}
+    before = (project / "outputs" / "one" / "completions.parquet").read_bytes()
+    edit(project, "one", "sweep:\n  seed: 0", "sweep:\n  seed: 1")
+    expected = {"compose", "choose@one", "sweep@one", "score@one", "figures@one"}
     assert ran(dvc(project, "repro")) == expected
-    assert (project / "outputs" / "one" / "sweep.parquet").read_bytes() != before
-    edit(project, "one", "  seed: 1", "  seed: 0")
-    again = dvc(project, "repro")
-    assert ran(again) == composes
-    assert (project / "outputs" / "one" / "sweep.parquet").read_bytes() == before
+    assert (project / "outputs" / "one" / "completions.parquet").read_bytes() != before
+    edit(project, "one", "sweep:\n  seed: 1", "sweep:\n  seed: 0")
+    assert ran(dvc(project, "repro")) == {"compose"}
+    assert (project / "outputs" / "one" / "completions.parquet").read_bytes() == before
+
+
+def test_an_option_of_a_fit_reruns_that_fit_and_what_follows(project):
+    edit(project, "one", "*fit, seed: 0", "*fit, seed: 1")
+    # Its controls differ, and the sweep reads the folder of fits: the other fit is left alone.
+    assert ran(dvc(project, "repro")) >= {"compose", "fit@one-spare"}
+    edit(project, "one", "*fit, seed: 1", "*fit, seed: 0")
+    assert ran(dvc(project, "repro")) == {"compose"}
+
+
+def test_a_score_section_reruns_score_and_figures(project):
+    edit(project, "two", "score: {seed: 0}", "score: {seed: 0, metrics: {n: {_target_: METRIC}}}")
+    edit(project, "two", "METRIC", "pipeline.measures.metrics.n_items")
+    assert ran(dvc(project, "repro")) == {"compose", "score@two", "figures@two"}
+    metric = "{seed: 0, metrics: {n: {_target_: pipeline.measures.metrics.n_items}}}"
+    edit(project, "two", f"score: {metric}", "score: {seed: 0}")
+    assert ran(dvc(project, "repro")) == {"compose"}
 
 
 def test_a_typo_stops_in_compose_and_keeps_what_was_there(project):
@@ -150,10 +181,13 @@ def test_a_file_in_data_reruns_the_studies_that_read_it(project):
 def test_lists_that_disagree_with_a_study_are_refused(project):
     params = project / "params.yaml"
     before = params.read_text()
-    params.write_text("studies: [one, two]\nautoencoder_studies: [two]\n")
+    changed = before.replace("two-spare", "two-spear")
+    assert changed != before
+    params.write_text(changed)
     done = dvc(project, "repro")
     assert done.returncode != 0
-    assert "error: two: params.yaml: remove 'two' in autoencoder_studies" in done.stderr
+    line = "'two-spare': {study: two, fit: spare, after: activations}"
+    assert f"error: two: params.yaml: add under fits: {line.replace(chr(39), '')}" in done.stderr
     params.write_text(before)
 
 
@@ -166,5 +200,5 @@ def test_metrics_and_experiments(project):
     change = "conf/study/one.yaml:sweep.arms.add.strengths=[2.0]"
     done = dvc(project, "exp", "run", "-S", change)
     assert done.returncode == 0, done.stdout + done.stderr
-    sweep = pd.read_parquet(project / "outputs" / "one" / "sweep.parquet")
-    assert set(sweep["strength"]) == {0.0, 2.0}
+    conditions = pd.read_parquet(project / "outputs" / "one" / "conditions.parquet")
+    assert set(conditions["strength"].dropna()) == {2.0}

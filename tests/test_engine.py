@@ -13,7 +13,7 @@ from transformers import TopPLogitsWarper
 
 from pipeline.engine import chunks, generation, scoring
 from pipeline.engine.collection import collect
-from pipeline.engine.conditions import Condition, Edit, Places, position_mask
+from pipeline.engine.conditions import Condition, Edit, PromptPositions, position_mask
 from pipeline.engine.decoding import Decoding, choose, gumbel, least_kept, row_keys
 from pipeline.engine.generation import generate, generate_chunk
 from pipeline.engine.scoring import cross_entropy, score_change, score_last
@@ -32,12 +32,8 @@ def vector(seed: int, scale: float = 3.0) -> torch.Tensor:
 
 def condition(intervention, rule, components=("resid_pre",), layers=(1,)) -> Condition:
     edits = [Edit(Site(layer, c), intervention, rule) for layer in layers for c in components]
-    return Condition(
-        intervention=type(intervention).__name__,
-        positions=str(rule),
-        layer=layers[0],
-        edits=tuple(edits),
-    )
+    axes = {"intervention": type(intervention).__name__, "positions": str(rule), "layer": layers[0]}
+    return Condition(axes, tuple(edits))
 
 
 INTERVENTIONS = [
@@ -46,16 +42,16 @@ INTERVENTIONS = [
     ProjectOut(vector(3)),
     Replace(vector(4)),
 ]
-RULES = [
+POSITION_RULES = [
     "all",
     "after_first",
     "last",
     "generated",
     (0, -2),
     # As many positions as there are in this prompt and no other, the last in the completion.
-    Places("own", [tuple(range(n % 3, len(p) + n % 2, 2)) for n, p in enumerate(PROMPTS)]),
+    PromptPositions("own", [tuple(range(n % 3, len(p) + n % 2, 2)) for n, p in enumerate(PROMPTS)]),
 ]
-GRID = [condition(i, rule) for i in INTERVENTIONS for rule in RULES]
+GRID = [condition(i, rule) for i in INTERVENTIONS for rule in POSITION_RULES]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,8 +201,8 @@ def test_tokens_after_the_first_are_looked_for_before_the_model_runs(monkeypatch
 def test_an_edit_whose_site_is_never_visited_is_an_error(rule, monkeypatch):
     model, edited = tiny("llama"), condition(Add(vector(1)), rule)
     for module in (generation, scoring):
-        monkeypatch.setattr(module, "visiting", lambda model, visits: nullcontext())
-    silent = pytest.raises(ValueError, match=f"never fired: no token stood at positions '{rule}'")
+        monkeypatch.setattr(module, "with_hooks", lambda model, hooks: nullcontext())
+    silent = pytest.raises(ValueError, match=f"never fired: no token is at positions '{rule}'")
     with silent:
         generate(model, PROMPTS, [edited], Decoding(2))
     with silent:
@@ -224,7 +220,7 @@ def test_no_condition_is_refused():
         generate(tiny("llama"), PROMPTS, [])
 
 
-@pytest.mark.parametrize("rule", [(12,), (-11,), Places("answer", [(), (12,), (9,)])])
+@pytest.mark.parametrize("rule", [(12,), (-11,), PromptPositions("answer", [(), (12,), (9,)])])
 def test_listed_positions_are_looked_for_in_the_whole_run(rule):
     """Packing decides which rows run together, and never whether a run is refused."""
     model, prompts = tiny("llama"), [[5, 6, 7], list(range(5, 16)), [8, 9]]
@@ -265,7 +261,7 @@ def test_an_edit_of_generated_tokens_may_find_none():
     ending = LanguageModel(model.hf, model.tokenizer, name="ends at once")
     first = generate(model, PROMPTS[:1], [Condition()], Decoding(1))[0].tokens[0]
     ending.__class__ = type("Ending", (LanguageModel,), {"end_tokens": frozenset([first])})
-    for rule in ("generated", Places("answer", [(len(PROMPTS[0]),)])):
+    for rule in ("generated", PromptPositions("answer", [(len(PROMPTS[0]),)])):
         (done,) = generate(ending, PROMPTS[:1], [condition(Add(vector(1)), rule)], Decoding(STEPS))
         assert (done.tokens, done.stopped) == ((), "end")
 
@@ -290,13 +286,13 @@ def test_unknown_layers_sites_and_rules_are_named():
     with pytest.raises(ValueError, match="no resid_mid"):
         generate(tiny("neox"), PROMPTS, [condition(Add(vector(1)), "all", ("resid_mid",))])
     long = dataclasses.replace(Decoding(), max_new_tokens=10**6)
-    with pytest.raises(ValueError, match="pass the context"):
+    with pytest.raises(ValueError, match="exceed the context"):
         generate(model, PROMPTS, [Condition()], long)
 
 
 def test_last_scores_are_the_logits_of_the_naive_loop():
     model = tiny("gemma2")
-    conditions = [Condition(), *(c for c in GRID if c.positions != "generated")]
+    conditions = [Condition(), *(c for c in GRID if c.axes["positions"] != "generated")]
     scores = score_last(model, PROMPTS, conditions, lambda x: x, batch_tokens=200)
     for c, cond in enumerate(conditions):
         for p, prompt in enumerate(PROMPTS):

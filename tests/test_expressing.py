@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from pipeline.expressing import clustered
-from stages.report_features import absent
+from pipeline.measures.expression import clustered
+from pipeline.views.results import absent_words
 
 
 def readings(active: list[tuple[int, int]]) -> pd.DataFrame:
@@ -29,6 +29,6 @@ def test_fewer_than_two_features_or_unlike_lists_have_no_matrix():
 
 
 def test_sites_without_a_matrix_are_named():
-    assert absent([]) == []
-    (said,) = absent(["blocks.1.z", "blocks.2.z"])
+    assert absent_words([]) == []
+    (said,) = absent_words(["blocks.1.z", "blocks.2.z"])
     assert said.startswith("No expression matrix of blocks.1.z, blocks.2.z: fewer than two")

@@ -7,12 +7,18 @@ import torch
 from families import tiny
 from test_sae import SITE, autoencoder
 
-from pipeline.data.recording import drawn, kept, whole
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
-from pipeline.methods.feature_sets import FeatureSet, ablations, feature_sets, strongest
-from pipeline.methods.sae_interventions import ablate
+from pipeline.methods.sae.feature_sets import (
+    FeatureSet,
+    ablations,
+    chosen_sets,
+    random_sets,
+    reconstructions,
+    strongest,
+)
+from pipeline.methods.sae.interventions import ablate
 
 NAME = str(SITE)
 
@@ -49,7 +55,7 @@ def test_the_strongest_raise_the_metric_most_over_all_samples():
 
 def test_sets_are_the_chosen_each_alone_and_random_others():
     chosen = strongest(FEATURES, samples=4, top=2)
-    sets = feature_sets(FEATURES, chosen, draws=2, seed=0)
+    sets = [*chosen_sets(chosen), *random_sets(FEATURES, chosen, draws=2, seed=0)]
     own = {(s.source, s.draw): s.pairs for s in sets if s.site == NAME}
     assert own[("attributed", 0)] == ((0, 7), (-2, 7))
     assert own[("single", 1)] == ((0, 7),)
@@ -58,8 +64,8 @@ def test_sets_are_the_chosen_each_alone_and_random_others():
         assert set(own[("random", draw)]) == {(0, 5), (0, 9)}
     others = [s for s in sets if s.site == "blocks.1.z" and s.source == "random"]
     assert [(s.draw, s.pairs) for s in others] == [(0, ((-1, 4),)), (1, ((-1, 4),))]
-    assert sets == feature_sets(FEATURES, chosen, draws=2, seed=0)
-    assert not [s for s in feature_sets(FEATURES, chosen, draws=0, seed=0) if s.source == "random"]
+    assert sets[-4:] == random_sets(FEATURES, chosen, draws=2, seed=0)
+    assert random_sets(FEATURES, chosen, draws=0, seed=0) == []
 
 
 def test_random_features_are_others_active_at_the_same_places():
@@ -70,8 +76,7 @@ def test_random_features_are_others_active_at_the_same_places():
         [(n, NAME, place, f, 1.0) for (place, f), count in active.items() for n in range(count)]
     )
     chosen = pd.DataFrame({"site": NAME, "from_end": [0, -1, -5], "feature": [7, 8, 4]})
-    sets = feature_sets(features, chosen, draws=300, seed=0)
-    drawn_sets = [s.pairs for s in sets if s.source == "random"]
+    drawn_sets = [s.pairs for s in random_sets(features, chosen, draws=300, seed=0)]
     assert len(drawn_sets) == 300
     for (at_end, first), (before, second), third in drawn_sets:
         assert (at_end, before, third) == (0, -1, (-4, 2))
@@ -85,13 +90,11 @@ def test_random_features_are_others_active_at_the_same_places():
 def test_there_are_fewer_random_features_only_if_no_others_are_active():
     features = attributed([(0, NAME, 0, 7, -1.0), (0, NAME, -1, 8, -1.0), (0, NAME, -4, 7, -1.0)])
     chosen = pd.DataFrame({"site": NAME, "from_end": [0, -1], "feature": [7, 8]})
-    assert {s.source for s in feature_sets(features, chosen, draws=2, seed=0)} == {
-        "attributed",
-        "single",
-    }
+    assert random_sets(features, chosen, draws=2, seed=0) == []
+    assert {s.source for s in chosen_sets(chosen)} == {"attributed", "single"}
     one = pd.concat([features, attributed([(0, NAME, -9, 3, 1.0)])])
-    sets = feature_sets(one, chosen, draws=2, seed=0)
-    assert [s.pairs for s in sets if s.source == "random"] == [((-9, 3),)] * 2
+    sets = random_sets(one, chosen, draws=2, seed=0)
+    assert [s.pairs for s in sets] == [((-9, 3),)] * 2
 
 
 def test_recorded_positions_are_each_samples_own_and_firing_ones_are_all():
@@ -101,11 +104,12 @@ def test_recorded_positions_are_each_samples_own_and_firing_ones_are_all():
     ends = [5, 7]
     early, late = range(12), range(12, sae.n_features)
     pairs = (*((0, f) for f in early), *((-1, f) for f in late), *((-5, f) for f in early))
-    conditions = ablations([FeatureSet(NAME, "attributed", 0, pairs)], {NAME: sae}, ends)
-    reconstruct, recorded, firing = conditions
-    assert reconstruct.intervention == "reconstruct"
-    assert recorded.positions == "recorded" and firing.positions == "firing"
-    assert len({c.id for c in conditions}) == 3
+    recorded, firing = ablations([FeatureSet(NAME, "attributed", 0, pairs)], {NAME: sae}, ends)
+    (reconstruct,) = reconstructions({NAME: sae})
+    assert reconstruct.axes["intervention"] == "reconstruct"
+    assert (recorded.axes["positions"], firing.axes["positions"]) == ("recorded", "firing")
+    assert {c.axes["site"] for c in (reconstruct, recorded, firing)} == {NAME}
+    assert len({c.id for c in (reconstruct, recorded, firing)}) == 3
 
     def by_hand(end: int) -> Condition:
         places = {end: early, end - 1: late, end - 5: early}
@@ -127,22 +131,6 @@ def test_recorded_positions_are_each_samples_own_and_firing_ones_are_all():
             changed.add(completion.condition)
     naive.assert_same(rows)
     assert changed == {1, 2}
-
-
-def test_more_draws_leave_the_earlier_ones_as_they_are():
-    prompts = pd.DataFrame({"sample": [0, 1, 2], "tokens": [[1], [2], [3]], "topic": list("abc")})
-    few, more = drawn(prompts, 2), drawn(prompts, 5)
-    pd.testing.assert_frame_equal(few, more.head(6))
-    assert few["sample"].tolist() == list(range(6))
-    assert few["topic"].tolist() == list("abcabc")
-    done = pd.DataFrame({"sample": [4, 1], "tokens": [[8, 9], []]})
-    assert whole(few, done) == {1: [2], 4: [2, 8, 9]}
-
-
-def test_a_prompt_is_collected_once_and_every_completion():
-    prompts = drawn(pd.DataFrame({"sample": [0, 1], "tokens": [[5, 6, 7], [5, 6]]}), 2)
-    tokens = {0: [5, 6, 7, 8], 1: [5, 6], 2: [5, 6, 7, 8, 9], 3: [5, 6]}
-    assert kept(prompts, tokens) == {0: (1, 2, 3), 1: (1,), 2: (2, 3, 4), 3: (1,)}
 
 
 @pytest.mark.parametrize("kind", ["l1", "topk"])

@@ -10,70 +10,25 @@ import pandas as pd
 import pytest
 from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
+from study_tables import CLUSTER, LAYERS, SHARES, STRENGTHS, summary_of, swept_scores
 
-from pipeline.measures.statistics import simultaneous_band, summarise
-from pipeline.views.completions import completion_table, side_by_side
+from pipeline.engine.conditions import BASELINE, CONTROL
+from pipeline.measures.statistics import simultaneous_band
 from pipeline.views.figures import counts_by_condition, effect_by_layer, strength_by_layer
-from pipeline.views.panels import save
-
-BY = ["condition", "arm", "intervention", "source", "draw", "layer", "strength", "positions"]
-BY += ["chosen", "split", "metric"]
-LAYERS, STRENGTHS = [0, 1, 2, 5], [0.5, 1.0]
-
-
-def condition(rng: np.random.Generator, **columns: Any) -> pd.DataFrame:
-    """Scores of one condition: shares of refusals that depend on the layer, or item counts."""
-    layer = columns["layer"]
-    samples = np.arange(12)
-    first = {"harmless": 0, "harmful": 100}[columns["label"]]
-    level = 0.05 if layer is pd.NA else 0.2 + 0.1 * layer * columns["strength"]
-    scores = {
-        "refusal": (rng.random(12) < level).astype(float),
-        "compliance": (rng.random(12) < 1 - level).astype(float),
-        "n_items": 5 + np.round(4 * level + rng.normal(size=12)),
-    }
-    rows = pd.DataFrame(
-        {"sample": samples + first, "repeat": 0, "split": "test", "topic": samples % 4}
-    )
-    identity = "-".join(str(columns[key]) for key in ("arm", "source", "draw", "layer", "strength"))
-    kept = rows.assign(**columns, condition=identity).astype({"layer": "Int64"})
-    return pd.concat([kept.assign(metric=name, score=score) for name, score in scores.items()])
+from pipeline.views.marks import GREY
+from pipeline.views.panels import caption, save
 
 
 @pytest.fixture(scope="module")
 def scores() -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    conditions = []
-    for arm, intervention, label in (
-        ("add", "add", "harmless"),
-        ("ablate", "project_out", "harmful"),
-    ):
-        none = {"source": "none", "draw": 0, "layer": pd.NA, "strength": 0.0, "positions": "none"}
-        conditions.append(condition(rng, arm=arm, label=label, intervention="none", **none))
-        for source, draw in (("fitted", 0), ("shuffled", 0), ("shuffled", 1), ("isotropic", 0)):
-            for layer in LAYERS:
-                for strength in STRENGTHS:
-                    conditions.append(
-                        condition(
-                            rng,
-                            arm=arm,
-                            label=label,
-                            intervention=intervention,
-                            source=source,
-                            draw=draw,
-                            layer=layer,
-                            strength=strength,
-                            positions="all",
-                        )
-                    )
-    table = pd.concat(conditions, ignore_index=True)
-    return table.assign(chosen=(table["intervention"] == "none") | (table["strength"] == 1.0))
+    return swept_scores()
 
 
 @pytest.fixture(scope="module")
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
-    return summarise(scores, BY, cluster="sample", seed=0)
+    return summary_of(scores)
 
 
 Draw = Callable[..., Figure]
@@ -81,6 +36,7 @@ EFFECT: dict[str, Any] = {
     "arms": ["add", "ablate"],
     "metrics": ["refusal", "compliance"],
     "split": "test",
+    **CLUSTER,
 }
 HEAT: dict[str, Any] = {"arm": "add", "metric": "refusal", "split": "test"}
 COUNTS: dict[str, Any] = {
@@ -88,6 +44,7 @@ COUNTS: dict[str, Any] = {
     "split": "test",
     "arms": ["add", "ablate"],
     "layers": [1, 5],
+    **CLUSTER,
 }
 FIGURES = [(effect_by_layer, EFFECT), (strength_by_layer, HEAT), (counts_by_condition, COUNTS)]
 
@@ -99,8 +56,8 @@ def mean_of(summary: pd.DataFrame, **wanted: object) -> float:
 
 
 def line(figure: Figure, panel: int, label: str) -> np.ndarray:
-    (found,) = (line for line in figure.axes[panel].lines if line.get_label() == label)
-    return np.asarray(found.get_ydata(), dtype=float)
+    (drawn,) = (line for line in figure.axes[panel].lines if line.get_label() == label)
+    return np.asarray(drawn.get_ydata(), dtype=float)
 
 
 def band_of(drawn: FillBetweenPolyCollection) -> list[tuple[float, float]]:
@@ -134,7 +91,7 @@ def test_effect_draws_the_means_the_baseline_and_the_band(
             ]
             assert line(figure, panel, metric).tolist() == expected
             dashed = [drawn for drawn in axes.lines if drawn.get_linestyle() == "--"]
-            baseline = mean_of(summary, arm=arm, metric=metric, intervention="none")
+            baseline = mean_of(summary, arm=arm, metric=metric, role=BASELINE)
             assert set(dashed[number].get_ydata()) == {baseline}
             bands = [c for c in axes.collections if isinstance(c, FillBetweenPolyCollection)]
             assert band_of(bands[number]) == expected_band(scores, arm, metric)
@@ -158,6 +115,43 @@ def test_effect_draws_controls_as_the_mean_over_draws(
         for layer in LAYERS
     ]
     assert drawn == [pytest.approx(expected)]
+    markers = [line for line in figure.axes[0].lines if line.get_marker() in ("^", "s", "o")]
+    assert {(line.get_color(), line.get_markerfacecolor()) for line in markers} == {(GREY, "white")}
+
+
+def test_controls_of_several_metrics_are_filled_in_their_colours(
+    summary: pd.DataFrame, scores: pd.DataFrame
+) -> None:
+    figure = effect_by_layer(summary, scores, **EFFECT)
+    controls = [line for line in figure.axes[0].lines if line.get_marker() == "^"]
+    curves = [line for line in figure.axes[0].lines if line.get_label() in SHARES]
+    assert {line.get_color() for line in controls} == {GREY}
+    fills = [line.get_markerfacecolor() for line in controls]
+    assert fills == [line.get_color() for line in curves]
+    assert "filled in their metric's colour" in caption_of(figure)
+
+
+def test_a_band_of_shares_stays_between_none_and_all(
+    summary: pd.DataFrame, scores: pd.DataFrame
+) -> None:
+    """Clusters' shares are not 0 or 1, so that mean -+ c stderr would pass 1 here."""
+    shares = scores.assign(score=np.where(scores["sample"] % 4 == 0, scores["repeat"] > 0, 1.0))
+    twice = pd.concat([shares, shares.assign(repeat=1, score=1.0)])
+    figure = effect_by_layer(summary_of(twice), twice, **EFFECT | {"cluster": "topic"})
+    for axes in figure.axes[:2]:
+        bands = [c for c in axes.collections if isinstance(c, FillBetweenPolyCollection)]
+        heights = np.concatenate([band.get_paths()[0].vertices[:, 1] for band in bands])
+        assert (heights.max(), heights.min() > 0) == (1, True)
+
+
+def test_captions_break_at_no_equals_sign_and_no_per_cent() -> None:
+    figure = Figure(figsize=(2, 2))
+    caption(figure, ["n = 100 to 120, 95 % interval, 31 % of a = b."] * 6)
+    lines = figure.get_supxlabel().split("\n")
+    assert len(lines) > 6
+    pieces = [line.replace("\N{NO-BREAK SPACE}", "_").split() for line in lines]
+    words = [word for line in pieces for word in line]
+    assert words == ["n_=_100", "to", "120,", "95_%", "interval,", "31_%", "of", "a_=_b."] * 6
 
 
 def test_captions_say_what_is_shown(summary: pd.DataFrame, scores: pd.DataFrame) -> None:
@@ -168,18 +162,18 @@ def test_captions_say_what_is_shown(summary: pd.DataFrame, scores: pd.DataFrame)
         "(shuffled labels 2, isotropic 1)",
     ):
         assert part in text
-    baseline = 100 * mean_of(summary, arm="add", metric="refusal", intervention="none")
+    baseline = 100 * mean_of(summary, arm="add", metric="refusal", role=BASELINE)
     text = caption_of(strength_by_layer(summary, scores, **HEAT))
     assert f"Without intervention: {baseline:.3g}, 95 % interval" in text
-    alone = scores[scores["source"].isin(["none", "fitted"])]
-    figure = effect_by_layer(summarise(alone, BY, cluster="sample", seed=0), alone, **EFFECT)
+    alone = scores[scores["role"] != CONTROL]
+    figure = effect_by_layer(summary_of(alone), alone, **EFFECT)
     assert "No controls." in caption_of(figure)
 
 
 def test_a_metric_without_scores_is_named(summary: pd.DataFrame, scores: pd.DataFrame) -> None:
     lost = (scores["arm"] == "ablate") & (scores["metric"] == "compliance")
     partial = scores.assign(score=scores["score"].mask(lost))
-    figure = effect_by_layer(summarise(partial, BY, cluster="sample", seed=0), partial, **EFFECT)
+    figure = effect_by_layer(summary_of(partial), partial, **EFFECT)
     assert "complies is not scored in ablate" in caption_of(figure)
     assert [drawn.get_label() for drawn in figure.axes[1].lines].count("compliance") == 0
 
@@ -202,11 +196,23 @@ def test_heat_map_holds_the_grid(summary: pd.DataFrame, scores: pd.DataFrame) ->
     assert mesh.get_clim() == (0, 100)
 
 
+def frame(figure: Figure) -> tuple[float, float, float, float]:
+    """Left and upper edge of the one frame in cells, its width and height."""
+    (drawn,) = (patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle))
+    return (*drawn.get_xy(), drawn.get_width(), drawn.get_height())
+
+
+def test_what_was_chosen_is_framed(summary: pd.DataFrame, scores: pd.DataFrame) -> None:
+    figure = strength_by_layer(summary, scores, **HEAT)
+    assert frame(figure) == (2, 0, 1, 1)
+    assert "Framed: the setting chosen." in caption_of(figure)
+
+
 def test_counts_start_at_the_baseline(summary: pd.DataFrame, scores: pd.DataFrame) -> None:
     figure = counts_by_condition(summary, scores, **COUNTS)
     wanted = {"arm": "ablate", "metric": "n_items"}
     expected = [
-        mean_of(summary, **wanted, intervention="none"),
+        mean_of(summary, **wanted, role=BASELINE),
         *(
             mean_of(summary, **wanted, source="fitted", layer=5, strength=strength)
             for strength in STRENGTHS
@@ -216,14 +222,35 @@ def test_counts_start_at_the_baseline(summary: pd.DataFrame, scores: pd.DataFram
     # One dashed line and one text for the baseline of every label.
     dashed = [drawn for drawn in figure.axes[0].lines if drawn.get_linestyle() == "--"]
     assert len(dashed) == 2
-    harmless = mean_of(summary, arm="add", metric="n_items", intervention="none")
+    harmless = mean_of(summary, arm="add", metric="n_items", role=BASELINE)
     assert f"harmless  {harmless:.1f}" in [text.get_text() for text in figure.axes[1].texts]
+
+
+def test_what_stands_in_a_column_has_its_strength(
+    summary: pd.DataFrame, scores: pd.DataFrame
+) -> None:
+    """Layers and controls are shifted sideways, by less than half the way to another strength."""
+    half = scores[(scores["arm"] == "ablate") | (scores["strength"] != 0.5)]
+    figure = counts_by_condition(summary_of(half), half, **COUNTS)
+    for axes, strengths in zip(figure.axes[:2], ([0, 2], [0, 1, 2]), strict=True):
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "0.5", "1"]
+        assert axes.get_xticks().tolist() == [0, 1, 2]
+        curves = {line.get_label(): line for line in axes.lines}
+        for label in ("layer 1", "layer 5"):
+            assert np.round(curves[label].get_xdata()).tolist() == strengths
+        for line in axes.lines:
+            if line.get_marker() in ("^", "o"):
+                places = np.asarray(line.get_xdata(), dtype=float)
+                assert np.abs(places - np.round(places)).max() < 0.4
+    controls = [line for line in figure.axes[0].lines if line.get_marker() == "^"]
+    assert {line.get_color() for line in controls} == {GREY}
+    assert "All that stands in a column has its strength." in caption_of(figure)
 
 
 def test_labels_at_the_right_keep_their_distance(
     summary: pd.DataFrame, scores: pd.DataFrame
 ) -> None:
-    alike = scores.assign(score=scores["score"].where(scores["intervention"] != "none", 6.0))
+    alike = scores.assign(score=scores["score"].where(scores["role"] != BASELINE, 6.0))
     figure = counts_by_condition(summary, alike, **COUNTS)
     heights = sorted(text.xy[1] for text in figure.axes[1].texts)  # type: ignore[attr-defined]
     assert np.diff(heights).min() == pytest.approx(0.055)
@@ -271,7 +298,7 @@ def test_an_arm_without_one_chosen_rule_is_refused(
     summary: pd.DataFrame, scores: pd.DataFrame
 ) -> None:
     with pytest.raises(ValueError, match="chosen position rules: none; valid: one an arm"):
-        strength_by_layer(summary.assign(chosen=False), scores, **HEAT)
+        strength_by_layer(summary.assign(at_setting=False), scores, **HEAT)
     last = summary[summary["source"] == "fitted"].assign(positions="last")
     with pytest.raises(ValueError, match="chosen position rules: all, last; valid"):
         strength_by_layer(pd.concat([summary, last]), scores, **HEAT)
@@ -286,70 +313,5 @@ def test_two_conditions_in_one_place_are_refused(
         effect_by_layer(doubled, scores, **EFFECT)
     with pytest.raises(ValueError, match="2 baselines in arm add; valid: 1"):
         strength_by_layer(
-            pd.concat([summary, summary[summary["intervention"] == "none"]]), scores, **HEAT
+            pd.concat([summary, summary[summary["role"] == BASELINE]]), scores, **HEAT
         )
-
-
-@pytest.fixture
-def sweep() -> pd.DataFrame:
-    rows = {
-        "condition": ["base", "base", "base", "add", "add"],
-        "sample": [2, 1, 3, 1, 2],
-        "repeat": 0,
-        "label": "short",
-        "topic": "fruit",
-        "instruction": ["List two.", "List one.", "List three.", "List one.", "List two."],
-        "completion": ["pear\nfig \n", "plum", "?", "I cannot help you with that request now", "a"],
-        "stopped": ["end", "end", "end", "length", "end"],
-    }
-    return pd.DataFrame(rows)
-
-
-def test_completions_are_paired(sweep: pd.DataFrame) -> None:
-    table = completion_table(sweep, "base", "add", n=5)
-    assert table["sample"].tolist() == [1, 2]
-    assert table["baseline"].tolist() == ["plum", "pear\nfig \n"]
-    assert table["steered"].tolist() == ["I cannot help you with that request now", "a"]
-    assert table["steered_stopped"].tolist() == ["length", "end"]
-    assert len(completion_table(sweep, "base", "add", n=1)) == 1
-
-
-def test_completions_side_by_side(sweep: pd.DataFrame) -> None:
-    assert side_by_side(sweep, "base", "add", n=2, width=43).splitlines() == [
-        "base | add",
-        "",
-        "[1.0] List one.",
-        "baseline             | steered",
-        "-------------------- | --------------------",
-        "plum                 | I cannot help you",
-        "                     | with that request",
-        "                     | now…",
-        "",
-        "[2.0] List two.",
-        "baseline             | steered",
-        "-------------------- | --------------------",
-        "pear⏎                | a",
-        "fig␣⏎                |",
-        "                     |",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("steered", "n", "width", "message"),
-    [
-        ("adds", 1, 80, "condition = adds; present: add, base"),
-        ("add", 0, 80, "n = 0; valid: 1 or more"),
-        ("add", 1, 10, "width = 10; valid: 40 or more"),
-    ],
-)
-def test_completions_refuse(
-    sweep: pd.DataFrame, steered: str, n: int, width: int, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        side_by_side(sweep, "base", steered, n=n, width=width)
-
-
-def test_conditions_without_a_common_sample_are_refused(sweep: pd.DataFrame) -> None:
-    apart = sweep[(sweep["condition"] == "add") | (sweep["sample"] == 3)]
-    with pytest.raises(ValueError, match="base and add share no sample"):
-        completion_table(apart, "base", "add", n=1)

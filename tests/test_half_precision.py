@@ -8,10 +8,10 @@ import torch
 from families import FAMILIES, WIDTH, random_prompts, tiny
 
 from pipeline.engine.collection import collect
-from pipeline.engine.conditions import Condition, Edit, Places
+from pipeline.engine.conditions import Condition, Edit, PromptPositions
 from pipeline.engine.scoring import score_last
 from pipeline.methods.interventions import Add, ProjectOut, Replace
-from pipeline.model.hooks import visiting
+from pipeline.model.hooks import with_hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
@@ -35,7 +35,7 @@ def vector() -> torch.Tensor:
 @pytest.mark.parametrize("dtype", HALVES)
 def test_edited_logits_stay_near_single_precision(family, dtype):
     """Packed together, left-padded: within 5 roundings (3.9 % and 0.5 %) of the largest logit."""
-    own = Places("own", [(n % 3, len(p) - 1) for n, p in enumerate(PROMPTS)])
+    own = PromptPositions("own", [(n % 3, len(p) - 1) for n, p in enumerate(PROMPTS)])
     conditions = [
         Condition(edits=(Edit(Site(1, component), intervention, rule),))
         for component in ("resid_pre", "attn_out", "mlp_out", "resid_post")
@@ -72,7 +72,7 @@ def test_a_projection_taken_out_leaves_what_one_rounding_does(family, dtype):
     unit = vector() / vector().norm()
     taken = Condition(edits=(Edit(Site(1, "resid_post"), ProjectOut(vector())),))
     seen: list[torch.Tensor] = []
-    with visiting(model, {Site(2, "resid_pre"): seen.append}):
+    with with_hooks(model, {Site(2, "resid_pre"): seen.append}):
         score_last(model, PROMPTS, [taken], lambda x: x, batch_tokens=10**6)
     _, mask = model.pad(sorted(PROMPTS, key=len))
     # The clean run comes first.

@@ -86,8 +86,12 @@ def test_each_answer_has_its_line(hub, tmp_path):
         "`hf auth login` or set HF_TOKEN"
     )
     assert revision == f"model me/open has no revision 'v9'; see {hub}/me/open"
-    assert unknown.startswith(f"model.path 'me/nothing' is neither here nor at {hub}/me/nothing;")
-    assert dataset.startswith(f"dataset.path 'me/nothing' is neither here nor at {hub}/datasets/me")
+    assert unknown.startswith(
+        f"model.path 'me/nothing' is neither a local folder nor at {hub}/me/nothing;"
+    )
+    assert dataset.startswith(
+        f"dataset.path 'me/nothing' is neither a local folder nor at {hub}/datasets/me"
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,6 +103,6 @@ def test_each_answer_has_its_line(hub, tmp_path):
 )
 def test_a_hub_that_cannot_be_reached_is_not_waited_for(tmp_path, environment, reason):
     (line,) = answers(tmp_path, ["model", "me/open"], **environment)
-    assert line.startswith("model.path 'me/open' is no folder here, and http")
+    assert line.startswith("model.path 'me/open' is not a local folder, and http")
     assert reason in line
     assert "`hf download me/open --repo-type model`" in line

@@ -12,7 +12,7 @@ from families import FAMILIES, LAYERS, WIDTH, random_prompts, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.engine.collection import collect
-from pipeline.engine.conditions import Condition, Edit, PerPrompt, Places
+from pipeline.engine.conditions import Condition, Edit, PerPrompt, PromptPositions
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.engine.scoring import cross_entropy, score_change, score_last
@@ -119,7 +119,7 @@ def test_a_number_is_no_direction(kind):
         kind(PerPrompt(torch.zeros(len(PROMPTS))))
 
 
-AT = Places("one place in each", [(n % 3,) for n in range(len(PROMPTS))])
+AT = PromptPositions("one place in each", [(n % 3,) for n in range(len(PROMPTS))])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -224,7 +224,11 @@ def test_fields_of_too_few_prompts_are_refused_before_the_model_runs(monkeypatch
         with refused:
             run(model, PROMPTS, [Condition(), edited(1, short)])
         with pytest.raises(ValueError, match="has positions of 2 prompts; the run has 5"):
-            run(model, PROMPTS, [edited(1, Add(normal(WIDTH)), Places("own", [(0,), (1,)]))])
+            run(
+                model,
+                PROMPTS,
+                [edited(1, Add(normal(WIDTH)), PromptPositions("own", [(0,), (1,)]))],
+            )
 
 
 @pytest.mark.parametrize(

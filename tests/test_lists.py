@@ -5,18 +5,16 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from pipeline.lists import list_ends
 from pipeline.measures.lists import (
-    COLUMNS,
+    LIST_MEASURES,
     ablation_table,
-    blank_over_break,
     by_topic,
     last_item_token,
     token_types,
 )
 from pipeline.measures.metrics import diversity, n_items, self_bleu
+from pipeline.methods.list_endings import list_ends
 
 ITEM, B, N, E = "item", "filler_blank", "line_break", "end"
 
@@ -43,8 +41,6 @@ def test_the_metric_is_read_at_the_last_items_last_token():
     assert pieces[last_item_token(types)] == "me"
     with pytest.raises(ValueError, match="no item among 2 tokens"):
         last_item_token([N, E])
-    logits = torch.tensor([[0.0, 3.0, 1.0], [2.0, 0.5, 4.0]])
-    assert blank_over_break(logits, blank=1, line_break=2).tolist() == [2.0, -3.5]
 
 
 class Letters:
@@ -58,8 +54,9 @@ class Letters:
 def generated(texts: list[tuple[str, str]]) -> pd.DataFrame:
     return pd.DataFrame(
         {
+            "sample": range(len(texts)),
             "tokens": [[1] * (3 + number) for number in range(len(texts))],
-            "generated": [list(map(ord, text)) for text, _ in texts],
+            "completion_tokens": [list(map(ord, text)) for text, _ in texts],
             "stopped": [stopped for _, stopped in texts],
         }
     )
@@ -90,8 +87,8 @@ ABLATED = completions("sae", {"x": ["a\nb\nc\nd", "e\nf\ng\nh"], "y": ["e\nf", "
 def test_a_topics_numbers_are_those_by_hand():
     table = by_topic(BASE.sample(frac=1, random_state=1))
     # x: 4 of 5 items distinct, unshared 1/2 and 2/3; y: 2 of 4, unshared 0/1 and 1/3.
-    assert table.loc["x", COLUMNS[:4]].tolist() == pytest.approx([4 / 5, 1 / 72, 2.5, 0.5])
-    assert table.loc["y", COLUMNS[:4]].tolist() == pytest.approx([2 / 4, 1 / 18, 2.0, 2.0])
+    assert table.loc["x", LIST_MEASURES[:4]].tolist() == pytest.approx([4 / 5, 1 / 72, 2.5, 0.5])
+    assert table.loc["y", LIST_MEASURES[:4]].tolist() == pytest.approx([2 / 4, 1 / 18, 2.0, 2.0])
 
 
 def test_no_number_depends_on_the_order_of_completions():
@@ -115,7 +112,7 @@ def test_means_are_those_of_the_metrics():
 
 def test_differences_are_of_topics():
     table = ablation_table(pd.concat([BASE, ABLATED]), baseline="base", seed=0)
-    assert table["column"].tolist() == list(COLUMNS)
+    assert table["column"].tolist() == list(LIST_MEASURES)
     expected = (by_topic(ABLATED) - by_topic(BASE)).mean()
     assert table["mean"].tolist() == pytest.approx(expected.tolist())
     assert (table["ablated"] - table["base"]).tolist() == pytest.approx(expected.tolist())

@@ -1,6 +1,6 @@
 """Logit metrics against closed forms, and in a sweep against hooks written out by hand."""
 
-from functools import partial
+from functools import cache, partial
 from itertools import product
 
 import naive
@@ -9,14 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from chunks import assert_alike_alone, count_preparations
-from families import FAMILIES, WIDTH, random_prompts, tiny, tokenizer
+from families import FAMILIES, WIDTH, in_batches_of, random_prompts, tiny, tokenizer
 from scipy.stats import entropy
 
-from pipeline.engine import chunks, scoring
+from pipeline.engine import chunks, scorer
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.scoring import score_change
-from pipeline.forward import read_texts, score_logits
-from pipeline.grid import Part
+from pipeline.engine.sweeps import Part, arm_conditions, score_logits
 from pipeline.measures.logits import (
     NextToken,
     divergence,
@@ -25,7 +24,7 @@ from pipeline.measures.logits import (
     logit_difference,
     summed_log_odds,
 )
-from pipeline.measures.scores import CONDITION, SAMPLE
+from pipeline.measures.scores import SCORE_COLUMNS
 from pipeline.methods.interventions import Add
 from pipeline.model.sites import Site
 
@@ -80,31 +79,28 @@ def test_what_names_no_single_tokens_is_refused(tokens, message):
         log_odds(NextToken(given(level), given(level), tokenizer()), tokens=tokens)
 
 
+@cache
 def conditions(rules=("last", "all")) -> tuple[Condition, ...]:
-    return (
-        Condition("arm"),
-        *(
-            Condition(
-                "arm",
-                "add",
-                "fitted",
-                layer=layer,
-                strength=1.0,
-                positions=rule,
-                edits=(Edit(Site(layer, "resid_pre"), Add(DIRECTION), rule),),
-            )
-            for layer in range(4)
-            for rule in rules
-        ),
+    swept = (
+        Condition(
+            {"layer": layer, "positions": rule},
+            (Edit(Site(layer, "resid_pre"), Add(DIRECTION), rule),),
+        )
+        for layer in range(4)
+        for rule in rules
     )
+    return arm_conditions("arm", swept)
 
 
 def scored(work, metrics, rules=("last", "all"), batch_tokens=30, prompts=PROMPTS) -> pd.DataFrame:
-    samples = range(len(prompts))
-    dataset = pd.DataFrame({"sample": samples, "tokens": [np.array(p) for p in prompts]})
-    dataset[["split", "label", "topic", "instruction", "demand"]] = "x"
-    part = Part("arm", "arm", conditions(rules), tuple(samples))
-    return score_logits(tiny("llama"), dataset, [part], metrics, work, batch_tokens=batch_tokens)
+    frame = pd.DataFrame({"sample": range(len(prompts)), "tokens": [np.array(p) for p in prompts]})
+    part = Part("arm", conditions(rules), frame.assign(split="x"))
+    return score_logits(in_batches_of(batch_tokens), [part], metrics, {}, work)
+
+
+def axis(table: pd.DataFrame, name: str, rules=("last", "all")) -> pd.Series:
+    """The value that the conditions of a table's rows have on an axis; none of the baseline."""
+    return table["condition"].map({c.id: c.axes.get(name) for c in conditions(rules)})
 
 
 METRICS = {
@@ -116,9 +112,9 @@ METRICS = {
 
 def test_a_sweep_scores_what_hooks_by_hand_give(tmp_path):
     model, table = tiny("llama"), scored(tmp_path, METRICS)
-    assert list(table) == [*CONDITION, *SAMPLE, "metric", "score"]
+    assert list(table) == SCORE_COLUMNS
     assert len(table) == len(METRICS) * 9 * 6
-    found = table.set_index(["metric", "condition", "sample"])["score"]
+    scores = table.set_index(["metric", "condition", "sample"])["score"]
     for number, prompt in enumerate(PROMPTS):
         clean = naive.logits(model, prompt, Condition(), len(prompt))[-1:]
         for condition in conditions():
@@ -126,9 +122,9 @@ def test_a_sweep_scores_what_hooks_by_hand_give(tmp_path):
             after = NextToken(given(own), given(clean), model.tokenizer)
             for name, metric in METRICS.items():
                 expected = float(metric(after)[0])
-                assert found[name, condition.id, number] == pytest.approx(expected, abs=2e-5)
+                assert scores[name, condition.id, number] == pytest.approx(expected, abs=2e-5)
     kl = table[table["metric"] == "kl"]
-    assert ((kl["score"] == 0) == (kl["intervention"] == "none")).all()
+    assert ((kl["score"] == 0) == axis(kl, "layer").isna()).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -158,7 +154,7 @@ def test_the_lens_reads_what_a_hook_by_hand_sees_at_every_layer(family):
 
 def test_a_metric_at_a_layer_is_that_of_its_lens(tmp_path):
     table = scored(tmp_path, {"kl": partial(kl_divergence, layer=2), "end": kl_divergence})
-    kl = table.set_index(["metric", "layer"])["score"]
+    kl = table.assign(layer=axis(table, "layer")).set_index(["metric", "layer"])["score"]
     # What is edited from layer 3 on has not reached layer 2 yet.
     assert (kl.loc["kl", 3] == 0).all() and (kl.loc["end", 3] > 0).all()
     assert (kl.loc["kl", 0] > 0).all() and (kl.loc["kl", 2] > 0).all()
@@ -176,10 +172,11 @@ def test_finished_chunks_are_taken_up_and_have_the_same_bytes_in_any_order(tmp_p
 
 
 def test_a_run_is_checked_once_for_all_its_chunks(tmp_path, monkeypatch):
-    counts = count_preparations(monkeypatch, scoring)
+    swept = conditions()
+    counts = count_preparations(monkeypatch, scorer)
     scored(tmp_path, METRICS)
     assert len(list(tmp_path.iterdir())) > 2
-    assert counts == {"checks": 1, "hashes": 9}
+    assert counts == {"checks": 1, "hashes": len(swept)}
 
 
 def test_chunks_are_the_same_on_every_device(tmp_path, monkeypatch):
@@ -202,20 +199,5 @@ def test_chunks_are_the_same_on_every_device(tmp_path, monkeypatch):
 
 def test_conditions_that_touch_completions_only_have_no_score(tmp_path):
     table = scored(tmp_path, METRICS, rules=("last", "generated"))
-    assert set(table["positions"]) == {"none", "last"}
-
-
-def test_texts_are_read_at_rules_that_any_text_has(tmp_path):
-    model, texts = tiny("llama"), pd.DataFrame({"sample": range(6), "tokens": PROMPTS})
-    both = conditions(("last", "all"))
-    table = read_texts(model, texts, both, tmp_path, batch_tokens=60)
-    assert set(table["positions"]) == {"none", "all"}
-    assert set(table["metric"]) == {"cross_entropy"}
-    found = table.set_index(["condition", "sample"])["score"]
-    for condition in (both[0], both[2]):
-        for number, text in enumerate(PROMPTS):
-            given = naive.logits(model, text, condition, 1)[:-1]
-            expected = torch.nn.functional.cross_entropy(given, torch.tensor(text[1:]))
-            assert found[condition.id, number] == pytest.approx(float(expected), abs=1e-5)
-    nothing = read_texts(model, texts.iloc[:0], both, tmp_path / "none", batch_tokens=60)
-    assert nothing.empty and list(nothing) == list(table)
+    positions = axis(table, "positions", ("last", "generated"))
+    assert set(positions.dropna()) == {"last"} and positions.isna().sum() == 3 * 6

@@ -20,7 +20,7 @@ PROMPTS = random_prompts(12)
 CONDITIONS = [
     Condition(),
     *(
-        Condition(layer=n, edits=(Edit(Site(n, "resid_pre"), Add(torch.full((WIDTH,), 0.5))),))
+        Condition({"layer": n}, (Edit(Site(n, "resid_pre"), Add(torch.full((WIDTH,), 0.5))),))
         for n in range(4)
     ),
 ]

@@ -1,12 +1,14 @@
 """Metrics give the scores that the completions were written for."""
 
+import inspect
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.measures import metrics
+from pipeline.measures import logits, metrics
+from pipeline.measures.scale import Scale, scale_of
 from pipeline.measures.text import self_bleu_scores
 
 NAN = math.nan
@@ -146,3 +148,58 @@ def test_scores_are_floats_aligned_with_the_samples(metric) -> None:
     assert scores.notna().all()
     pd.testing.assert_frame_equal(samples, before)
     assert metric(samples.iloc[:0]).empty
+
+
+OF_LOGITS = [
+    logits.log_odds,
+    logits.logit_difference,
+    logits.group_log_odds,
+    logits.answer_probability,
+    logits.answer_rank,
+    logits.answer_is_top,
+    logits.answer_over_foil,
+    logits.answer_log_probability,
+    logits.kl_divergence,
+]
+
+
+def test_every_metric_declares_its_scale() -> None:
+    public = [
+        function
+        for module in (metrics, logits)
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_")
+    ]
+    helpers = {logits.summed_log_odds, logits.divergence}
+    assert set(public) - helpers == {*ALL, *OF_LOGITS}
+    for metric in (*ALL, *OF_LOGITS):
+        scale = scale_of(metric, {"tokens": ["a"], "others": ["b"], "token": "a", "other": "b"})
+        assert scale.name and not (scale.share and scale.bounded)
+        assert "{" not in scale.label and not (scale.unit and scale.percent)
+    for helper in helpers:
+        with pytest.raises(ValueError, match="declares no Scale in its return annotation"):
+            scale_of(helper)
+
+
+def test_a_scale_has_the_metrics_options_in_its_name() -> None:
+    assert scale_of(metrics.refusal) == Scale("refuses", share=True)
+    difference = scale_of(logits.logit_difference, {"token": "Yes", "other": "No", "layer": None})
+    assert difference.label == "logit(Yes) - logit(No) (nats)"
+    odds = scale_of(logits.log_odds, {"tokens": ["I", "As"]})
+    assert odds.label == "log-odds of 'I', 'As' (nats)" and not odds.percent
+    assert scale_of(metrics.self_bleu).percent and scale_of(metrics.refusal).percent
+
+
+@pytest.mark.parametrize("metric", [m for m in ALL if scale_of(m).share])
+def test_a_share_scores_0_1_or_nothing(metric) -> None:
+    texts = ["I cannot paint.", "I paint the fence", "", " \n "]
+    demand, stopped = ["paint", "paint", "x", ""], ["end", "length", "end", "length"]
+    scores = metric(table(texts, demand=demand, stopped=stopped))
+    assert set(scores.dropna()) == {0, 1}
+
+
+@pytest.mark.parametrize("metric", [m for m in ALL if scale_of(m).bounded])
+def test_what_is_bounded_lies_from_0_to_1(metric) -> None:
+    samples = table(["a\nb\na", "a b", "", "c"], label=["short", "short", "short", "long"])
+    scores = metric(samples).dropna()
+    assert len(scores) and scores.between(0, 1).all()

@@ -8,11 +8,11 @@ import torch
 from families import FAMILIES, LAYERS, WIDTH, random_prompts, tiny
 
 from pipeline.engine.collection import collect
-from pipeline.engine.conditions import Condition, Edit, PerPrompt, Places
+from pipeline.engine.conditions import Condition, Edit, PerPrompt, PromptPositions
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.edit_table import EditTable
 from pipeline.engine.generation import generate
-from pipeline.engine.restart import Prefix
+from pipeline.engine.restart import CleanRun
 from pipeline.engine.scoring import score_last
 from pipeline.methods.interventions import Add, RankOne, Replace
 from pipeline.model.hooks import read
@@ -22,7 +22,7 @@ from pipeline.model.unembedding import direct_logits
 
 PROMPTS = random_prompts(5)
 STEPS = 4
-OWN = Places("own", [tuple(range(n % 3, len(p))) for n, p in enumerate(PROMPTS)])
+OWN = PromptPositions("own", [tuple(range(n % 3, len(p))) for n, p in enumerate(PROMPTS)])
 
 
 def normal(*shape: int, seed: int) -> torch.Tensor:
@@ -41,7 +41,7 @@ def at(layer: int, intervention, rule="all") -> Condition:
 def with_weights(model: LanguageModel, layer: int, edit: RankOne) -> LanguageModel:
     """A copy of the model whose weights are really changed."""
     changed = LanguageModel(copy.deepcopy(model.hf), model.tokenizer, name=model.name)
-    projection, _ = changed.place(Site(layer, "mlp_act"))
+    projection, _ = changed.module_of(Site(layer, "mlp_act"))
     update = torch.outer(edit.delta, edit.u)
     transposed = projection.__class__.__name__ == "Conv1D"
     projection.weight.data += update.T if transposed else update
@@ -101,7 +101,7 @@ def test_it_is_read_as_what_goes_in_and_what_comes_out(family):
     site, neurons = Site(2, "mlp_down"), Site(2, "mlp_act")
     values = read(model, [site, neurons], ids, mask)
     inputs, outputs = values[site].tensor_split([model.width(neurons)], -1)
-    projection, _ = model.place(neurons)
+    projection, _ = model.module_of(neurons)
     assert torch.equal(inputs, values[neurons])
     torch.testing.assert_close(outputs, projection(inputs), atol=1e-5, rtol=1e-5)
 
@@ -118,7 +118,7 @@ def test_its_block_is_the_first_that_changes():
     model = tiny("llama")
     table = EditTable(model, [at(2, rank_one(model, 1), "last"), at(0, rank_one(model, 1))])
     width = max(map(len, PROMPTS))
-    assert Prefix(model, PROMPTS, range(5), table).starts == [(2, width - 1), (0, 0)]
+    assert CleanRun(model, PROMPTS, range(5), table).starts == [(2, width - 1), (0, 0)]
 
 
 def test_what_does_not_fit_is_refused_before_the_model_runs(monkeypatch):

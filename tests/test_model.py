@@ -13,18 +13,24 @@ from families import (
     byte_tokenizer,
     random_prompts,
     tiny,
+    tokenizer,
     write_model,
 )
 
-from pipeline.config.preflight import text_config
-from pipeline.config.sections import Model, Study
+from pipeline.config.sections import Model
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.scoring import score_last
 from pipeline.methods.interventions import Add
-from pipeline.model.hooks import read, visiting
+from pipeline.model.hooks import read, with_hooks
 from pipeline.model.hub import check_path, is_hub_id
-from pipeline.model.loading import LanguageModel, choose_device, load_tokenizer
+from pipeline.model.loading import (
+    LanguageModel,
+    NeedsRun,
+    choose_device,
+    load_tokenizer,
+    without_weights,
+)
 from pipeline.model.sites import COMPONENTS, Site, check_component
 
 PROMPTS = random_prompts(4, seed=3)
@@ -131,7 +137,7 @@ def test_attention_is_eager_only_while_patterns_are_asked_for():
     used = {}
     for component in ("pattern", "attn_out"):
         note = lambda _, c=component: used.__setitem__(c, model.config._attn_implementation)  # noqa: E731
-        with visiting(model, {Site(1, component): note}):
+        with with_hooks(model, {Site(1, component): note}):
             logits(model, ids, mask)
     assert used == {"pattern": "eager", "attn_out": "sdpa"}
     assert model.config._attn_implementation == model.hf.config._attn_implementation == "sdpa"
@@ -143,7 +149,7 @@ def test_patterns_cannot_be_written_collected_or_edited():
     site = Site(1, "pattern")
     with (
         pytest.raises(ValueError, match=r"blocks\.1\.pattern can be read but not written"),
-        visiting(model, {site: lambda pattern: pattern}),
+        with_hooks(model, {site: lambda pattern: pattern}),
     ):
         logits(model, ids, mask)
     assert model.config._attn_implementation == "sdpa"
@@ -151,7 +157,9 @@ def test_patterns_cannot_be_written_collected_or_edited():
         collect(model, PROMPTS, [site], "all")
     with pytest.raises(ValueError, match="can be read but not edited"):
         Edit(site, Add(torch.ones(WIDTH)))
-    with pytest.raises(ValueError, match="'pattern' is no activation of a layer; valid: resid_pre"):
+    with pytest.raises(
+        ValueError, match="'pattern' is not a component of a layer; valid: resid_pre"
+    ):
         check_component("pattern", "a model", parallel=False)
 
 
@@ -172,7 +180,7 @@ def test_reading_and_writing_back_changes_nothing(family):
     ids, mask = model.pad(PROMPTS)
     clean = logits(model, ids, mask)
     for component in components(model):
-        with visiting(model, {Site(1, component): lambda hidden: hidden.clone()}):
+        with with_hooks(model, {Site(1, component): lambda hidden: hidden.clone()}):
             assert torch.equal(logits(model, ids, mask), clean), component
     assert torch.equal(logits(model, ids, mask), clean)
 
@@ -184,7 +192,7 @@ def test_an_edit_changes_what_lies_downstream_and_nothing_else(family):
     sites = [Site(n, c) for n in range(3) for c in components(model)]
     clean = read(model, sites, ids, mask)
     for edited in (Site(1, c) for c in components(model)):
-        with visiting(model, {edited: lambda hidden: hidden + 1}):
+        with with_hooks(model, {edited: lambda hidden: hidden + 1}):
             after = read(model, sites, ids, mask)
         for site in sites:
             same = torch.equal(after[site], clean[site])
@@ -200,7 +208,7 @@ def test_a_write_at_resid_mid_reaches_stream_and_branch():
     ids, mask = model.pad(PROMPTS[:1])
     middle, after = Site(1, "resid_mid"), Site(1, "resid_post")
     block = model.blocks[1]
-    with visiting(model, {middle: lambda hidden: hidden * 2}):
+    with with_hooks(model, {middle: lambda hidden: hidden * 2}):
         edited = read(model, [after], ids, mask)[after]
     mid = read(model, [middle], ids, mask)[middle] * 2
     by_hand = mid + block.mlp(block.post_attention_layernorm(mid))
@@ -215,7 +223,7 @@ def test_heads_and_neurons_sum_to_what_they_are_projected_to(family):
         site = Site(2, whole)
         units = [Site(2, whole, unit) for unit in range(count)]
         found = read(model, [site, *units], ids, mask)
-        projection, _ = model.place(site)
+        projection, _ = model.module_of(site)
         width = model.width(units[0])
         assert width * count == model.width(site)
         bias = projection(torch.zeros_like(found[site]))
@@ -234,9 +242,9 @@ def test_a_unit_can_be_written_alone():
     clean = read(model, [whole], ids, mask)[whole]
     zeroed = clean.clone()
     zeroed[..., 16:32] = 0
-    with visiting(model, {Site(1, "z", 1): torch.zeros_like}):
+    with with_hooks(model, {Site(1, "z", 1): torch.zeros_like}):
         by_unit = logits(model, ids, mask)
-    with visiting(model, {whole: lambda hidden: zeroed}):
+    with with_hooks(model, {whole: lambda hidden: zeroed}):
         by_whole = logits(model, ids, mask)
     assert torch.equal(by_unit, by_whole)
     assert not torch.equal(by_unit, logits(model, ids, mask))
@@ -268,7 +276,7 @@ def test_a_site_that_is_not_there_names_the_valid_ones():
     model = tiny("llama")
     with pytest.raises(ValueError, match=r"blocks\.7\.z: llama has no layer 7; valid: 0 to 3"):
         model.check(Site(7, "z"))
-    with pytest.raises(ValueError, match="units 0 to 3"):
+    with pytest.raises(ValueError, match=r"no such unit in llama; valid: 0 to 3"):
         model.check(Site(1, "z", 4))
 
 
@@ -286,10 +294,10 @@ def test_unsupported_models_and_folders_are_refused(tmp_path):
         LanguageModel(Model(), None, name="it")
     with pytest.raises(ValueError, match="device 'tpu' is not on this machine; valid: auto, "):
         choose_device("tpu")
-    with pytest.raises(ValueError, match=r"is no model: there is no config\.json"):
+    with pytest.raises(ValueError, match=r"is not a model: it has no config\.json"):
         check_path(str(tmp_path))
     for path in ("no/such/model/folder", "data/embeded_model", "./x"):
-        with pytest.raises(ValueError, match="is no model"):
+        with pytest.raises(ValueError, match="is not a model"):
             check_path(path)
     for hub in ("gpt2", "google/gemma-2-2b-it"):
         assert is_hub_id(hub)
@@ -311,11 +319,14 @@ def test_damaged_weights_and_missing_tokenizers_are_named(tmp_path):
 
 def test_a_family_is_refused_before_its_weights_are_loaded(tmp_path):
     transformers.MixtralConfig(num_hidden_layers=2).save_pretrained(tmp_path)
-    study = Study(model=Model(path=str(tmp_path)))
+    section = Model(path=str(tmp_path))
     with pytest.raises(ValueError, match=r"\(mixtral\) cannot be supported: its MLP is a mixture"):
-        text_config(study)
+        without_weights(section, tokenizer())
     transformers.Gemma3Config(text_config={"num_hidden_layers": 5}).save_pretrained(tmp_path)
-    assert text_config(study).num_hidden_layers == 5
+    model = without_weights(section, tokenizer())
+    assert (model.n_layers, model.device.type) == (5, "meta")
+    with pytest.raises(NeedsRun, match="was loaded without weights"):
+        collect(model, PROMPTS, [Site(0, "resid_pre")], "last")
 
 
 @pytest.mark.skipif(find_spec("accelerate") is not None, reason="accelerate is installed")

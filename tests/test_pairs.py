@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from families import tokenizer
 
-from pipeline.config.study import compose_study, target
-from pipeline.data.datasets import COLUMNS, load_table, tokenise
+from pipeline.config.contracts import bound
+from pipeline.config.study import compose_study
+from pipeline.data.datasets import PROMPT_COLUMNS, load_table, tokenise
 from pipeline.data.pairs import load_pairs, load_relation
 
 EXTRAS = os.environ.get("ACTSWEEP_EXTRAS")
@@ -30,7 +31,7 @@ def test_pairs_become_texts_with_their_answers(tmp_path):
     pairs = [{"input": f"w{i}", "output": f"w{i + 100} "} for i in range(10, 30)]
     paths = {"a": write(tmp_path, "a.json", pairs), "b": write(tmp_path, "b.json", pairs[:10])}
     frame = load_pairs(paths=paths, template="w10 {input} w6", shares=[0.5, 0.2, 0.3])
-    assert list(frame.columns) == list(COLUMNS)
+    assert list(frame.columns) == list(PROMPT_COLUMNS)
     counts = frame.groupby(["label", "split"]).size().to_dict()
     assert counts == {
         ("a", "train"): 10, ("a", "val"): 4, ("a", "test"): 6,
@@ -137,7 +138,7 @@ def test_published_files_load_as_they_are(config, folder, count, first, monkeypa
     labels = [file.stem for file in files]
     overrides = [f"dataset={config}", f"dataset.paths={{{paths}}}"]
     study = compose_study("refusal", overrides, root=ROOT)
-    frame = target(study.dataset)()
+    frame = bound(study.dataset)()
     assert sorted(frame["label"].unique()) == labels and len(labels) == count
     assert set(frame.groupby("label")["split"].nunique()) == {3}
     antonyms = frame[frame["label"].str.endswith("antonym")].iloc[0]

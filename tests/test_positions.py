@@ -5,9 +5,9 @@ import pytest
 import torch
 from families import tiny, tokenizer
 
-from pipeline.data.positions import place, resolve
+from pipeline.data.positions import locate, resolve
 from pipeline.engine.collection import collect
-from pipeline.engine.conditions import Places
+from pipeline.engine.conditions import PromptPositions
 from pipeline.model.sites import Site
 
 CHATTY = tokenizer().__class__(tokenizer_object=tokenizer().backend_tokenizer, bos_token="<bos>")
@@ -38,21 +38,35 @@ DATASET = pd.DataFrame(
     ],
 )
 def test_rules_name_the_tokens_they_say(rule, expected):
-    tokens, places = place(DATASET, CHATTY, rule)
+    tokens, places = locate(DATASET, CHATTY, rule)
     assert places == expected
     assert tokens == {3: DATASET.at[0, "tokens"], 8: DATASET.at[1, "tokens"]}
 
 
 def test_an_answer_follows_its_prompt():
-    tokens, places = place(DATASET, CHATTY, "answer")
+    tokens, places = locate(DATASET, CHATTY, "answer")
     assert tokens == {3: [1, 10, 20, 21, 22, 7, 8, 40], 8: [1, 10, 30, 31, 7, 8, 41, 42]}
     assert places == {3: (7,), 8: (6, 7)}
+
+
+def test_a_completion_follows_its_prompt_and_the_token_before_it_is_taken():
+    """The first completion of a prompt brings the prompt's own tokens, but for the first one."""
+    drawn = pd.concat([DATASET, DATASET.iloc[:1].assign(sample=9)], ignore_index=True)
+    completions = [[50, 51], [60], [52]]
+    tokens, places = locate(drawn.assign(completion_tokens=completions), CHATTY, "completion")
+    first, second = DATASET["tokens"]
+    assert tokens == {3: [*first, 50, 51], 8: [*second, 60], 9: [*first, 52]}
+    assert places == {3: tuple(range(1, 9)), 8: tuple(range(1, 7)), 9: (6, 7)}
+    with pytest.raises(ValueError, match="of sample 3: the dataset has no recorded completions"):
+        locate(drawn, CHATTY, "completion")
+    with pytest.raises(ValueError, match="'completion' is unknown; valid: all, after_first, last"):
+        resolve(drawn, CHATTY, "completion")
 
 
 @pytest.mark.parametrize(
     ("rule", "column", "message"),
     [
-        ("first", {}, "'first' is unknown; valid: last, template, all, subject, answer"),
+        ("first", {}, "'first' is unknown; valid: last, template, all, subject, answer, comple"),
         ([], {}, r"\[\] is unknown"),
         ("template", {"raw": True}, "of sample 3: a raw text has no template"),
         ([-9], {}, "of sample 3: there is no position -9 among 7 tokens"),
@@ -62,15 +76,15 @@ def test_an_answer_follows_its_prompt():
 )
 def test_what_cannot_be_placed_is_named(rule, column, message):
     with pytest.raises(ValueError, match=message):
-        place(DATASET.assign(**column), CHATTY, rule)
+        locate(DATASET.assign(**column), CHATTY, rule)
 
 
 def test_a_sweep_gets_the_places_of_its_prompts_in_their_order():
     assert resolve(DATASET, CHATTY, "generated") == "generated"
     for rule in ("template", "subject", "answer", [0, -3]):
         found = resolve(DATASET.iloc[::-1], CHATTY, rule)
-        _, places = place(DATASET, CHATTY, rule)
-        assert isinstance(found, Places)
+        _, places = locate(DATASET, CHATTY, rule)
+        assert isinstance(found, PromptPositions)
         assert (found.rule, found.of) == (str(rule), [places[8], places[3]])
     with pytest.raises(ValueError, match="'first' is unknown; valid: all, after_first, last"):
         resolve(DATASET, CHATTY, "first")
@@ -79,10 +93,10 @@ def test_a_sweep_gets_the_places_of_its_prompts_in_their_order():
 @pytest.mark.parametrize("rule", ["subject", "answer"])
 def test_collection_takes_each_prompts_own_positions(rule):
     model = tiny("llama")
-    tokens, places = place(DATASET, CHATTY, rule)
+    tokens, places = locate(DATASET, CHATTY, rule)
     site = Site(1, "resid_post")
     values, rows = collect(
-        model, list(tokens.values()), [site], Places(rule, list(places.values()))
+        model, list(tokens.values()), [site], PromptPositions(rule, list(places.values()))
     )
     assert list(zip(rows["prompt"], rows["position"], strict=True)) == [
         (number, position) for number, own in enumerate(places.values()) for position in own

@@ -29,7 +29,8 @@ def test_stories_are_told_as_known_alone_and_among_other_conditions(batch_tokens
     vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
 
     def edited(intervention, layer: int) -> Condition:
-        return Condition(layer=layer, edits=(Edit(Site(layer, "resid_post"), intervention, "all"),))
+        edit = Edit(Site(layer, "resid_post"), intervention, "all")
+        return Condition({"layer": layer}, (edit,))
 
     conditions = [
         edited(Add(vector, 4.0), 1),

@@ -7,16 +7,16 @@ from families import FAMILIES, LAYERS, WIDTH, random_prompts, tiny
 
 from pipeline.engine import scoring
 from pipeline.engine.cache import GrowingLayer
-from pipeline.engine.conditions import Condition, Edit, Places
+from pipeline.engine.conditions import Condition, Edit, PromptPositions
 from pipeline.engine.edit_table import EditTable
-from pipeline.engine.restart import Prefix
+from pipeline.engine.restart import CleanRun
 from pipeline.engine.scoring import cross_entropy, score_last
 from pipeline.methods.interventions import Add, ProjectOut, Replace
 from pipeline.model.hooks import starting_at
 from pipeline.model.sites import Site
 
 PROMPTS = random_prompts(5, seed=3)
-OWN = Places("own", [tuple(range(n % 3, len(p))) for n, p in enumerate(PROMPTS)])
+OWN = PromptPositions("own", [tuple(range(n % 3, len(p))) for n, p in enumerate(PROMPTS)])
 
 
 def vector(seed: int) -> torch.Tensor:
@@ -109,11 +109,11 @@ def test_decoding_grows_in_place_with_and_without_a_clean_run():
     model, everywhere = tiny("llama"), edits(((0, "resid_pre"), Add(vector(1)), "all"))
     for conditions in ([everywhere], [everywhere, Condition()]):
         table = EditTable(model, conditions)
-        prefix = Prefix(model, PROMPTS, range(5), table)
+        prefix = CleanRun(model, PROMPTS, range(5), table)
         for owner, start in enumerate(prefix.starts):
             with torch.inference_mode():
                 _, cache = prefix.restart(start, [owner] * 2, [0, 3])
-                prefix.complete(cache, start, [0, 3])
+                prefix.fill_cache(cache, start, [0, 3])
             assert len(cache.layers) == LAYERS
             for layer in cache.layers:
                 assert isinstance(layer, GrowingLayer)
@@ -124,7 +124,7 @@ def test_a_start_is_the_first_layer_and_column_that_an_edit_changes():
     width = max(map(len, PROMPTS))
     generated = edits(((0, "resid_pre"), Add(vector(1)), "generated"))
     model, conditions = tiny("llama"), [*CONDITIONS[:6], *CONDITIONS[-2:], generated]
-    found = Prefix(model, PROMPTS, range(5), EditTable(model, conditions))
+    found = CleanRun(model, PROMPTS, range(5), EditTable(model, conditions))
     assert found.starts == [
         (LAYERS, width),
         (0, 0),

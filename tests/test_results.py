@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.measures.lists import COLUMNS
+from pipeline.measures.lists import LIST_MEASURES
+from pipeline.methods.sae.attributed import shares_of_error
 from pipeline.views.results import (
     community_words,
-    error_shares,
     error_words,
     finding,
     results_table,
@@ -21,7 +21,7 @@ def changes(rows: list[tuple]) -> pd.DataFrame:
     """Rows of (site, source, draw, positions, mean, low, high), the same for every column."""
     names = ["site", "source", "draw", "positions", "mean", "low", "high"]
     table = pd.DataFrame(rows, columns=names).assign(n=23, base=5.0)
-    return pd.concat([table.assign(column=column) for column in COLUMNS], ignore_index=True)
+    return pd.concat([table.assign(column=column) for column in LIST_MEASURES], ignore_index=True)
 
 
 def both_rules(site: str, source: str, draw: int, *numbers: float) -> list[tuple]:
@@ -29,7 +29,7 @@ def both_rules(site: str, source: str, draw: int, *numbers: float) -> list[tuple
 
 
 REFERENCES = pd.DataFrame(
-    [("template: long", c, 9.0, 8.0, 10.0) for c in COLUMNS],
+    [("template: long", c, 9.0, 8.0, 10.0) for c in LIST_MEASURES],
     columns=["name", "column", "mean", "low", "high"],
 )
 TABLE = changes(
@@ -54,7 +54,7 @@ def test_a_row_for_each_autoencoder_and_rule_then_references():
         (B, "recorded"),
         ("template: long", ""),
     ]
-    for column in COLUMNS:
+    for column in LIST_MEASURES:
         ends = ["", "_low", "_high", "_random", "_reconstruction"]
         row = table.loc[0, [column + end for end in ends]].astype(float)
         assert row.tolist() == pytest.approx([2.0, 1.5, 2.5, 0.2, 0.25])
@@ -97,13 +97,13 @@ def test_diversity_that_reconstruction_alone_changes_is_named():
 def test_the_errors_share_is_of_sums_over_positions():
     errors = pd.DataFrame(
         [(0, A, 3, 0.5), (0, A, 4, -1.5), (1, A, 3, 3.0), (0, B, 3, 0.0), (1, B, 3, 0.0)],
-        columns=["prompt", "site", "position", "attribution"],
+        columns=["sample", "site", "position", "attribution"],
     )
     totals = pd.DataFrame(
         [(0, A, 1.0, 3.0), (1, A, 2.0, -1.0), (0, B, 1.0, 2.0), (1, B, 2.0, 2.0)],
-        columns=["prompt", "site", "metric", "attribution"],
+        columns=["sample", "site", "metric", "attribution"],
     )
-    shares = error_shares(errors, totals)
+    shares = shares_of_error(errors, totals)
     first = shares.set_index("site").loc[A]
     # |-1| of |3| + |-1|, and |3| of |-1| + |3|.
     assert first.to_dict() == {

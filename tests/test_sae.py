@@ -11,8 +11,9 @@ from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.methods.interventions import Add
-from pipeline.methods.sae import KINDS, Provenance, SparseAutoencoder, load_sae, save_sae
-from pipeline.methods.sae_interventions import Reconstruct, ablate, clamp
+from pipeline.methods.provenance import Provenance
+from pipeline.methods.sae.autoencoder import KINDS, SparseAutoencoder, load_sae, save_sae
+from pipeline.methods.sae.interventions import Reconstruct, ablate, clamp
 from pipeline.model.sites import Site
 
 FEATURES = 48
@@ -34,7 +35,7 @@ def autoencoder(kind="l1", seed=0, width=WIDTH, site=SITE, features=FEATURES) ->
         decoder=decoder,
         decoder_bias=0.1 * normal(width),
         threshold=(normal(features).abs() if kind == "jumprelu" else torch.zeros(features)),
-        provenance=Provenance("", str(site), "d"),
+        provenance=Provenance("", dataset="d", sites=(str(site),)),
         k=5 if kind == "topk" else 0,
     )
 

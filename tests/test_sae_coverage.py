@@ -11,8 +11,8 @@ from stores import whole_samples, write_store
 from test_sae import SITE, autoencoder
 from test_sae_features import readable
 
-from pipeline.methods.sae_coverage import coverage
-from pipeline.methods.sae_quality import held_out
+from pipeline.methods.sae.coverage import coverage
+from pipeline.methods.sae.quality import held_out
 from pipeline.model.sites import Site
 
 N = 300

@@ -12,8 +12,9 @@ from stores import whole_samples, write_store
 from test_sae import SITE, autoencoder
 
 from pipeline.measures.features import BINS, Tally
-from pipeline.methods.sae import KINDS, Provenance, SparseAutoencoder
-from pipeline.methods.sae_features import activations_by_layer, summarise_features
+from pipeline.methods.provenance import Provenance
+from pipeline.methods.sae.autoencoder import KINDS, SparseAutoencoder
+from pipeline.methods.sae.features import activations_by_layer, summarise_features
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
@@ -29,7 +30,7 @@ def readable(width: int = WIDTH) -> SparseAutoencoder:
         decoder=torch.eye(width),
         decoder_bias=torch.zeros(width),
         threshold=torch.zeros(width),
-        provenance=Provenance("", str(SITE), "d"),
+        provenance=Provenance("", dataset="d", sites=(str(SITE),)),
     )
 
 

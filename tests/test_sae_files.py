@@ -10,8 +10,9 @@ from families import WIDTH, tiny
 from safetensors.torch import save_file
 from test_sae import FEATURES, autoencoder
 
-from pipeline.methods.sae import KINDS, load_sae, save_sae
-from pipeline.methods.sae_files import load_gemma_scope, load_saelens, save_saelens
+from pipeline.methods.provenance import Provenance
+from pipeline.methods.sae.autoencoder import KINDS, load_sae, save_sae
+from pipeline.methods.sae.files import load_gemma_scope, load_saelens, save_saelens
 from pipeline.model.sites import Site
 
 SITE = Site(2, "resid_post")
@@ -93,7 +94,7 @@ def test_gemma_scope_by_hand(tmp_path):
     expected = torch.tensor([[12.5, 22.5], [10.8, 20.8], [13.5, 20.0]])
     torch.testing.assert_close(sae.reconstruct(x), expected)
     assert (sae.kind, sae.encoder.dtype) == ("jumprelu", torch.float32)
-    assert (sae.provenance.model, sae.provenance.site) == ("gemma-2-2b", "blocks.2.resid_post")
+    assert (sae.provenance.model, sae.site) == ("gemma-2-2b", "blocks.2.resid_post")
 
 
 RES, ATT = "gemma-scope-2b-pt-res", "models--google--gemma-scope-9b-pt-att-canonical/snapshots/1"
@@ -115,7 +116,7 @@ LAYER = "layer_2/width_16k/average_l0_7"
 def test_paths_of_gemma_scope_that_agree_or_say_nothing_are_read(tmp_path, folder, site):
     (tmp_path / folder).mkdir(parents=True)
     path = scope(tmp_path / folder / "params.npz")
-    assert load_gemma_scope(path, model="m", site=Site.parse(site)).provenance.site == site
+    assert load_gemma_scope(path, model="m", site=Site.parse(site)).site == site
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_saelens_folders_are_their_formula(tmp_path, architecture, centred):
     assert sae.kind == ARCHITECTURES[architecture]
     assert_formula(sae, formula(architecture, X, centred))
     made = sae.provenance
-    assert (made.model, made.named, made.site, made.dataset) == ("org/gemma2", True, str(SITE), "d")
+    assert made == Provenance("org/gemma2", dataset="d", sites=(str(SITE),), named=True)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -172,7 +173,7 @@ def test_saelens_folders_of_old_versions_are_flat(tmp_path, architecture):
     save_file(weights(architecture) | ones, path / "sae_weights.safetensors")
     sae = load_saelens(path)
     assert_formula(sae, formula(architecture, X, centred=True))
-    assert (sae.provenance.model, sae.provenance.site) == ("gemma2", str(SITE))
+    assert (sae.provenance.model, sae.site) == ("gemma2", str(SITE))
 
 
 @pytest.mark.parametrize("centred", [False, True])
@@ -223,7 +224,7 @@ def test_hooks_have_sites_and_sites_have_hooks(tmp_path, hook, head, reshaped, s
     about = {"hook_name": hook, "hook_head_index": head}
     path = folder(tmp_path / "sae", about=about, reshape_activations=reshaped)
     sae = load_saelens(path)
-    assert sae.provenance.site == site
+    assert sae.site == site
     save_saelens(tmp_path / "again", sae, model="m")
     written = json.loads((tmp_path / "again" / "cfg.json").read_text())
     assert written["reshape_activations"] == reshaped
@@ -232,7 +233,7 @@ def test_hooks_have_sites_and_sites_have_hooks(tmp_path, hook, head, reshaped, s
 
 def test_hook_z_may_be_named_in_short(tmp_path):
     sae = load_saelens(folder(tmp_path / "sae", about={"hook_name": "blocks.5.hook_z"}))
-    assert sae.provenance.site == "blocks.5.z"
+    assert sae.site == "blocks.5.z"
 
 
 VALID_HOOKS = r"valid: blocks\.LAYER\.HOOK with HOOK in hook_resid_pre, hook_z, attn\.hook_z,"
@@ -300,7 +301,7 @@ def test_what_we_write_comes_back_and_is_written_alike(tmp_path, kind):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert torch.equal(back.encode(X), ours.encode(X))
     assert torch.equal(back.reconstruct(X), ours.reconstruct(X))
-    assert (back.kind, back.k, back.provenance.site) == (kind, ours.k, ours.provenance.site)
+    assert (back.kind, back.k, back.site) == (kind, ours.k, ours.site)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "google/gemma2", "models/gemma2/"])
@@ -313,7 +314,7 @@ def test_a_named_model_is_one_whose_path_ends_so(tmp_path, name):
     with pytest.raises(ValueError, match=r"site 'blocks.2.resid_post', this is 'blocks.1.resid_po"):
         sae.check(tiny("gemma2"), Site(1, "resid_post"))
     with pytest.raises(ValueError, match="width 32, this is 64"):
-        replace(sae, provenance=replace(sae.provenance, site="blocks.2.z")).check(
+        replace(sae, provenance=replace(sae.provenance, sites=("blocks.2.z",))).check(
             tiny("gemma2"), Site(2, "z")
         )
     load_saelens(tmp_path / "sae", model="llama").check(tiny("llama"), SITE)

@@ -7,7 +7,7 @@ import torch
 from families import WIDTH
 from test_sae import FEATURES, autoencoder
 
-from pipeline.methods.sae_files import load_saelens, save_saelens
+from pipeline.methods.sae.files import load_saelens, save_saelens
 from pipeline.model.sites import Site
 
 with warnings.catch_warnings():
@@ -81,7 +81,7 @@ def test_we_load_what_they_save(tmp_path, kind, centred):
     theirs = their_own(made, made.encoder_bias, apply_b_dec_to_input=centred)
     theirs.save_model(tmp_path)
     ours = load_saelens(tmp_path)
-    assert (ours.provenance.model, ours.provenance.site) == ("gemma2", "blocks.2.resid_post")
+    assert (ours.provenance.model, ours.site) == ("gemma2", "blocks.2.resid_post")
     assert_same(ours, theirs)
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pipeline.methods.sae import activate
-from pipeline.methods.sae_topk import decode, largest
+from pipeline.methods.sae.autoencoder import activate
+from pipeline.methods.sae.topk import decode, largest
 
 WIDTH, FEATURES = 6, 20
 

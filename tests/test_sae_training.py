@@ -11,10 +11,11 @@ import torch
 from families import WIDTH, random_prompts, tiny
 from torch.nn.functional import normalize
 
-from pipeline.methods import sae_training
-from pipeline.methods.sae import Provenance, SparseAutoencoder
-from pipeline.methods.sae_quality import held_out, losses_recovered, quality
-from pipeline.methods.sae_training import Recipe, train
+from pipeline.methods.provenance import Provenance
+from pipeline.methods.sae import training
+from pipeline.methods.sae.autoencoder import SparseAutoencoder
+from pipeline.methods.sae.quality import held_out, losses_recovered, quality
+from pipeline.methods.sae.training import SaeRecipe, train
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.store.store import ActivationStore, Fingerprint, SiteRows
@@ -23,8 +24,8 @@ from pipeline.store.writer import StoreWriter
 SITES = ("blocks.0.resid_post", "blocks.3.z")
 WIDTHS, FEATURES, ACTIVE = {SITES[0]: 32, SITES[1]: 24}, 40, 3
 SHARDS, SHARD = 4, 5000
-TOPK = Recipe(SITES[0], "topk", 56, k=ACTIVE, learning_rate=3e-3, revive_every=100)
-L1 = Recipe(SITES[0], "l1", 56, sparsity=1.0, learning_rate=3e-3, revive_every=100)
+TOPK = SaeRecipe(SITES[0], "topk", 56, k=ACTIVE, learning_rate=3e-3, revive_every=100)
+L1 = SaeRecipe(SITES[0], "l1", 56, sparsity=1.0, learning_rate=3e-3, revive_every=100)
 JUMP = replace(L1, kind="jumprelu")
 OTHER = replace(TOPK, site=SITES[1])
 RECIPES = [TOPK, L1, OTHER, JUMP]
@@ -81,7 +82,7 @@ def trained(store, kept) -> list[SparseAutoencoder]:
 
 def found(sae: SparseAutoencoder) -> float:
     """Mean over the planted features of the largest cosine with a feature."""
-    dictionary, _, _ = planted(sae.provenance.site)
+    dictionary, _, _ = planted(sae.site)
     return float((dictionary @ normalize(sae.decoder, dim=-1).T).amax(1).mean())
 
 
@@ -96,7 +97,7 @@ def test_planted_features_are_found_at_all_sites_in_one_pass(trained):
 def test_features_have_unit_length_and_say_where_they_are_from(trained):
     for sae, recipe in zip(trained, RECIPES, strict=True):
         torch.testing.assert_close(sae.decoder.norm(dim=-1), torch.ones(56))
-        assert sae.provenance == Provenance("m", recipe.site, "d")
+        assert sae.provenance == Provenance("m", "c", "d", (recipe.site,))
 
 
 @pytest.mark.parametrize(("kind", "within"), [("topk", 0.1), ("jumprelu", 0.15)])
@@ -113,7 +114,7 @@ def test_activations_are_the_planted_coefficients(trained, kind, within):
 
 def test_quality_is_the_formula_on_held_out_rows(store, kept, trained):
     for sae in trained:
-        rows = planted(sae.provenance.site)[2][torch.from_numpy(~kept)].double()
+        rows = planted(sae.site)[2][torch.from_numpy(~kept)].double()
         features = sae.encode(rows.float())
         left = (rows - sae.decode(features).double()).square().sum()
         expected = 1 - left / (rows - rows.mean(0)).square().sum()
@@ -169,14 +170,14 @@ def test_thresholds_lie_between_noise_and_the_planted_coefficients(trained):
 
 def test_slopes_of_thresholds_are_the_closed_form(monkeypatch):
     """Of each column, the first two rows are within half of the bandwidth of the threshold."""
-    monkeypatch.setattr(sae_training, "BANDWIDTH", 0.2)
+    monkeypatch.setattr(training, "BANDWIDTH", 0.2)
     threshold = torch.tensor([1.0, 0.5], requires_grad=True)
     pre = torch.tensor(
         [[1.05, 0.42], [0.93, 0.58], [1.2, 0.7], [0.8, 0.3], [-1.0, 3.0]], requires_grad=True
     )
     of_f = torch.tensor([[2.0, 1.0], [3.0, -1.0], [5.0, 5.0], [7.0, 7.0], [9.0, 9.0]])
     of_g = torch.tensor([[1.0, 4.0], [1.0, 6.0], [8.0, 8.0], [8.0, 8.0], [8.0, 8.0]])
-    features, active = sae_training.jump(pre, threshold)
+    features, active = training.jump(pre, threshold)
     on = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
     assert torch.equal(active, on)
     assert torch.equal(features, pre * on)
@@ -190,14 +191,14 @@ def test_slopes_of_thresholds_are_the_closed_form(monkeypatch):
 def test_a_step_moves_thresholds_along_the_slope_of_its_loss():
     """dL/dlog θ = θ Σ K(..)/ε (2 θ error·decoder - sparsity) / (rows width)."""
     x = planted(SITES[0])[2][:256]
-    learner = sae_training._Learner(JUMP, x, steps=10, seed=0)
+    learner = training._Learner(JUMP, x, steps=10, seed=0)
     learner._done = 5
     with torch.no_grad():
         scaled = x / learner._scale
         pre = (scaled - learner._decoder_bias) @ learner._encoder.T + learner._encoder_bias
         theta = learner._log_threshold.exp()
         error = scaled - (pre * (pre > theta)) @ learner._decoder - learner._decoder_bias
-        near = ((pre - theta).abs() < sae_training.BANDWIDTH / 2) / sae_training.BANDWIDTH
+        near = ((pre - theta).abs() < training.BANDWIDTH / 2) / training.BANDWIDTH
         slope = near * (2 * theta * (error @ learner._decoder.T) - JUMP.sparsity)
         expected = theta * slope.sum(0) / x.numel()
     learner.step(x)
@@ -214,7 +215,7 @@ def test_dead_features_begin_anew(kind, steps):
     recipe = replace(BY_KIND[kind], n_features=FEATURES)
     scores = {}
     for every in (50, 10**9):
-        learner = sae_training._Learner(
+        learner = training._Learner(
             replace(recipe, revive_every=every), x[:256], steps=steps, seed=0
         )
         with torch.no_grad():
@@ -225,7 +226,7 @@ def test_dead_features_begin_anew(kind, steps):
         for step in range(steps):
             start = 256 * step % len(x)
             learner.step(x[start : start + 256])
-        sae = learner.finish(Provenance("", SITES[0], ""))
+        sae = learner.finish(Provenance("", sites=(SITES[0],)))
         alive = (sae.encode(x[:5000]) > 0).any(0)
         scores[every] = int(alive[: FEATURES // 2].sum())
     assert scores[10**9] == 0
@@ -245,10 +246,10 @@ def test_dead_features_are_looked_for_in_short_trainings_too(monkeypatch, steps,
     """Every quarter, at most 500 steps apart, but for the last fifth; or as the recipe says."""
     seen = []
     monkeypatch.setattr(
-        sae_training._Learner, "_revive", lambda learner, error: seen.append(learner._done)
+        training._Learner, "_revive", lambda learner, error: seen.append(learner._done)
     )
     x = planted(SITES[0])[2][:8]
-    learner = sae_training._Learner(replace(TOPK, revive_every=every), x, steps=steps, seed=0)
+    learner = training._Learner(replace(TOPK, revive_every=every), x, steps=steps, seed=0)
     for _ in range(steps):
         learner.step(x)
     assert seen == looks
@@ -267,13 +268,13 @@ def test_a_larger_sparsity_weight_leaves_fewer_active(store, kept, kind, passes)
 
 def test_wrong_recipes_are_named(store, kept):
     with pytest.raises(ValueError, match="'gated' are not trained; valid: l1, topk, jumprelu"):
-        Recipe(SITES[0], "gated", 8)
+        SaeRecipe(SITES[0], "gated", 8)
     with pytest.raises(ValueError, match=r"sparsity 0\.0 of jumprelu"):
-        Recipe(SITES[0], "jumprelu", 8)
+        SaeRecipe(SITES[0], "jumprelu", 8)
     with pytest.raises(ValueError, match="k 9 of topk; valid: 1 to 8"):
-        Recipe(SITES[0], "topk", 8, k=9)
+        SaeRecipe(SITES[0], "topk", 8, k=9)
     with pytest.raises(ValueError, match=r"sparsity 0\.0 of l1"):
-        Recipe(SITES[0], "l1", 8)
+        SaeRecipe(SITES[0], "l1", 8)
     with pytest.raises(ValueError, match="revive_every 0 is less than 1"):
         replace(TOPK, revive_every=0)
     with pytest.raises(ValueError, match=r"'blocks\.9\.z' is not in"):
@@ -291,7 +292,7 @@ def test_a_store_of_another_model_is_refused(store, kept, trained):
 @pytest.mark.parametrize("kind", BY_KIND)
 def test_activations_that_are_not_finite_are_named(kind):
     x = planted(SITES[0])[2][:256].clone()
-    learner = sae_training._Learner(replace(BY_KIND[kind], revive_every=2), x, steps=10, seed=0)
+    learner = training._Learner(replace(BY_KIND[kind], revive_every=2), x, steps=10, seed=0)
     x[3, 5] = math.nan
     with pytest.raises(ValueError, match=r"^the autoencoder at blocks.*diverged: activations that"):
         for _ in range(2):
@@ -308,7 +309,7 @@ def mirror(scale: float) -> SparseAutoencoder:
         decoder=scale * torch.cat([eye, -eye]),
         decoder_bias=torch.zeros(WIDTH),
         threshold=torch.zeros(2 * WIDTH),
-        provenance=Provenance("", "blocks.2.resid_post", ""),
+        provenance=Provenance("", sites=("blocks.2.resid_post",)),
     )
 
 
@@ -338,7 +339,7 @@ def test_where_zeroing_changes_little_there_is_no_share_recovered():
 
 def test_losses_are_those_of_one_text_at_a_time():
     model, texts, sae = with_logits(20.0), random_prompts(6), mirror(0.6)
-    losses, site = {}, Site.parse(sae.provenance.site)
+    losses, site = {}, Site.parse(sae.site)
     for name, factor in (("clean", 1.0), ("reconstructed", 0.6), ("zeroed", 0.0)):
 
         def scale(module, args, out, factor=factor):

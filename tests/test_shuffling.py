@@ -7,8 +7,9 @@ import torch
 from scipy.stats import spearmanr
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from pipeline.store import shuffling
 from pipeline.store.shuffling import shuffled_batches, shuffled_rows
-from pipeline.store.store import ActivationStore, Fingerprint, shuffling
+from pipeline.store.store import ActivationStore, Fingerprint
 from pipeline.store.writer import StoreWriter
 
 SITES = ("blocks.0.resid_post", "blocks.1.z")

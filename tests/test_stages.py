@@ -16,18 +16,30 @@ import pytest
 import torch
 from project import ROOT, SMALL, command, copy_project, environment, run
 
+from pipeline.config.contracts import call
+from pipeline.config.inputs import Inputs
 from pipeline.config.study import load_study
+from pipeline.config.wiring import Stage
+from pipeline.data.prompts import select_prompts
 from pipeline.engine.conditions import Condition
-from pipeline.grid import report_parts
-from pipeline.measures.choice import Setting
-from pipeline.methods.directions import Key, load_directions
+from pipeline.engine.sweeps import arm_conditions
+from pipeline.measures.settings import Setting, reported
+from pipeline.methods.directions import Directions, Key
 from pipeline.methods.selection import select_direction
 from pipeline.model.loading import load_model
 from pipeline.store.store import ActivationStore
-from pipeline.sweeping import with_directions
-from stages import made_from
+from stages import Job
 
-TABLES = ("dataset", "texts", "validation", "sweep", "forward", "scores", "summary")
+TABLES = (
+    "dataset",
+    "texts",
+    "validation",
+    "conditions",
+    "completions",
+    "logits",
+    "scores",
+    "summary",
+)
 EXTRAS = os.environ.get("ACTSWEEP_EXTRAS")
 
 
@@ -39,9 +51,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_figure_says_nothing_that_may_change_while_dvc_keeps_it(tmp_path):
     """Of code and of other sections nothing: in another clone the same file would be another."""
     (tmp_path / "in.csv").write_text("a")
+    stage = Stage("plot_figures", None, ("figures",), (), ("in.csv",), ("figures",))
 
     def said(**sections: object) -> dict[str, str]:
-        return made_from(SimpleNamespace(config=sections), tmp_path, ["in.csv"], ["figures"])
+        study = SimpleNamespace(value=sections.__getitem__)
+        return Job(study, stage, tmp_path, None).made_from()
 
     first = said(figures=1, sweep=1)
     assert set(first) == {"in.csv", "config"}
@@ -67,7 +81,7 @@ def test_every_stage_writes_what_it_declares_and_is_recorded(whole):
         assert len(pd.read_parquet(whole / f"{name}.parquet"))
     assert (whole / "figures" / "effect_by_layer.png").stat().st_size > 10_000
     ActivationStore(whole / "activations").verify()
-    (records,) = (whole.parents[1] / ".actsweep" / "runs" / "refusal").iterdir()
+    (records,) = (whole.parents[1] / ".actsweep" / "runs" / "small").iterdir()
     assert records.name == whole.name == load_study(whole / "config.yaml").id
     status = {path.stem: json.loads(path.read_text())["status"] for path in records.iterdir()}
     assert len(status) == 7
@@ -80,26 +94,26 @@ def test_the_tables_are_those_of_a_naive_loop(whole, monkeypatch):
     """Every completion of every condition, one row at a time and without a cache."""
     monkeypatch.chdir(whole.parents[1])
     study = load_study(whole / "config.yaml")
-    model = load_model(study.model)
-    dataset = pd.read_parquet(whole / "dataset.parquet")
-    sweep = pd.read_parquet(whole / "sweep.parquet").set_index(["condition", "sample"])
-    directions, _ = load_directions(whole / "vectors" / "directions.safetensors")
+    inputs = Inputs(study, whole)
+    model, dataset = inputs.model, inputs.prompts
+    sweep = pd.read_parquet(whole / "completions.parquet").set_index(["condition", "sample"])
     expected, compared = 0, []
     settings = json.loads((whole / "settings.json").read_text())
-    settings = {arm: Setting(**setting) for arm, setting in settings.items()}
-    parts = report_parts(study, dataset, [3], settings)
-    for part in with_directions(study, model, dataset, parts, directions):
-        expected += len(part.conditions) * len(part.samples[::2])
-        for condition in part.conditions:
-            for sample in part.samples[::2]:
+    for name in study.sweep.arms:
+        rows = select_prompts(dataset, study.sweep.settings(name).prompts, ["test"])
+        conditions = call(study.sweep.node(name), inputs.replaced(prompts=rows))
+        conditions = reported(arm_conditions(name, conditions), Setting(**settings[name]))
+        expected += len(conditions) * len(rows[::2])
+        for condition in conditions:
+            for sample in rows["sample"][::2]:
                 prompt = dataset.at[sample, "tokens"].tolist()
                 tokens, logits = naive.generate(model, prompt, condition, 8)
                 row = sweep.loc[(condition.id, sample)]
-                found = model.tokenizer.encode(row["completion"], add_special_tokens=False)
+                text_tokens = model.tokenizer.encode(row["completion"], add_special_tokens=False)
                 # Text that is no whole UTF-8 does not give its tokens back.
                 same = row["completion"] == model.decode(tokens)
-                name = (str(condition), sample)
-                compared.append((name, tokens if same else found, tokens, logits))
+                case = (str(condition), sample)
+                compared.append((case, tokens if same else text_tokens, tokens, logits))
                 assert row["stopped"] == ("length" if len(tokens) == 8 else "end")
     naive.assert_same(compared)
     assert len(compared) == expected > 40
@@ -138,13 +152,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(whole, tmp_path):
     )
     scratch = folder / ".actsweep" / "scratch"
     deadline = time.monotonic() + 120
-    while len(list(scratch.glob("*sweep*/*-chunk-*.parquet"))) < 2:
+    while len(list(scratch.glob("*completions*/*-chunk-*.parquet"))) < 2:
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not list(folder.glob("outputs/*/sweep.parquet"))
+    assert not list(folder.glob("outputs/*/completions.parquet"))
     done = run(folder, "run", *SMALL)
     assert done.returncode == 0, done.stderr
     assert "collect_activations: finished before, kept" in done.stdout
@@ -155,7 +169,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(whole, tmp_path):
 def test_another_run_writes_the_same_bytes_and_keeps_what_is_finished(whole):
     before = contents(whole)
     kept = run(whole.parents[1], "run", *SMALL)
-    assert kept.stdout.count("finished before, kept") == 6
+    assert kept.stdout.count("finished before, kept") == 7
     for path in whole.glob(".*.key"):
         path.unlink()
     again = run(whole.parents[1], "run", *SMALL)
@@ -168,7 +182,7 @@ def test_another_run_writes_the_same_bytes_and_keeps_what_is_finished(whole):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.path=no/model/here", "model.path 'no/model/here' is no model"),
+        ("model.path=no/model/here", "model.path 'no/model/here' is not a model"),
         ("sweep.layers=[99]", "no layer 99; valid: 0 to"),
     ],
 )
@@ -185,24 +199,30 @@ def test_wrong_input_is_one_line_and_leaves_outputs_untouched(whole, override, m
 @pytest.mark.slow
 def test_selection_chooses_position_and_layer_of_what_is_reported(tmp_path):
     folder = copy_project(tmp_path)
-    small = [item for item in SMALL if not item.startswith(("vectors.selection", "sweep.layers"))]
-    done = run(folder, "run", *small, "vectors.controls={shuffled: 0, covariance: 0, isotropic: 0}")
+    done = run(
+        folder,
+        "run",
+        "refusal",
+        "dataset.path=data/few.jsonl",
+        "sweep.decoding.max_new_tokens=8",
+        "fits.direction.controls={shuffled: 0, covariance: 0, isotropic: 0}",
+        *(f"sweep.arms.{arm}.strengths=[1.0]" for arm in ("add", "subtract")),
+    )
     assert done.returncode == 0, done.stderr
     (output,) = (folder / "outputs").iterdir()
-    candidates = pd.read_json(output / "vectors" / "candidates.json")
-    assert len(candidates) == 4 * 7  # template positions x layers, without layer 0
-    chosen = json.loads((output / "vectors" / "choice.json").read_text())
-    limits = asdict(load_study(output / "config.yaml").vectors.selection)
-    del limits["refusal_tokens"]
-    expected = select_direction(candidates, n_layers=8, **limits)
-    assert chosen == pytest.approx(asdict(expected))
+    directions = Directions.load(output / "fits" / "direction")
+    assert len(directions.candidates) == 4 * 7  # template positions x layers, without layer 0
+    node = load_study(output / "config.yaml").fits["direction"]
+    limits = {name: node[name] for name in ("max_kl", "min_steering", "layer_share")}
+    expected = select_direction(directions.candidates, n_layers=8, **limits)
+    assert directions.selected == pytest.approx(asdict(expected))
     settings = json.loads((output / "settings.json").read_text())
-    reported = json.loads((output / "metrics.json").read_text())
+    reported_numbers = json.loads((output / "metrics.json").read_text())
     for arm in ("add", "subtract", "project_out"):
         assert settings[arm]["chosen_by"] == "selection"
-        assert settings[arm]["layer"] == reported[arm]["layer"] == chosen["layer"]
-    _, provenance = load_directions(output / "vectors" / "directions.safetensors")
-    assert provenance.position == chosen["position"]
+        layers = settings[arm]["axes"]["layer"], reported_numbers[arm]["setting"]["layer"]
+        assert set(layers) == {directions.selected["layer"]}
+    assert directions.position == directions.selected["position"]
 
 
 @pytest.mark.slow
@@ -210,12 +230,13 @@ def test_a_dry_run_says_what_it_would_cost(whole):
     before = contents(whole.parents[1] / "outputs")
     done = run(whole.parents[1], "run", *SMALL, "sweep.seed=5", "--dry-run")
     assert done.returncode == 0, done.stderr
-    ran = {"": "sweep", "-validation": "validation"}
-    tables = {suffix: pd.read_parquet(whole / f"{name}.parquet") for suffix, name in ran.items()}
-    for suffix, table in tables.items():
+    conditions = pd.read_parquet(whole / "conditions.parquet")
+    validation = pd.read_parquet(whole / "validation.parquet")
+    completions = len(pd.read_parquet(whole / "completions.parquet")) + int(validation["n"].sum())
+    for suffix, table in (("", conditions), ("-validation", validation)):
         for arm, count in table.groupby("arm")["condition"].nunique().items():
             assert f"  {arm}{suffix}: {count} conditions" in done.stdout
-    assert f"completions: {sum(map(len, tables.values())):,}" in done.stdout
+    assert f"completions: {completions:,}" in done.stdout
     size = sum(path.stat().st_size for path in (whole / "activations").glob("shard*"))
     assert f"disk: {size / 1e6:.1f} MB of activations" in done.stdout
     assert contents(whole.parents[1] / "outputs") == before
@@ -242,7 +263,7 @@ def test_runs_are_shown_and_compared(whole):
     assert "add.steered" in compared.stdout
     unknown = run(project, "compare", ids[0], "nothing")
     assert unknown.returncode == 2
-    assert "no run of 'nothing'; there are: refusal-" in unknown.stderr
+    assert "no run of 'nothing'; there are: small-" in unknown.stderr
 
 
 @pytest.mark.slow
@@ -253,7 +274,7 @@ def test_a_study_of_logits_generates_nothing(tmp_path, monkeypatch):
         "refusal_odds",
         "dataset.path=data/few.jsonl",
         "sweep.layers=[3]",
-        "vectors.controls={shuffled: 1, covariance: 0, isotropic: 0}",
+        "fits.vector.controls={shuffled: 1, covariance: 0, isotropic: 0}",
         *(f"sweep.arms.{arm}.strengths=[0.5, 1.0]" for arm in ("add", "subtract")),
     ]
     asked = run(folder, "run", *small, "--dry-run")
@@ -261,22 +282,23 @@ def test_a_study_of_logits_generates_nothing(tmp_path, monkeypatch):
     done = run(folder, "run", *small)
     assert done.returncode == 0, done.stderr
     (output,) = (folder / "outputs").iterdir()
-    assert pd.read_parquet(output / "sweep.parquet").empty
+    assert pd.read_parquet(output / "completions.parquet").empty
     shown = run(folder, "show", output.name, "--completions", "1")
-    assert "no completions: sweep.decoding is null" in shown.stdout
+    assert "no completions: the study decodes none" in shown.stdout
     monkeypatch.chdir(folder)
     model = load_model(load_study(output / "config.yaml").model)
     (refusing,) = model.tokenizer.encode("I", add_special_tokens=False)
-    directions, _ = load_directions(output / "vectors" / "directions.safetensors")
+    directions = Directions.load(output / "fits" / "vector")
     dataset = pd.read_parquet(output / "dataset.parquet").set_index("sample")
-    scores = pd.read_parquet(output / "scores.parquet")
+    scores = Inputs(load_study(output / "config.yaml"), output).scores
     scores = scores[(scores["arm"] == "add") & (scores["metric"] == "refusal_odds")]
-    scores = scores[scores["source"].isin(["none", "fitted"]) & (scores["positions"] != "all")]
+    scores = scores[(scores["role"] != "control") & ~scores["positions"].eq("all")]
+    scores = scores.fillna({"strength": 0.0})
     assert len(scores) >= 6 * 2
     for row in scores.to_dict("records"):
 
         def along(module, args, strength=row["strength"]):
-            args[0][:, -1] += strength * directions[Key("fitted", 0, 3)]
+            args[0][:, -1] += strength * directions.vectors[Key("fitted", 0, 3)]
 
         handle = model.blocks[3].register_forward_pre_hook(along)
         prompt = dataset.at[row["sample"], "tokens"].tolist()
@@ -314,6 +336,6 @@ def test_the_list_study_runs_on_another_model(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     (output,) = (folder / "outputs").iterdir()
-    sweep = pd.read_parquet(output / "sweep.parquet")
+    sweep = pd.read_parquet(output / "completions.parquet")
     assert sweep["completion"].str.contains("[a-z]").mean() > 0.9
-    assert Condition("shorten").id in set(sweep["condition"])
+    assert Condition({"arm": "shorten"}).id in set(sweep["condition"])

@@ -1,6 +1,7 @@
 """Means and intervals against published values, closed forms and simulated experiments."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from pipeline.measures.statistics import (
     summarise,
     wilson,
 )
+
+RESAMPLED: dict[str, Any] = {"cluster": "sample", "seed": 0}
 
 
 def long_scores(values: list[float], clusters: list[int] | None = None) -> pd.DataFrame:
@@ -49,7 +52,7 @@ def test_wilson_published(successes: int, n: int, low: float, high: float) -> No
 
 def test_a_row_per_cluster_gives_the_closed_forms() -> None:
     row = summarise(
-        long_scores([1.0] * 30 + [0.0] * 70), ["condition", "metric"], cluster="sample", seed=0
+        long_scores([1.0] * 30 + [0.0] * 70), ["condition", "metric"], shares=["m"], **RESAMPLED
     ).iloc[0]
     assert (row["mean"], row["n"], row["n_unscored"], row["interval"]) == (0.3, 100, 0, "wilson")
     assert row["stderr"] == pytest.approx(math.sqrt(0.3 * 0.7 / 99))
@@ -69,12 +72,12 @@ def test_bootstrap_of_many_rows_is_the_normal_interval() -> None:
 
 
 def test_nan_is_counted_not_averaged() -> None:
-    row = summarise(
-        long_scores([1.0, math.nan, 1.0, 0.0, math.nan]), ["metric"], cluster="sample", seed=0
-    ).iloc[0]
+    scores = long_scores([1.0, math.nan, 1.0, 0.0, math.nan])
+    row = summarise(scores, ["metric"], shares=["m"], **RESAMPLED).iloc[0]
     assert (row["mean"], row["n"], row["n_unscored"]) == (pytest.approx(2 / 3), 3, 2)
     assert row["interval"] == "wilson"
-    nothing = summarise(long_scores([math.nan] * 3), ["metric"], cluster="sample", seed=0).iloc[0]
+    unscored = long_scores([math.nan] * 3)
+    nothing = summarise(unscored, ["metric"], shares=["m"], **RESAMPLED).iloc[0]
     assert (nothing["n"], nothing["n_unscored"], nothing["interval"]) == (0, 3, "none")
     assert nothing[["mean", "stderr", "low", "high"]].isna().all()
 
@@ -150,32 +153,47 @@ def test_groups_keep_order_types_and_missing_layers() -> None:
         {"condition": ["z", "a"], "layer": pd.array([pd.NA, 3], dtype="Int64")}
     )
     scores = conditions.merge(long_scores([1.0, 0.0, 0.5]).drop(columns="condition"), how="cross")
-    table = summarise(scores, ["condition", "layer", "metric"], cluster="sample", seed=0)
+    table = summarise(scores, ["condition", "layer", "metric"], shares=[], **RESAMPLED)
     assert table["condition"].tolist() == ["z", "a"]
     assert str(table["layer"].dtype) == "Int64"
     assert table["layer"].isna().tolist() == [True, False]
     with pytest.raises(ValueError, match=r"no column 'arm'; there are: condition"):
-        summarise(scores, ["arm"], cluster="sample", seed=0)
+        summarise(scores, ["arm"], shares=[], **RESAMPLED)
 
 
 def test_a_group_does_not_depend_on_the_others() -> None:
     values = np.random.default_rng(3).normal(size=20).tolist()
     first, second = long_scores(values), long_scores(values[::-1]).assign(condition="d")
-    together = summarise(pd.concat([first, second]), ["condition"], cluster="sample", seed=4)
-    alone = summarise(
-        second.sample(frac=1, random_state=0), ["condition"], cluster="sample", seed=4
-    )
+    options = {"shares": [], "cluster": "sample"}
+    together = summarise(pd.concat([first, second]), ["condition"], seed=4, **options)
+    alone = summarise(second.sample(frac=1, random_state=0), ["condition"], seed=4, **options)
     pd.testing.assert_frame_equal(together.iloc[[1]].reset_index(drop=True), alone)
-    other = summarise(second, ["condition"], cluster="sample", seed=5)
+    other = summarise(second, ["condition"], seed=5, **options)
     assert other["low"].item() != alone["low"].item()
 
 
-def test_a_count_of_ones_is_no_proportion() -> None:
+def test_a_count_of_ones_is_no_share() -> None:
+    """A metric says itself whether it is a share; its values do not."""
     counts = pd.concat([long_scores([1.0, 1.0, 1.0]), long_scores([4.0, 5.0, 6.0])])
     counts["condition"] = ["a"] * 3 + ["b"] * 3
-    table = summarise(counts, ["condition", "metric"], cluster="sample", seed=0)
+    table = summarise(counts, ["condition", "metric"], shares=[], **RESAMPLED)
     assert table["interval"].tolist() == ["bootstrap", "bootstrap"]
-    assert summarise(counts.iloc[:0], ["metric"], cluster="sample", seed=0).empty
+    assert summarise(counts.iloc[:0], ["metric"], shares=[], **RESAMPLED).empty
+
+
+def test_each_metric_has_the_interval_of_its_scale() -> None:
+    ones = pd.concat([long_scores([1.0, 1.0]), long_scores([1.0, 1.0]).assign(metric="count")])
+    table = summarise(ones, ["metric"], shares=["m"], **RESAMPLED).set_index("metric")
+    assert table["interval"].to_dict() == {"m": "wilson", "count": "bootstrap"}
+    assert table.loc["m", "low"] == pytest.approx(float(wilson(1.0, 2)[0]))
+
+
+@pytest.mark.parametrize("score", [0.5, 2.0, -1.0])
+def test_a_share_scores_0_or_1_or_nothing(score: float) -> None:
+    scores = pd.concat([long_scores([1.0, 0.0, math.nan]), long_scores([score])])
+    with pytest.raises(ValueError, match=f"m is a share, but scores {score}; valid: 0, 1, NaN"):
+        summarise(scores, ["metric"], shares=["m"], **RESAMPLED)
+    assert len(summarise(scores, ["metric"], shares=["other"], **RESAMPLED)) == 1
 
 
 def test_paired_difference_removes_what_the_samples_share() -> None:

@@ -215,7 +215,7 @@ def test_shards_of_another_plan_are_not_mixed(tmp_path, unbroken):
     with pytest.raises(KeyboardInterrupt):
         collect(begun, stop_before=1)
     for folder in (begun, unbroken):
-        with pytest.raises(ValueError, match="another division"):
+        with pytest.raises(ValueError, match="another split"):
             StoreWriter(folder, FINGERPRINT, [[0, 1, 2], [3], [4, 5]], required_bytes=1)
 
 

@@ -4,22 +4,16 @@ import inspect
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
-from pipeline.config.study import check_target, compose_study, load_study, save_study, target
+from pipeline.config.contracts import KINDS, check_function, check_node, imported
+from pipeline.config.listing import params_of
+from pipeline.config.study import compose_study, load_study, save_study
 
 ROOT = Path(__file__).parents[1]
 CONF = sorted((ROOT / "conf").glob("*/*.yaml"))
-# What a target of each group is called with before its own keyword arguments.
-CALLED_WITH = {
-    "dataset": [],
-    "method": ["positive", "negative"],
-    "intervention": ["direction", "strength"],
-    "metric": ["samples"],
-    "logit_metric": ["after"],
-    "figure": ["summary", "scores"],
-}
 
 
 @pytest.fixture(autouse=True)
@@ -37,21 +31,62 @@ def test_every_file_holds_to_its_groups_contract(path):
     elif group == "model":
         study = compose_study("refusal", [f"model={name}", "model.path=somewhere"], root=ROOT)
         assert study.model.path == "somewhere"
-    elif group == "sae":
-        assert compose_study("endings", [f"sae={name}"], root=ROOT).autoencoders.all_sites
     elif group == "tracking":
         assert compose_study("refusal", [f"tracking={name}"], root=ROOT).tracking.mode == name
     else:
         node = yaml.safe_load(path.read_text())
-        function = target({"_target_": node["_target_"]}).func
+        function = imported(node["_target_"])
+        check_function(function, group)
         parameters = inspect.signature(function).parameters.values()
-        positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        keyword = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-        assert positional == CALLED_WITH[group]
-        assert set(node) - {"_target_"} <= keyword
-        required = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
+        options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        assert set(node) - {"_target_"} <= set(options)
+        required = {name for name, default in options.items() if default is inspect._empty}
         if required <= set(node):
-            check_target(node, group)
+            check_node({n: v for n, v in node.items() if "${" not in str(v)}, "key", group)
+
+
+def reads_a_stranger(model, wanted, *, layer: int = 0) -> pd.DataFrame:
+    """Reads what no node is given."""
+
+
+def has_an_untyped_option(model, *, layer=0) -> pd.DataFrame:
+    """Has an option that YAML could set to anything."""
+
+
+def returns_nothing(model, *, layer: int = 0):
+    """Does not say what it returns."""
+
+
+def declares_no_scale(samples, *, word: str = "") -> pd.Series:
+    """A metric of which nobody knows whether it is a share."""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("reads_a_stranger", "reading", "reads 'wanted', which a reading is not given; valid: mod"),
+        ("has_an_untyped_option", "reading", "has an option without a type: layer"),
+        ("returns_nothing", "reading", "returns nothing that is annotated; a reading returns a Da"),
+        ("returns_nothing", "metric", "reads 'model', which a metric is not given; valid: samples"),
+        ("declares_no_scale", "metric", "returns Series; a metric returns Annotated[Series, Scale"),
+    ],
+)
+def test_a_function_that_is_no_node_is_refused(name, kind, message):
+    node = {"_target_": f"test_study.{name}"}
+    with pytest.raises(ValueError) as caught:
+        check_node(node, "readings.x", kind, ["test_study"])
+    assert message in str(caught.value)
+
+
+def test_a_node_file_in_the_wrong_folder_is_refused():
+    """Whatever kind a file of conf/ is of, every other kind of node refuses it."""
+    for path in CONF:
+        if path.parent.name not in KINDS:
+            continue
+        function = imported(yaml.safe_load(path.read_text())["_target_"])
+        for kind in set(KINDS) - {path.parent.name}:
+            with pytest.raises(ValueError, match=r"reads|returns|option"):
+                check_function(function, kind)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +109,12 @@ def test_every_file_holds_to_its_groups_contract(path):
         ("tracking.mode=on", "tracking.mode: 'on' is unknown; valid: offline, online, disabled"),
         ("nonsense", "missing EQUAL"),
         ("sweep.arms.add.components=[]", "components is empty: the arm would change nothing"),
-        ("collect.components=[]", "collect.components is empty: there would be nothing to fit"),
+        ("sweep.arms.add.fit=directoin", "sweep.arms.add.fit: 'directoin' is unknown; valid: dire"),
+        ("sweep.arms.add.gaol=raise", "sweep.arms.add.gaol: unknown key; did you mean goal? vali"),
+        ("sweep.arms.add.splits=[tset]", "sweep.arms.add.splits: 'tset' is unknown; valid: train"),
+        ("collect.components=[]", "collect.components is empty, as collect.sites is: nothing to"),
+        ("collect=null", "fits.direction reads store, but the study has no section `collect`"),
+        ("fits.direction.position=3", "fits.direction.position: unknown key; "),
         ("score.cluster=topics", "score.cluster: 'topics' is unknown; valid: sample, repeat, spl"),
         ("figures.effect_by_layer.arms=[ad]", "figures.effect_by_layer.arms: 'ad' is unknown; va"),
         ("figures.strength_by_layer.metric=refusl", "figures.strength_by_layer.metric: 'refusl' i"),
@@ -91,11 +131,8 @@ def test_every_file_holds_to_its_groups_contract(path):
             "score.metrics.cross_entropy={_target_: pipeline.measures.metrics.n_items}",
             "score.metrics.cross_entropy: 'cross_entropy' is measured on texts already",
         ),
-        ("vectors.negative=harmful", "vectors.negative: 'harmful' is vectors.positive too"),
-        ("vectors.controls.shuffled=-1", "vectors.controls.shuffled: -1 is less than 0"),
         ("model.batch_tokens=0", "model.batch_tokens: 0 is less than 1"),
         ("collect.rows_per_shard=0", "collect.rows_per_shard: 0 is less than 1"),
-        ("vectors.selection.layer_share=0", "vectors.selection.layer_share: 0.0 is not above 0"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(override, message):
@@ -105,19 +142,13 @@ def test_what_is_wrong_is_said_in_one_line(override, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_study_without_strengths_is_refused():
-    arms = ("add", "subtract", "project_out")
-    with pytest.raises(ValueError, match=r"^sweep\.arms: no arm has strengths"):
-        compose_study("refusal", [f"sweep.arms.{arm}.strengths=[]" for arm in arms], root=ROOT)
-
-
 def test_a_typo_in_a_study_file_is_named_with_the_valid_keys(tmp_path):
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     file = tmp_path / "conf" / "study" / "lists.yaml"
     file.write_text(file.read_text().replace("  layers: all", "  layer: all"))
     with pytest.raises(ValueError, match=r"^sweep\.layer: unknown key; did you mean layers\?"):
         compose_study("lists", root=tmp_path)
-    with pytest.raises(ValueError, match="study 'list' is unknown; valid: endings, lists, refusal"):
+    with pytest.raises(ValueError, match="study 'list' is unknown; valid: "):
         compose_study("list", root=tmp_path)
 
 
@@ -157,3 +188,17 @@ def test_every_model_file_says_where_from_how_large_and_whether_it_was_tried():
 def test_params_lists_studies_that_are_there():
     listed = yaml.safe_load((ROOT / "params.yaml").read_text())["studies"]
     assert set(listed) <= {path.stem for path in (ROOT / "conf" / "study").glob("*.yaml")}
+
+
+def test_a_fit_waits_for_the_last_of_the_fits_that_it_uses():
+    study = compose_study("endings", root=ROOT)
+    assert params_of(study)["fits"]["endings-attributed"]["after"] == "fits/saes"
+    # An option names the later one first: what it was made from need not be waited for.
+    study.fits["further"] = study.fits["attributed"] | {"fit": "attributed", "other": "saes"}
+    assert params_of(study)["fits"]["endings-further"]["after"] == "fits/attributed"
+    study.fits["saes_too"] = dict(study.fits["saes"])
+    study.fits["apart"] = study.fits["attributed"] | {"fit": "saes", "other": "saes_too"}
+    with pytest.raises(
+        ValueError, match=r"fits\.apart uses saes_too and saes, neither"
+    ):
+        params_of(study)

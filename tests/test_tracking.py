@@ -93,7 +93,7 @@ def test_an_offline_run_is_in_wandb_and_in_its_record(tmp_path, monkeypatch):
 @pytest.mark.parametrize("mode", ["offline", "disabled"])
 def test_what_cannot_be_shown_is_refused_in_every_mode(tmp_path, mode):
     with start(tmp_path, mode) as run:
-        with pytest.raises(ValueError, match=r"figure f\.pdf: a PNG is meant"):
+        with pytest.raises(ValueError, match=r"figure f\.pdf: expected a PNG"):
             run.figure(Path("f.pdf"))
         for rows in ({"step": [1]}, {"layer": [1, None]}):
             with pytest.raises(ValueError, match="needs a layer"):

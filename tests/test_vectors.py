@@ -7,16 +7,12 @@ import torch
 from families import random_prompts, tiny
 
 from pipeline.measures.logits import divergence, summed_log_odds
-from pipeline.methods.directions import Key, Provenance, load_directions, save_directions
-from pipeline.methods.fitting import Classes, with_controls
 from pipeline.methods.selection import (
     evaluate_candidates,
     keep_clear,
     select_direction,
 )
 from pipeline.methods.vectors import control_direction, difference_of_means
-from pipeline.store.store import ActivationStore, Fingerprint
-from pipeline.store.writer import StoreWriter
 
 GENERATOR = torch.Generator().manual_seed(0)
 PLANTED = torch.randn(24, generator=GENERATOR)
@@ -123,6 +119,12 @@ def test_every_filter_discards_and_the_lowest_bypass_is_taken():
         assert (chosen.position, chosen.layer) == kept
 
 
+def test_a_position_may_be_a_name():
+    named = candidates([("subject", 2, -1.0, 1, 0), ("subject", 3, -2.0, 1, 0)])
+    chosen = select_direction(named, n_layers=10)
+    assert (chosen.position, chosen.layer) == ("subject", 3)
+
+
 def test_nothing_left_fails_and_counts_why():
     with pytest.raises(ValueError, match=r"none of 6 .* 2 have a NaN score, 2 have layer >= 8"):
         select_direction(TABLE.head(6), n_layers=10)
@@ -191,92 +193,3 @@ def test_only_prompts_that_the_model_takes_as_labelled_are_kept():
     frame = pd.DataFrame({"label": ["harmful", "harmful", "harmless", "harmless"]})
     scores = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
     assert keep_clear(frame, scores, harmful="harmful").index.tolist() == [0, 3]
-
-
-def test_directions_come_back_with_their_provenance_or_not_at_all(tmp_path):
-    path = tmp_path / "directions.safetensors"
-    made = Provenance("modelA", "templateA", "data", "resid_pre", -1)
-    keys = {Key("fitted", 0, 3): PLANTED, Key("shuffled", 2, 3): -PLANTED}
-    save_directions(path, keys, made)
-    first = path.read_bytes()
-    found, provenance = load_directions(path, model="modelA", template="templateA")
-    assert provenance == made
-    assert all(torch.equal(found[key], value) for key, value in keys.items())
-    with pytest.raises(ValueError, match="made on model modelA, this is modelB"):
-        load_directions(path, model="modelB")
-    save_directions(path, dict(reversed(keys.items())), made)
-    assert path.read_bytes() == first
-
-
-@pytest.fixture
-def store(tmp_path):
-    """Sample s at position p before the end holds (100 s + p, 1), so that means are known."""
-    rows = pd.DataFrame(
-        [(s, n + p, 0) for s, n in TOKENS.items() for p in (-2, -1)],
-        columns=["sample", "position", "token"],
-    )
-    values = torch.tensor([[100.0 * s + p, 1.0] for s in TOKENS for p in (-2, -1)])
-    fingerprint = Fingerprint("m", "", "t", "c", "d", ("blocks.3.resid_pre",), "(-2, -1)")
-    plan = [[0, 1], [2, 3]]
-    with StoreWriter(tmp_path, fingerprint, plan, required_bytes=0) as writer:
-        for shard, samples in enumerate(plan):
-            here = np.flatnonzero(rows["sample"].isin(samples))
-            writer.write(shard, {"blocks.3.resid_pre": values[here]}, rows.iloc[here])
-    return ActivationStore(tmp_path)
-
-
-TOKENS = {0: 5, 1: 7, 2: 5, 3: 6}
-DATASET = pd.DataFrame(
-    {
-        "sample": list(TOKENS),
-        "label": ["a", "b", "a", "b"],
-        "tokens": [list(range(n)) for n in TOKENS.values()],
-    }
-)
-
-
-def test_fitting_reads_each_class_at_each_position(store):
-    classes = Classes(store, DATASET, positive="a", negative="b", component="resid_pre")
-    assert (classes.positions, classes.layers) == ([-2, -1], [3])
-    for position in (-2, -1):
-        positive, negative = classes.at(position, 3)
-        assert positive[:, 0].tolist() == [position, 200 + position]
-        assert negative[:, 0].tolist() == [100 + position, 300 + position]
-    kept = Classes(store, DATASET[1:], positive="a", negative="b", component="resid_pre")
-    assert kept.at(-1, 3)[0][:, 0].tolist() == [199.0]
-    with pytest.raises(ValueError, match=r"position -3 was not collected; valid: \[-2, -1\]"):
-        classes.at(-3, 3)
-    with pytest.raises(ValueError, match="no prompt labelled 'c' is left"):
-        Classes(store, DATASET, positive="c", negative="b", component="resid_pre")
-
-
-@pytest.mark.parametrize(
-    ("rule", "places", "expected"),
-    # One token of the subject wherever it stands; an answer of one or two tokens after the prompt.
-    [("subject", [(1,), (3,)], [0]), ("answer", [(4,), (6, 7)], [0, 1])],
-)
-def test_subjects_and_answers_have_places_of_their_own(tmp_path, rule, places, expected):
-    dataset = pd.DataFrame({"sample": [0, 1], "label": ["a", "b"], "tokens": [[9] * 4, [9] * 6]})
-    fingerprint = Fingerprint("m", "", "t", "c", "d", ("blocks.3.resid_pre",), rule)
-    rows = [(sample, place) for sample, own in enumerate(places) for place in own]
-    table = pd.DataFrame(rows, columns=["sample", "position"]).assign(token=9)
-    values = torch.tensor([[10.0 * sample + place] * 2 for sample, place in rows])
-    with StoreWriter(tmp_path / "s", fingerprint, [[0, 1]], required_bytes=100) as writer:
-        writer.write(0, {"blocks.3.resid_pre": values}, table)
-    store = ActivationStore(tmp_path / "s")
-    classes = Classes(store, dataset, positive="a", negative="b", component="resid_pre")
-    assert classes.positions == expected
-    positive, negative = classes.at(0, 3)
-    assert positive[:, 0].tolist() == [places[0][0]]
-    assert negative[:, 0].tolist() == [10.0 + places[1][0]]
-
-
-def test_every_fitted_direction_gets_its_controls(store):
-    classes = Classes(store, DATASET, positive="a", negative="b", component="resid_pre")
-    fitted = {3: difference_of_means(*classes.at(-1, 3))}
-    draws = {"shuffled": 2, "isotropic": 1}
-    found = with_controls(classes, fitted, position=-1, draws=draws, seed=0)
-    assert set(map(str, found)) == {"fitted/0/3", "shuffled/0/3", "shuffled/1/3", "isotropic/0/3"}
-    assert all(float(v.norm()) == pytest.approx(100.0) for v in found.values())
-    with pytest.raises(ValueError, match="direction fitted/0/3 is zero"):
-        with_controls(classes, {3: torch.zeros(2)}, position=-1, draws={}, seed=0)

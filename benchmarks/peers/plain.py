@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.model.hooks import positions
+from pipeline.model.hooks import token_positions
 from pipeline.model.loading import LanguageModel
 
 Steered = tuple[int, Tensor]
@@ -16,7 +16,7 @@ Steered = tuple[int, Tensor]
 
 def inputs(ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """What transformers' models take, with explicit positions as rows are padded on the left."""
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask)}
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": token_positions(mask)}
 
 
 def residuals(model: LanguageModel, ids: Tensor, mask: Tensor) -> list[Tensor]:

@@ -5,10 +5,10 @@ import io
 
 from torch import Tensor
 
-from pipeline.methods.sae_training import Recipe
+from pipeline.methods.sae.training import SaeRecipe
 
 
-def trained(batches: list[Tensor], recipe: Recipe) -> dict[str, Tensor]:
+def trained(batches: list[Tensor], recipe: SaeRecipe) -> dict[str, Tensor]:
     """Weights after a step on each batch."""
     from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import SAETrainerConfig

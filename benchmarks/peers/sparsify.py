@@ -7,10 +7,10 @@ taken in a plain loop.
 import torch
 from torch import Tensor
 
-from pipeline.methods.sae_training import Recipe
+from pipeline.methods.sae.training import SaeRecipe
 
 
-def trained(batches: list[Tensor], recipe: Recipe) -> dict[str, Tensor]:
+def trained(batches: list[Tensor], recipe: SaeRecipe) -> dict[str, Tensor]:
     """Weights after a step on each batch."""
     from sparsify import SparseCoder, SparseCoderConfig
 

@@ -16,9 +16,10 @@ from benchmarks.arithmetic import Need
 from benchmarks.peers import sae_lens, sparsify
 from benchmarks.shapes import Size
 from benchmarks.work import Work
-from pipeline.methods.sae import Provenance, SparseAutoencoder
-from pipeline.methods.sae_quality import quality
-from pipeline.methods.sae_training import Recipe, train
+from pipeline.methods.provenance import Provenance
+from pipeline.methods.sae.autoencoder import SparseAutoencoder
+from pipeline.methods.sae.quality import quality
+from pipeline.methods.sae.training import SaeRecipe, train
 from pipeline.store.store import ActivationStore, Fingerprint
 from pipeline.store.writer import StoreWriter
 
@@ -26,7 +27,7 @@ SITE = "blocks.0.resid_post"
 SHARDS = 8
 NOISE = 0.01
 """How much more of the variance others may explain than ours does, at as many steps."""
-PEERS: dict[str, Callable[[list[Tensor], Recipe], dict[str, Tensor]]] = {
+PEERS: dict[str, Callable[[list[Tensor], SaeRecipe], dict[str, Tensor]]] = {
     "sae_lens": sae_lens.trained,
     "sparsify": sparsify.trained,
 }
@@ -41,7 +42,7 @@ def autoencoder(size: Size, folder: Path) -> Work:
     _write(folder, sizes.rows // SHARDS, sizes.width, sizes.planted, sizes.k)
     store = ActivationStore(folder)
     kept = (store.rows["sample"] < SHARDS - 1).to_numpy()
-    recipe = Recipe(SITE, "topk", sizes.features, k=sizes.k, learning_rate=3e-3)
+    recipe = SaeRecipe(SITE, "topk", sizes.features, k=sizes.k, learning_rate=3e-3)
     x = torch.cat([values.float() for _, values in store[SITE]])[torch.tensor(kept)]
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     batches = list(x[order].split(sizes.batch))
@@ -88,15 +89,15 @@ def _write(folder: Path, per: int, width: int, planted: int, k: int) -> None:
 
 
 def _other(
-    trained: Callable[[list[Tensor], Recipe], dict[str, Tensor]],
+    trained: Callable[[list[Tensor], SaeRecipe], dict[str, Tensor]],
     batches: list[Tensor],
-    recipe: Recipe,
+    recipe: SaeRecipe,
 ) -> SparseAutoencoder:
     weights = {name: weight.detach() for name, weight in trained(batches, recipe).items()}
     return SparseAutoencoder(
         kind="topk",
         threshold=torch.zeros(recipe.n_features),
-        provenance=Provenance("random", SITE, ""),
+        provenance=Provenance("random", sites=(SITE,)),
         k=recipe.k,
         **weights,
     )

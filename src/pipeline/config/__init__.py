@@ -1,1 +1,1 @@
-"""What a study may say, how it is composed, and whether it can run."""
+"""The schema of a study, its composition, and its checks."""

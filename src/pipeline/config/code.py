@@ -1,49 +1,97 @@
-"""Which source and data files a stage of a study runs on, as one digest that DVC tracks."""
+"""Hash the source and data files that each stage of a study depends on, for DVC to track."""
 
 import ast
 import functools
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from pipeline.config.sections import Study
+from pipeline.config.study import config_file
+from pipeline.config.wiring import Stage, other_studies, stages_of
 from pipeline.model.hub import model_files
 from pipeline.runs.scratch import sha256
 
 UNTRACKED = ("pipeline.config", "pipeline.runs")
-"""Packages that write no result: the configuration, itself tracked, and records of runs.
-
-Likewise `stages` itself, which only starts them.
+"""Packages that do not affect results: the configuration, which is tracked itself, and run records.
+The package `stages`, which only starts stages, is not tracked either.
 """
 
 
-def stage_digest(stage: str, sections: Mapping[str, Any]) -> str:
-    """Hash all that a stage's results follow from beside its inputs and the values of its sections.
-
-    That is the source of the stage and of every `_target_` in its sections, and the bytes of every
-    file or folder that a value in them names.
+def with_digests(study: Study, configs: Path) -> Study:
+    """Add a digest of the code and data of each stage and each fit to the study.
 
     Args:
-        stage: the stage's module.
-        sections: of the composed study, those that the stage reads.
+        study: composed and checked.
+        configs: the folder of composed configs, for the studies whose outputs this one reads.
+
+    Raises:
+        ValueError: a study that it reads is not composed.
     """
-    values = list(_values(sections))
-    targets = [value.rpartition(".")[0] for key, value in values if key == "_target_"]
-    digest = hashlib.sha256(code_digest([stage, *targets]).encode())
-    for path in sorted({path for key, value in values for path in _files(key, value)}):
+    others = _other_studies(study, configs)
+    code: dict[str, Any] = {}
+    for stage in stages_of(study):
+        digest = _stage_digest(study, stage, others)
+        if stage.fit is None:
+            code[stage.name] = digest
+        else:
+            code.setdefault(stage.name, {})[stage.fit] = digest
+    return replace(study, code=code)
+
+
+def _stage_digest(study: Study, stage: Stage, others: str) -> str:
+    """Hash everything that a stage's results depend on besides its inputs.
+
+    This is the source of the stage and of its nodes, the nodes' options, the bytes of every file or
+    folder named in the options or sections, and the studies whose outputs the nodes read.
+    """
+    modules = [str(node["_target_"]).rpartition(".")[0] for node in stage.nodes]
+    digest = hashlib.sha256(code_digest([f"stages.{stage.name}", *modules]).encode())
+    values = {key: study.value(key) for key in stage.values}
+    digest.update(json.dumps([stage.nodes, values], sort_keys=True).encode())
+    if stage.nodes and any("study" in node or _names_study(node) for node in stage.nodes):
+        digest.update(others.encode())
+    sections = {key: study.value(key) for key in stage.sections}
+    texts = [*_values(sections), *_values(list(stage.nodes))]
+    for path in sorted({path for key, value in texts for path in _files(key, value)}):
         digest.update(f"{path.as_posix()} {_sha256(path, path.stat().st_mtime_ns)}\n".encode())
     return digest.hexdigest()[:12]
 
 
+def _names_study(node: Mapping[str, Any]) -> bool:
+    return any("/" in value for key, value in _values(node) if key in ("fit", "fits"))
+
+
+def _other_studies(study: Study, configs: Path) -> str:
+    """Describe the config and digests of the studies whose outputs this one reads."""
+    parts = []
+    for name in other_studies(study):
+        path = config_file(configs.parent / name)
+        if not path.is_file():
+            raise ValueError(
+                f"it reads the outputs of study {name!r}, which is not composed: list {name} "
+                f"before {study.name} in params.yaml, and run `dvc repro` or `actsweep run {name}`"
+            )
+        config = yaml.safe_load(path.read_text())
+        sections = ("model", "dataset", "collect", "fits", "sweep", "code")
+        parts.append({section: config[section] for section in sections})
+    return json.dumps(parts, sort_keys=True)
+
+
 @functools.cache
 def _sha256(path: Path, changed: int) -> str:
-    # A model's gigabytes are named by several stages.
+    # Cached: several stages name the same model, which has gigabytes.
     return sha256(path)
 
 
 def _values(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in nested sections with the key it stands at."""
+    """Yield every string in nested sections with its key."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             yield from _values(value, str(name))
@@ -55,26 +103,25 @@ def _values(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _files(key: str, value: str) -> list[Path]:
-    """The files that a value names; what other stages write is tracked by DVC itself."""
+    """List the files that a value names; outputs of other stages are tracked by DVC itself."""
     path = Path(value)
-    # Only a name with a separator is meant as a path: a label may be called like a folder.
+    # Only values with a separator are paths: a label may have the same name as a folder.
     if key == "_target_" or "/" not in value or "\n" in value or path.parts[0] == "outputs":
         return []
     try:
         if path.is_dir():
-            every = [file for file in path.rglob("*") if file.is_file()]
-            return model_files(value) if (path / "config.json").is_file() else every
+            files = [file for file in path.rglob("*") if file.is_file()]
+            return model_files(value) if (path / "config.json").is_file() else files
         return [path] if path.is_file() else []
     except OSError:
         return []
 
 
 def code_digest(modules: Iterable[str]) -> str:
-    """Hash the source of modules and of the project's modules that they import.
+    """Hash the source of modules and of the project modules that they import, transitively.
 
-    Imports are followed through the modules' own top-level packages and `pipeline`, wherever they
-    stand in a file; packages of others are told apart by their versions. `UNTRACKED` packages are
-    left out.
+    Imports anywhere in a file are followed within the modules' top-level packages and `pipeline`;
+    third-party packages enter with their versions. `UNTRACKED` packages are excluded.
 
     Raises:
         ValueError: a module without a source file.
@@ -86,7 +133,7 @@ def code_digest(modules: Iterable[str]) -> str:
 
 
 def reached_modules(modules: Iterable[str]) -> dict[str, Path]:
-    """Source files by module name: the modules and all of the project that they import.
+    """Map module names to source files: the modules and all project modules that they import.
 
     Raises:
         ValueError: a module without a source file.
@@ -112,7 +159,7 @@ def reached_modules(modules: Iterable[str]) -> dict[str, Path]:
 
 @functools.cache
 def _source(module: str) -> Path | None:
-    """The file of a module, found without importing it."""
+    """Find the file of a module without importing it."""
     package, *rest = module.split(".")
     spec = find_spec(package)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
@@ -127,7 +174,7 @@ def _source(module: str) -> Path | None:
 
 @functools.cache
 def _imports(path: Path) -> tuple[str, ...]:
-    """Names that may be modules, in all import statements of a file."""
+    """List names that may be modules in all import statements of a file."""
     names: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

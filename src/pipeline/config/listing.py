@@ -1,44 +1,131 @@
-"""Which studies `dvc repro` makes: params.yaml, held against the studies' own sections."""
+"""Check params.yaml, which lists for DVC the studies by kind of stage, against the studies."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from pipeline.config.sections import Study
+from pipeline.config.wiring import (
+    PROMPTS,
+    TEXTS,
+    Stage,
+    option_texts,
+    ordered_fits,
+    stages_of,
+    used_fits,
+)
 
 
-@dataclass(frozen=True)
-class Lists:
-    """What params.yaml lists."""
+def params_of(study: Study) -> dict[str, dict[str, Any]]:
+    """Return the study's entries in params.yaml: list -> key -> its stage's inputs besides prompts.
 
-    studies: tuple[str, ...]
-    autoencoder_studies: tuple[str, ...]
+    An unused slot holds the prompts' file, which the stage reads anyway.
+    """
+    name = study.name
+    lists: dict[str, dict[str, Any]] = {
+        "studies": {name: {"reads": _source(study)}},
+        "collects": {},
+        "fits": {},
+        "sweeps": {},
+        "readings": {},
+        "figures": {},
+    }
+    for stage in stages_of(study):
+        if stage.name == "collect_activations":
+            lists["collects"][name] = {}
+        if stage.fit is not None:
+            item = {"study": name, "fit": stage.fit, "after": _awaited(study, stage)}
+            lists["fits"][f"{name}-{stage.fit}"] = item
+        fits = "fits" if any(path.startswith("fits/") for path in stage.inputs) else PROMPTS
+        if stage.name == "sweep_layers":
+            lists["sweeps"][name] = {"fits": fits}
+        if stage.name == "read_activations":
+            lists["readings"][name] = {
+                "store": _slot(stage, "activations"),
+                "fits": fits,
+                "completions": _slot(stage, "completions.parquet"),
+            }
+        if stage.name == "plot_figures":
+            lists["figures"][name] = {
+                "readings": _slot(stage, "readings"),
+                "scores": _slot(stage, "scores.parquet"),
+                "summary": _slot(stage, "summary.parquet"),
+                "metrics": _slot(stage, "metrics.json"),
+            }
+    return lists
 
 
-def listed_studies(path: Path) -> Lists:
-    """Read params.yaml in any form that YAML allows: lists, or mappings whose keys are the names.
+def check_params(study: Study, params: dict[str, Any]) -> None:
+    """Fail if the stages in params.yaml differ from those of the study's sections.
 
     Raises:
-        ValueError: no list of studies.
+        ValueError: names the line to add, change or remove.
+    """
+    for section, expected in params_of(study).items():
+        listed = params.get(section) or {}
+        study_items = {
+            key: listed[key] or {}
+            for key in listed
+            if key == study.name or (listed[key] or {}).get("study") == study.name
+        }
+        for key, item in expected.items():
+            if study_items.get(key) != item:
+                line = yaml.safe_dump({key: item}, default_flow_style=True, sort_keys=False)
+                verb = "change" if key in study_items else "add"
+                raise ValueError(f"params.yaml: {verb} under {section}: {line.strip()[1:-1]}")
+        for key in study_items:
+            if key not in expected:
+                raise ValueError(f"params.yaml: remove {key} under {section}: it has no such stage")
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """Read the lists of params.yaml.
+
+    Raises:
+        ValueError: a list that is no mapping from names.
     """
     params = yaml.safe_load(path.read_text())
-    if not isinstance(params, dict) or not params.get("studies"):
-        raise ValueError(f"{path.name} lists no `studies`")
-    return Lists(tuple(params["studies"]), tuple(params.get("autoencoder_studies") or ()))
+    if not isinstance(params, dict) or not isinstance(params.get("studies"), dict):
+        raise ValueError(
+            f"{path.name}: `studies` is no mapping of names: `studies: {{refusal: ...}}`"
+        )
+    return params
 
 
-def check_lists(study: Study, lists: Lists) -> None:
-    """Fail if a study stands in a list that its sections do not ask for, or misses one.
+def _awaited(study: Study, stage: Stage) -> str:
+    """The input that a fit's stage waits for: another fit, which itself waits for its own inputs.
 
     Raises:
-        ValueError: names the line to add or remove.
+        ValueError: it uses two fits of which neither uses the other.
     """
-    listed = study.name in lists.autoencoder_studies
-    wanted = study.autoencoders is not None
-    if listed != wanted:
-        verb, has = ("add", "has a") if wanted else ("remove", "has no")
+    used = used_fits(study, stage.nodes[0])
+    if not used:
+        return stage.inputs[-1] if stage.inputs[-1] != TEXTS else PROMPTS
+    last = max(used, key=ordered_fits(study).index)
+    apart = [name for name in used if name != last and not _uses(study, last, name)]
+    if apart:
         raise ValueError(
-            f"params.yaml: {verb} {study.name!r} in autoencoder_studies; the study {has} section "
-            "`autoencoders`"
+            f"fits.{stage.fit} uses {last} and {apart[0]}, neither of which uses the other; DVC "
+            "can wait for one"
         )
+    return f"fits/{last}"
+
+
+def _uses(study: Study, fit: str, other: str) -> bool:
+    used = used_fits(study, study.fits[fit])
+    return other in used or any(_uses(study, name, other) for name in used)
+
+
+def _source(study: Study) -> str:
+    """Return the path that the dataset is read from; for another study, its completions."""
+    if isinstance(study.dataset.get("study"), str):
+        return f"outputs/{study.dataset['study']}/completions.parquet"
+    paths = [
+        v for option in study.dataset.values() for v in option_texts(option) if Path(v).exists()
+    ]
+    return paths[0] if paths else f"conf/study/{study.name}.yaml"
+
+
+def _slot(stage: Stage, path: str) -> str:
+    return path if path in stage.inputs else PROMPTS

@@ -1,22 +1,24 @@
-"""The typed sections of a study: what its YAML may say."""
+"""The typed sections of a study: the schema of its YAML."""
 
 import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 MISSING: Any = "???"
-"""A value that a study must give, as OmegaConf writes it."""
+"""OmegaConf's marker of a mandatory value."""
+
+Node = dict[str, Any]
+"""A `_target_`, the Python path of a function, and its options: see `config.contracts`."""
 
 
 @dataclass
 class Model:
-    """Which model, how it is held and spoken to, and how many tokens a batch may have.
+    """The model, its dtype and device, its chat template options, and the batch size in tokens.
 
-    `device_map: auto` spreads a model over several GPUs. `system` is a system turn's text, and
-    `template` holds further variables of the chat template.
+    `device_map: auto` spreads a model over several GPUs. `system` is the system prompt, `template`
+    further variables of the chat template.
     """
 
     path: str = MISSING
@@ -31,48 +33,23 @@ class Model:
 
 @dataclass
 class Collect:
-    """Which activations of the train split are kept: components of all layers, at positions."""
+    """Which activations to store, for the prompts of `splits`.
 
-    components: list[str] = MISSING
+    Give `components`, such as `resid_pre`, for all layers, or single `sites`, such as
+    `blocks.3.resid_post`; `positions` is a rule of `data.positions.COLLECTED`. `prompts` is a
+    label, or column -> value or values; None: every prompt of the splits.
+    """
+
+    components: list[str] = field(default_factory=list)
+    sites: list[str] = field(default_factory=list)
     positions: Any = MISSING
+    splits: list[str] = field(default_factory=lambda: ["train"])
+    prompts: Any = None
     rows_per_shard: int = 4096
 
 
 @dataclass
-class Controls:
-    """How many directions of each kind of control are drawn."""
-
-    shuffled: int = 3
-    covariance: int = 3
-    isotropic: int = 3
-
-
-@dataclass
-class Selection:
-    """How (position, layer) is chosen on the validation split, by bypass / induce / kl."""
-
-    refusal_tokens: list[str] = MISSING
-    max_kl: float = 0.1
-    min_steering: float = 0.0
-    layer_share: float = 0.8
-
-
-@dataclass
-class Vectors:
-    """Which classes of prompts are told apart at which component, by which method, and controls."""
-
-    component: str = MISSING
-    positive: str = MISSING
-    negative: str = MISSING
-    method: dict[str, Any] = MISSING
-    position: int = -1
-    selection: Selection | None = None
-    controls: Controls = field(default_factory=Controls)
-    seed: int = 0
-
-
-@dataclass
-class Decoding:
+class DecodingSection:
     """How completions are decoded."""
 
     max_new_tokens: int = 32
@@ -84,101 +61,58 @@ class Decoding:
 
 @dataclass
 class Arm:
-    """One part of a sweep: an intervention on the prompts of one label.
+    """The prompts that an arm's conditions run on, and how its setting is chosen.
 
-    `everywhere` edits all layers with the direction of the swept layer. `metric` is what the arm
-    is meant to `raise` or `lower`: by it strength and position rule are chosen on the val split.
-    An arm without strengths is a baseline alone.
+    `prompts` is a label, or column -> value or values; None: every prompt. With a `goal` (`raise`
+    or `lower` the `metric`) the conditions run on the val split, a setting is chosen there, and
+    results are reported on the test split. Without a goal, all conditions run on `splits`. An arm
+    without a `_target_` has only a baseline.
     """
 
-    prompts: str = MISSING
-    intervention: dict[str, Any] | None = None
-    components: list[str] = field(default_factory=list)
-    everywhere: bool = False
-    strengths: list[float] = field(default_factory=list)
-    positions: list[Any] = field(default_factory=lambda: ["all"])
-    metric: str = MISSING
-    goal: str = "raise"
-
-    @property
-    def rules(self) -> dict[str, Any]:
-        """Position rules by the names that tables have for them: a list goes by its text."""
-        return {str(rule): rule for rule in self.positions}
+    prompts: Any = None
+    splits: list[str] = field(default_factory=lambda: ["test"])
+    metric: str | None = None
+    goal: str | None = None
 
 
 @dataclass
 class Sweep:
-    """What runs, on the val split to choose and on the test split to report, decoded how.
+    """The arms to run, and their decoding.
 
-    `logit_metrics` score the logits after each prompt: one forward pass, nothing generated. With
-    `decoding: null` they are all there is.
+    Each of `arms` is a node plus the fields of `Arm`. Arms can refer to `layers`:
+    `layers: ${sweep.layers}`. `logit_metrics` score the logits after each prompt, by one forward
+    pass without generation. With `decoding: null` nothing is generated at all.
     """
 
-    arms: dict[str, Arm] = MISSING
+    arms: dict[str, Node] = MISSING
     layers: Any = "all"
-    logit_metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
-    decoding: Decoding | None = field(default_factory=Decoding)
+    logit_metrics: dict[str, Node] = field(default_factory=dict)
+    decoding: DecodingSection | None = field(default_factory=DecodingSection)
     seed: int = 0
+
+    def settings(self, arm: str) -> Arm:
+        """Return the `Arm` fields of an arm."""
+        names = [f.name for f in dataclasses.fields(Arm)]
+        return Arm(**{name: self.arms[arm][name] for name in names if name in self.arms[arm]})
+
+    def node(self, arm: str) -> Node | None:
+        """Return the node of an arm; None if it has only a baseline."""
+        names = [f.name for f in dataclasses.fields(Arm)]
+        node = {name: value for name, value in self.arms[arm].items() if name not in names}
+        return node or None
+
+    def chosen(self) -> list[str]:
+        """List the arms whose setting is chosen on validation prompts."""
+        return [name for name in self.arms if self.settings(name).goal is not None]
 
 
 @dataclass
 class Score:
-    """Metrics of completions by name, and how uncertainty is reckoned."""
+    """Metrics of completions by name; the cluster column and seed of the bootstrap."""
 
-    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, Node] = field(default_factory=dict)
     cluster: str = "sample"
     seed: int = 0
-
-
-@dataclass
-class Autoencoders:
-    """Sparse autoencoders: at `sites` trained on completions of all prompts, `recorded` of each.
-
-    At the sites of `files` they are read from there, an `.npz` of Gemma Scope or a folder of
-    SAELens. `trained_at` is the name of their model, for files that do not say it, or where the
-    model is loaded by another name than they say.
-
-    Features are attributed and ablated in the completions of the prompts of `label`: `top` of each
-    site, and `random` draws of as many others. The metric is logit(`blank`) - logit(`line_break`)
-    after the last item's last token. `checked` attributions of each site are compared with true
-    ablations. For which topics there is a feature is compared over dictionaries of `sizes` at the
-    site `sizes_at`. Features that did not fire begin anew every `revive_every` steps of training,
-    or every quarter of all steps, at most 500.
-    """
-
-    label: str = MISSING
-    sites: list[str] = field(default_factory=list)
-    files: dict[str, str] = field(default_factory=dict)
-    trained_at: str | None = None
-    blank: str = " "
-    line_break: str = "\n"
-    recorded: int = 20
-    kind: str = "topk"
-    n_features: int = 512
-    k: int = 16
-    sparsity: float = 0.0
-    learning_rate: float = 1e-3
-    revive_every: int | None = None
-    passes: int = 5
-    top: int = 5
-    random: int = 3
-    checked: int = 50
-    sizes: list[int] = field(default_factory=list)
-    sizes_at: str | None = None
-    seed: int = 0
-
-    @property
-    def all_sites(self) -> list[str]:
-        """Of files, then those that are trained at."""
-        return [*self.files, *self.sites]
-
-    @property
-    def read(self) -> list[Path]:
-        """All files that `files` names, those in its folders too."""
-        places = map(Path, self.files.values())
-        return sorted(
-            path for place in places for path in (place.rglob("*") if place.is_dir() else [place])
-        )
 
 
 @dataclass
@@ -192,34 +126,42 @@ class Tracking:
 
 @dataclass
 class Study:
-    """A whole experiment: what is asked, of which model, with which prompts, done and measured.
+    """A complete experiment: question, model, prompts, interventions and measurements.
 
-    `code` is written by the compose stage: a digest of the source and data of each stage.
+    Its sections determine its stages. `code` is filled in on composition: a digest of the code and
+    data of each stage and each fit.
     """
 
     name: str = MISSING
     question: str = MISSING
     packages: list[str] = field(default_factory=list)
     model: Model = field(default_factory=Model)
-    dataset: dict[str, Any] = MISSING
+    dataset: Node = MISSING
     text: str | None = None
-    collect: Collect = field(default_factory=Collect)
-    vectors: Vectors = field(default_factory=Vectors)
-    sweep: Sweep = field(default_factory=Sweep)
+    collect: Collect | None = None
+    fits: dict[str, Node] = field(default_factory=dict)
+    sweep: Sweep | None = None
+    readings: dict[str, Node] = field(default_factory=dict)
     score: Score = field(default_factory=Score)
-    figures: dict[str, dict[str, Any]] = MISSING
-    autoencoders: Autoencoders | None = None
+    figures: dict[str, Node] = field(default_factory=dict)
     tracking: Tracking = field(default_factory=Tracking)
-    code: dict[str, str] = field(default_factory=dict)
+    code: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The whole study as plain containers."""
+        """Return the study as plain containers."""
         return dataclasses.asdict(self)
+
+    def value(self, key: str) -> Any:
+        """Return the value at a dotted key of the config: `score.seed`, `fits.directions`."""
+        value: Any = self.config
+        for name in key.split("."):
+            value = value[name]
+        return value
 
     @property
     def id(self) -> str:
-        """Hash of what the study's YAML resolves to, without tracking, which changes no result."""
+        """Hash of the study's resolved YAML, without tracking, which does not affect results."""
         config = {k: v for k, v in self.config.items() if k not in ("tracking", "code")}
         text = json.dumps(config, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -1,93 +1,157 @@
-"""Whether the values of a composed study can stand together: what needs neither model nor data."""
+"""Check the values of a composed study for consistency, without model or data."""
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from pipeline.config.sections import Arm, Study
+from pipeline.config.contracts import reads
+from pipeline.config.errors import at_key
+from pipeline.config.sections import Node, Study, Sweep
+from pipeline.measures.scale import TEXT_METRIC
+
+CLUSTERS = ("sample", "repeat", "split", "label", "topic")
 
 
 def check_values(study: Study) -> None:
-    """Fail in one line at the first value that cannot be.
+    """Fail with one line at the first invalid value.
 
     Raises:
         ValueError: names the key, the value and the valid ones.
     """
-    # torch and pandas are loaded where a study is composed, and not by every stage that reads it.
-    from pipeline.engine.decoding import Decoding
-    from pipeline.measures.scores import SAMPLE, TEXT_METRIC
-
-    metrics = _metrics(study, TEXT_METRIC)
-    if not any(arm.strengths for arm in study.sweep.arms.values()):
-        raise ValueError("sweep.arms: no arm has strengths, so nothing would be swept")
-    for name, arm in study.sweep.arms.items():
-        _check_arm(f"sweep.arms.{name}", arm)
-        _among(f"sweep.arms.{name}.metric", arm.metric, metrics)
-    for figure, settings in study.figures.items():
-        for names, valid in (
-            (("arm", "arms"), study.sweep.arms),
-            (("metric", "metrics"), [*metrics, TEXT_METRIC]),
-        ):
-            for name in names:
-                given = settings.get(name, [])
-                for value in given if isinstance(given, list) else [given]:
-                    _among(f"figures.{figure}.{name}", value, valid)
-    _among("score.cluster", study.score.cluster, SAMPLE)
+    metrics = _metrics(study)
+    if study.sweep is not None:
+        _check_sweep(study.sweep, metrics)
+    for key, node in all_nodes(study):
+        _check_reads(study, key, node)
+        _check_options(study, key, node, metrics)
+    _among("score.cluster", study.score.cluster, CLUSTERS)
     _among("tracking.mode", study.tracking.mode, ("offline", "online", "disabled"))
-    if not study.collect.components:
-        raise ValueError("collect.components is empty: there would be nothing to fit")
-    if study.vectors.positive == study.vectors.negative:
-        raise ValueError(f"vectors.negative: {study.vectors.negative!r} is vectors.positive too")
     _at_least("model.batch_tokens", study.model.batch_tokens, 1)
-    _at_least("collect.rows_per_shard", study.collect.rows_per_shard, 1)
-    for name, count in dataclasses.asdict(study.vectors.controls).items():
-        _at_least(f"vectors.controls.{name}", count, 0)
-    share = study.vectors.selection.layer_share if study.vectors.selection else 1.0
-    if not 0 < share <= 1:
-        raise ValueError(f"vectors.selection.layer_share: {share} is not above 0 and at most 1")
-    if study.sweep.decoding is not None:
-        Decoding(**dataclasses.asdict(study.sweep.decoding))
+    if study.collect is not None:
+        if not study.collect.components and not study.collect.sites:
+            raise ValueError("collect.components is empty, as collect.sites is: nothing to keep")
+        _at_least("collect.rows_per_shard", study.collect.rows_per_shard, 1)
 
 
-def _metrics(study: Study, of_texts: str) -> list[str]:
-    """Names of all metrics: each once, and of completions where there are any, and only there."""
-    of_logits, of_completions = study.sweep.logit_metrics, study.score.metrics
+def all_nodes(study: Study) -> Iterator[tuple[str, Node]]:
+    """Yield every node of the study with its key."""
+    yield "dataset", study.dataset
+    for key, nodes in (
+        ("fits", study.fits),
+        ("readings", study.readings),
+        ("figures", study.figures),
+        ("score.metrics", study.score.metrics),
+    ):
+        yield from ((f"{key}.{name}", node) for name, node in nodes.items())
+    if study.sweep is not None:
+        for name, node in study.sweep.logit_metrics.items():
+            yield f"sweep.logit_metrics.{name}", node
+        for arm in study.sweep.arms:
+            arm_node = study.sweep.node(arm)
+            if arm_node is not None:
+                yield f"sweep.arms.{arm}", arm_node
+
+
+def _metrics(study: Study) -> list[str]:
+    """List all metrics; check that names are unique and that scored completions are generated."""
+    of_completions = study.score.metrics
+    of_logits = study.sweep.logit_metrics if study.sweep is not None else {}
     for section, names in (("sweep.logit_metrics", of_logits), ("score.metrics", of_completions)):
-        if of_texts in names:
-            raise ValueError(f"{section}.{of_texts}: {of_texts!r} is measured on texts already")
+        if TEXT_METRIC in names:
+            raise ValueError(
+                f"{section}.{TEXT_METRIC}: {TEXT_METRIC!r} is measured on texts already"
+            )
     for name in of_logits:
         if name in of_completions:
             raise ValueError(f"sweep.logit_metrics.{name}: {name!r} is in score.metrics too")
-    if study.sweep.decoding is None:
-        for name in of_completions:
-            raise ValueError(
-                f"score.metrics.{name}: there is no completion to score, as sweep.decoding is null"
-            )
-        if study.autoencoders is not None:
-            raise ValueError("sweep.decoding: null, but autoencoders are trained on completions")
-    elif not of_completions:
-        raise ValueError("score.metrics is empty; sweep.decoding=null makes no completions either")
+    decoded = study.sweep is not None and study.sweep.decoding is not None
+    for name in () if decoded else of_completions:
+        raise ValueError(
+            f"score.metrics.{name}: there is no completion to score, as sweep.decoding is null"
+        )
     return [*of_logits, *of_completions]
 
 
-def _check_arm(key: str, arm: Arm) -> None:
-    for strength in arm.strengths:
-        if not math.isfinite(strength):
-            raise ValueError(f"{key}.strengths: {strength} is not a finite number")
-    for name in ("components", "positions"):
-        if arm.strengths and not getattr(arm, name):
-            raise ValueError(f"{key}.{name} is empty: the arm would change nothing")
-    for name in ("components", "positions", "strengths"):
-        values = getattr(arm, name)
-        if len(set(map(str, values))) < len(values):
-            raise ValueError(f"{key}.{name}: {values} has a value twice")
-    _among(f"{key}.goal", arm.goal, ("raise", "lower"))
+def _check_sweep(sweep: Sweep, metrics: list[str]) -> None:
+    if not sweep.arms:
+        raise ValueError("sweep.arms is empty: nothing would run")
+    for name in sweep.arms:
+        key, arm = f"sweep.arms.{name}", sweep.settings(name)
+        if arm.goal is not None:
+            _among(f"{key}.goal", arm.goal, ("raise", "lower"))
+            if arm.metric is None:
+                raise ValueError(f"{key}.metric: to {arm.goal} needs one; valid: {_list(metrics)}")
+            if sweep.node(name) is None:
+                raise ValueError(f"{key}.goal: the arm has no _target_, hence nothing to choose")
+        if arm.metric is not None:
+            _among(f"{key}.metric", arm.metric, metrics)
+        for split in arm.splits:
+            _among(f"{key}.splits", split, ("train", "val", "test"))
+    if sweep.decoding is not None:
+        # Imported here so that stages that only read studies do not load torch.
+        from pipeline.engine.decoding import Decoding
+
+        with at_key("sweep.decoding"):
+            Decoding(**dataclasses.asdict(sweep.decoding))
+    elif not sweep.logit_metrics:
+        raise ValueError("sweep.logit_metrics is empty and decoding is null: nothing would be made")
+
+
+def _check_reads(study: Study, key: str, node: Node) -> None:
+    """Fail if a node reads an input that no section of the study produces."""
+    sections = {
+        "store": ("collect", study.collect),
+        "completions": ("sweep.decoding", study.sweep and study.sweep.decoding),
+        "scores": ("sweep", study.sweep),
+        "summary": ("sweep", study.sweep),
+        "readings": ("readings", study.readings),
+    }
+    for name in reads(node):
+        section, value = sections.get(name, ("", True))
+        if not value:
+            raise ValueError(f"{key} reads {name}, but the study has no section `{section}`")
+
+
+def _check_options(study: Study, key: str, node: Node, metrics: list[str]) -> None:
+    """Check options whose names have a common meaning in all nodes against the study."""
+    arms = study.sweep.arms if study.sweep is not None else {}
+    valid_names = {"arm": arms, "metric": [*metrics, TEXT_METRIC], "reading": study.readings}
+    if not key.startswith(("sweep.", "score.", "dataset")):
+        for option, valid in valid_names.items():
+            for name in (option, f"{option}s"):
+                for value in _listed(node.get(name)):
+                    _among(f"{key}.{name}", value, valid)
+    for name in ("fit", "fits"):
+        for value in _listed(node.get(name)):
+            if "/" not in value:
+                _among(f"{key}.{name}", value, study.fits)
+    for name, value in node.items():
+        if isinstance(value, list):
+            if not value and key.startswith("sweep.arms."):
+                raise ValueError(f"{key}.{name} is empty: the arm would change nothing")
+            # The shares of a dataset may be equal.
+            if key != "dataset" and len(set(map(str, value))) < len(value):
+                raise ValueError(f"{key}.{name}: {value} has a value twice")
+        for number in _listed(value):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{key}.{name}: {number} is not a finite number")
+
+
+def _listed(value: Any) -> list[Any]:
+    """List the names in an option: a single value, a list, or a mapping's keys."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | dict) else [value]
 
 
 def _among(key: str, value: Any, valid: Collection[str]) -> None:
     if value not in valid:
-        raise ValueError(f"{key}: {value!r} is unknown; valid: {', '.join(valid)}")
+        raise ValueError(f"{key}: {value!r} is unknown; valid: {_list(valid)}")
+
+
+def _list(valid: Collection[str]) -> str:
+    return ", ".join(valid) or "none"
 
 
 def _at_least(key: str, value: int, least: int) -> None:

@@ -1,8 +1,9 @@
-"""Prompt sets: tables of instructions with labels and splits, rendered to a model's tokens.
+"""Load prompt sets: tables of instructions with labels and splits, tokenised for a model.
 
-A loader returns the columns of `COLUMNS`; `instruction` and `label` must be in the file, the
-others are filled in. A `raw` instruction is a text to be continued: no chat template is put around
-it. `subject` and `answer` are what the position rules of the same names look for.
+A loader returns the columns of `PROMPT_COLUMNS`, then the file's further columns. `instruction` and
+`label` are required in the file, the others have defaults. A `raw` instruction is continued as is,
+without a chat template. The position rules `subject` and `answer` locate the texts in the columns
+of the same names.
 """
 
 import hashlib
@@ -15,8 +16,10 @@ import pandas as pd
 from pipeline.data.tables import read_table
 from pipeline.model import chat
 
-COLUMNS = ("instruction", "label", "split", "topic", "demand", "subject", "answer", "raw")
+PROMPT_COLUMNS = ("instruction", "label", "split", "topic", "demand", "subject", "answer", "raw")
 SPLITS = ("train", "val", "test")
+RESERVED = ("sample", "prompt", "tokens", "condition", "arm", "role", "repeat", "metric", "score")
+"""Columns added by later stages."""
 
 
 def load_table(
@@ -29,59 +32,73 @@ def load_table(
     name: str | None = None,
     part: str = "train",
 ) -> pd.DataFrame:
-    """Prompts from a JSON, JSONL, CSV or Parquet file or a dataset of the hub, a row each.
+    """Load prompts from a JSON, JSONL, CSV or Parquet file or a Hub dataset, one per row.
 
     Args:
-        path: the file, a folder of such files, or OWNER/NAME on the hub.
-        columns: our column name -> the file's, for files that call them otherwise.
-        shares: of train, val and test, drawn within each label when the file has no split.
+        path: the file, a folder of such files, or OWNER/NAME on the Hub.
+        columns: our column name -> the file's, if they differ.
+        shares: of train, val and test, drawn within each label if the file has no split.
         seed: of that draw.
-        raw: whether the instructions are texts to be continued.
-        name: which configuration of a dataset with several.
-        part: which split of a dataset on the hub.
+        raw: whether instructions are continued as is, without a chat template.
+        name: the dataset configuration, if there are several.
+        part: the split of a Hub dataset.
 
     Raises:
-        ValueError: no such file, unknown format, no rows, a column that is not there, or a row
-            without its instruction, label or split.
+        ValueError: no such file, an unknown format, no rows, a missing column, or a row without
+            instruction, label or split.
     """
     renamed = columns or {}
-    texts = [column for column in COLUMNS if column != "raw"]
+    texts = [column for column in PROMPT_COLUMNS if column != "raw"]
     unknown = sorted(set(renamed) - set(texts))
     if unknown:
         raise ValueError(f"dataset column {unknown[0]!r} is unknown; valid: {', '.join(texts)}")
-    given = read_table(path, name=name, part=part)
-    frame = pd.DataFrame(index=given.index)
+    table = read_table(path, name=name, part=part)
+    frame = pd.DataFrame(index=table.index)
     for ours in texts:
         theirs = renamed.get(ours, ours)
-        if theirs in given:
-            empty = given[theirs].isna()
+        if theirs in table:
+            empty = table[theirs].isna()
             if empty.any() and ours in ("instruction", "label", "split"):
                 raise ValueError(f"{path}: row {empty.idxmax()} has no {theirs}")
-            frame[ours] = given[theirs].astype(str).mask(empty, "")
+            frame[ours] = table[theirs].astype(str).mask(empty, "")
         elif ours in ("instruction", "label") or ours in renamed:
             raise ValueError(
-                f"{path} has no column {theirs!r} for {ours}; it has: {', '.join(given.columns)}"
+                f"{path} has no column {theirs!r} for {ours}; it has: {', '.join(table.columns)}"
             )
         elif ours != "split":
             frame[ours] = ""
+    read = {renamed.get(ours, ours) for ours in texts}
+    for column in table.columns:
+        if column not in read:
+            frame[column] = table[column]
     if "split" not in frame:
         frame["split"] = draw_splits(frame["label"], shares or [0.6, 0.2, 0.2], seed)
     return checked(frame.assign(raw=raw), path)
 
 
 def fill_templates(
-    *, path: str, templates: dict[str, str], subjects: dict[str, str] | None = None
+    *,
+    path: str,
+    templates: dict[str, str],
+    subjects: dict[str, str] | None = None,
+    draws: int = 1,
 ) -> pd.DataFrame:
-    """Every topic of a file in every template; the template's name is the label.
+    """Fill every template with every topic of a file; the template's name is the label.
 
     Args:
         path: a file with the columns `topic` and `split`.
-        templates: label -> text with `{topic}` in it.
-        subjects: label -> what position rule `subject` looks for; the topic without one.
+        templates: label -> text containing `{topic}`.
+        subjects: label -> text that position rule `subject` locates; default: the topic.
+        draws: number of samples per prompt, `draw` 0, 1, ... Draws are ordered one after another,
+            so that adding draws does not change the sample numbers, and thus the sampling noise, of
+            earlier ones.
 
     Raises:
-        ValueError: as `load_table`; a template without `{topic}`; a subject of no template.
+        ValueError: as `load_table`; a template without `{topic}`; a subject without a template; no
+            draws.
     """
+    if draws < 1:
+        raise ValueError(f"dataset.draws: {draws} is less than 1")
     topics = read_table(path)
     for column in ("topic", "split"):
         if column not in topics:
@@ -91,8 +108,8 @@ def fill_templates(
     for label, template in templates.items():
         if "{topic}" not in template:
             raise ValueError(f"template {label} has no {{topic}}: {template!r}")
-    given = subjects or {}
-    for label in given:
+    subject_of = subjects or {}
+    for label in subject_of:
         if label not in templates:
             raise ValueError(f"subjects: {label!r} is no template; valid: {', '.join(templates)}")
     rows = [
@@ -102,18 +119,21 @@ def fill_templates(
             "split": row["split"],
             "topic": str(row["topic"]),
             "demand": "",
-            "subject": given.get(label, str(row["topic"])),
+            "subject": subject_of.get(label, str(row["topic"])),
             "answer": "",
             "raw": False,
         }
         for row in topics.to_dict("records")
         for label, template in templates.items()
     ]
-    return checked(pd.DataFrame(rows), path)
+    prompts = checked(pd.DataFrame(rows), path)
+    if draws == 1:
+        return prompts
+    return pd.concat([prompts.assign(draw=draw) for draw in range(draws)], ignore_index=True)
 
 
 def load_texts(path: str) -> pd.DataFrame:
-    """Texts of a file's column `text`, numbered by `sample`.
+    """Load the texts of a file's column `text`, numbered by `sample`.
 
     Raises:
         ValueError: as `load_table`.
@@ -147,14 +167,14 @@ def tokenise(
 
 
 def dataset_digest(frame: pd.DataFrame) -> str:
-    """Hash of what the model is given: sample numbers and tokens."""
-    given = frame[["sample", "tokens"]].to_dict("records")
-    content = repr([(int(row["sample"]), [int(t) for t in row["tokens"]]) for row in given])
+    """Hash the model's input: sample numbers and tokens."""
+    inputs = frame[["sample", "tokens"]].to_dict("records")
+    content = repr([(int(row["sample"]), [int(t) for t in row["tokens"]]) for row in inputs])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def draw_splits(labels: pd.Series, shares: list[float], seed: int) -> np.ndarray:
-    """Train, val or test for every row, drawn within each label.
+    """Assign train, val or test to every row, stratified by label.
 
     Raises:
         ValueError: the shares do not sum to 1.
@@ -172,8 +192,12 @@ def draw_splits(labels: pd.Series, shares: list[float], seed: int) -> np.ndarray
 
 
 def checked(frame: pd.DataFrame, path: str) -> pd.DataFrame:
-    """The columns of `COLUMNS`, once the splits are known to be ours."""
+    """Check splits and column names; return the columns of `PROMPT_COLUMNS`, then all others."""
+    for column in frame.columns:
+        if column in RESERVED:
+            raise ValueError(f"{path}: a column of its own may not be called {column!r}; rename it")
     unknown = sorted(set(frame["split"]) - set(SPLITS))
     if unknown:
         raise ValueError(f"{path}: split {unknown[0]!r} is unknown; valid: {', '.join(SPLITS)}")
-    return frame[list(COLUMNS)].reset_index(drop=True)
+    extra_columns = [column for column in frame.columns if column not in PROMPT_COLUMNS]
+    return frame[[*PROMPT_COLUMNS, *extra_columns]].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Pairs of input and output, in the files that published work keeps them in."""
+"""Load input-output pairs in published file formats."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,14 @@ def load_pairs(
     shares: list[float] = [0.7, 0.09, 0.21],  # noqa: B006 - never changed
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Lists of `{"input": ..., "output": ...}`, a file per task, as texts to be continued.
+    """Load lists of `{"input": ..., "output": ...}`, one file per task, as raw prompts.
 
-    The input is the row's subject, the output after a space its answer, the task its label and
-    topic. The shares are those of Todd et al. 2024, whose `dataset_files` have this form.
+    The input is the subject, a space and the output are the answer, the task is label and topic.
+    Format and default shares are those of Todd et al. 2024 (`dataset_files`).
 
     Args:
         paths: label -> file.
-        template: of the text, with `{input}` in it.
+        template: of the prompt, containing `{input}`.
         shares: of train, val and test within a task.
         seed: of that draw.
 
@@ -52,14 +52,14 @@ def load_relation(
     shares: list[float] = [0.6, 0.2, 0.2],  # noqa: B006 - never changed
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Relations as `{"name", "prompt_templates", "samples": [{"subject", "object"}]}`, a file each.
+    """Load relations: `{"name", "prompt_templates", "samples": [{"subject", "object"}]}` per file.
 
-    A row is the template with the subject in it, a text to be continued; its answer is the object
-    after a space, its topic the relation's name. This is the form of Hernandez et al. 2024.
+    Each row is a raw prompt, the template filled with the subject; its answer is a space and the
+    object, its topic the relation's name. The format is that of Hernandez et al. 2024.
 
     Args:
         paths: label -> file.
-        template: which of the relation's prompt templates, from 0.
+        template: index of the relation's prompt template, from 0.
         shares: of train, val and test within a relation.
         seed: of that draw.
 

@@ -1,84 +1,71 @@
-"""Position rules of a study: which tokens of every prompt are collected or edited."""
+"""Position rules: which tokens of each prompt to collect or edit."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from pipeline.config.sections import Study
-from pipeline.config.study import at_key
-from pipeline.engine.conditions import RULES, Places, Positions, check_rule
+from pipeline.engine.conditions import POSITION_RULES, Positions, PromptPositions, check_rule
 from pipeline.model import chat
-from pipeline.model.loading import load_tokenizer
 
-COLLECTED = ("last", "template", "all", "subject", "answer")
-"""`last`: the prompt's last token. `template`: the tokens that the chat template puts after the
-instruction. `all`: every token. `subject`: the last token of the prompt's `subject`. `answer`: the
-tokens of its `answer`, which then follows the prompt.
+COLLECTED = ("last", "template", "all", "subject", "answer", "completion")
+"""`last`: the prompt's last token. `template`: the chat template's tokens after the instruction.
+`all`: every token. `subject`: the last token of the prompt's `subject`. `answer`: the tokens of its
+`answer`, appended to the prompt. `completion`: the recorded completion (`completion_tokens`),
+appended to the prompt, and the token before it; of a prompt shared by several completions, all
+tokens are included with the first completion, except the sequence's first token, whose activations
+are outliers in many models.
 
-A list of integers names positions outright: from the start, or from the prompt's end if negative.
+A list of integers gives positions explicitly: from the start, or from the prompt's end if negative.
 """
-EDITED = (*RULES, "template", "subject", "answer")
-"""In a sweep, `answer` names the tokens of a completion that stand where the answer's would."""
+EDITED = (*POSITION_RULES, "template", "subject", "answer")
+"""In a sweep, `answer` is the completion tokens at the positions that the answer would have."""
 Tokens = list[int]
 Place = tuple[int, ...]
 
 
-def place(
+def locate(
     dataset: pd.DataFrame, tokenizer: Any, rule: Any, *, variables: Mapping[str, Any] | None = None
 ) -> tuple[dict[int, Tokens], dict[int, Place]]:
-    """Tokens of every sample, and the absolute positions that the rule names among them.
+    """Return every sample's tokens, and the absolute positions that the rule names.
 
     Args:
-        dataset: prompts with `sample`, `prompt`, `tokens`, `subject`, `answer` and
-            `raw`.
-        tokenizer: what made the tokens.
+        dataset: prompts with `sample`, `prompt`, `tokens`, `subject`, `answer`, `raw` and, for
+            `completion`, `completion_tokens`.
+        tokenizer: of the tokens.
         rule: one of `COLLECTED`, or a list of positions.
         variables: of the chat template.
 
     Raises:
-        ValueError: an unknown rule, a position outside of a prompt, a subject that is not in its
-            prompt, or no answer; names the sample.
+        ValueError: an unknown rule, a position outside the prompt, a subject that does not occur in
+            its prompt, or a missing answer; names the sample.
     """
     check_rule(rule, COLLECTED)
     find = _finder(tokenizer, rule, variables)
     tokens: dict[int, Tokens] = {}
-    places: dict[int, Place] = {}
+    positions_by_sample: dict[int, Place] = {}
     for row in dataset.to_dict("records"):
         sample = row["sample"]
         try:
-            tokens[sample], places[sample] = find(row)
+            tokens[sample], positions_by_sample[sample] = find(row)
         except ValueError as error:
             raise ValueError(f"positions {rule!r} of sample {sample}: {error}") from error
-    return tokens, places
+    return tokens, positions_by_sample
 
 
 def resolve(
     dataset: pd.DataFrame, tokenizer: Any, rule: Any, *, variables: Mapping[str, Any] | None = None
 ) -> Positions:
-    """What a rule of a sweep, one of `EDITED` or a list, is to the engine in a run of the dataset.
+    """Convert a sweep's rule, one of `EDITED` or a list, to the engine's positions for a dataset.
 
     Raises:
         ValueError: as `place`.
     """
     check_rule(rule, EDITED)
-    if rule in RULES:
+    if rule in POSITION_RULES:
         return rule
-    _, places = place(dataset, tokenizer, rule, variables=variables)
-    return Places(str(rule), list(places.values()))
-
-
-def collected(
-    study: Study, dataset: pd.DataFrame
-) -> tuple[dict[int, list[int]], dict[int, tuple[int, ...]]]:
-    """Tokens of the samples that are collected, and the positions to keep: `positions.place`."""
-    with at_key("collect.positions"):
-        return place(
-            dataset[dataset["split"] == "train"],
-            load_tokenizer(study.model.path, study.model.revision),
-            study.collect.positions,
-            variables=study.model.template,
-        )
+    _, positions_by_sample = locate(dataset, tokenizer, rule, variables=variables)
+    return PromptPositions(str(rule), list(positions_by_sample.values()))
 
 
 def _finder(
@@ -86,6 +73,8 @@ def _finder(
 ) -> Callable[[dict[str, Any]], tuple[Tokens, Place]]:
     if rule == "answer":
         return lambda row: chat.with_answer(tokenizer, row["prompt"], row["answer"], raw=row["raw"])
+    if rule == "completion":
+        return _completion_finder()
     if rule == "subject":
         return lambda row: (
             list(row["tokens"]),
@@ -98,6 +87,21 @@ def _finder(
         return lambda row: (list(row["tokens"]), _region(row, length))
     listed = [-1] if rule == "last" else rule
     return lambda row: (list(row["tokens"]), _inside(listed, len(row["tokens"])))
+
+
+def _completion_finder() -> Callable[[dict[str, Any]], tuple[Tokens, Place]]:
+    prompts: set[tuple[int, ...]] = set()
+
+    def find(row: dict[str, Any]) -> tuple[Tokens, Place]:
+        if "completion_tokens" not in row:
+            raise ValueError("the dataset has no recorded completions")
+        prompt = tuple(map(int, row["tokens"]))
+        tokens = [*prompt, *map(int, row["completion_tokens"])]
+        first = len(prompt) - 1 if prompt in prompts else 1
+        prompts.add(prompt)
+        return tokens, tuple(range(first, len(tokens)))
+
+    return find
 
 
 def _region(row: dict[str, Any], length: int) -> Place:

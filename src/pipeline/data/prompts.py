@@ -1,32 +1,76 @@
-"""A study's prompts and texts as its model is given them."""
+"""Render, tokenise and select prompts and texts."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
-from pipeline.config.sections import Study
-from pipeline.config.study import at_key, target
 from pipeline.data import datasets
 from pipeline.model import chat
-from pipeline.model.loading import load_tokenizer
 
 
-def build_dataset(study: Study) -> pd.DataFrame:
-    """The study's prompts as its model is given them."""
-    frame = target(study.dataset)()
+def tokenised_prompts(
+    frame: pd.DataFrame,
+    tokenizer: Any,
+    *,
+    system: str | None = None,
+    variables: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Render and tokenise a dataset; warn if the chat template or its system turn is missing.
+
+    Raises:
+        ValueError: the dataset is empty.
+    """
     if frame.empty:
-        raise ValueError(f"dataset {study.dataset} is empty")
-    tokenizer = load_tokenizer(study.model.path, study.model.revision)
+        raise ValueError("dataset is empty")
     if not frame["raw"].all():
-        chat.announce(tokenizer, study.model.system)
-    return datasets.tokenise(
-        frame, tokenizer, system=study.model.system, variables=study.model.template
-    )
+        chat.announce(tokenizer, system)
+    return datasets.tokenise(frame, tokenizer, system=system, variables=variables)
 
 
-def build_texts(study: Study) -> pd.DataFrame:
-    """The unrelated texts that side effects are measured on, tokenised; no rows without any."""
-    if study.text is None:
+def tokenised_texts(path: str | None, tokenizer: Any) -> pd.DataFrame:
+    """Tokenise the unrelated texts that side effects are measured on; without a path, no rows.
+
+    Raises:
+        ValueError: as `datasets.load_texts`.
+    """
+    if path is None:
         return pd.DataFrame({"sample": [], "tokens": []})
-    with at_key("text"):
-        texts = datasets.load_texts(study.text)
-    tokenizer = load_tokenizer(study.model.path, study.model.revision)
+    texts = datasets.load_texts(path)
     return texts.assign(tokens=[tokenizer.encode(text) for text in texts["text"]])
+
+
+def select_prompts(
+    prompts: pd.DataFrame, wanted: Any, splits: list[str] | None = None
+) -> pd.DataFrame:
+    """Select the rows that an arm or a fit names.
+
+    Args:
+        prompts: the dataset.
+        wanted: a label; column -> value or list of values; None: every row.
+        splits: the splits to select from; None: all.
+
+    Raises:
+        ValueError: an unknown column, a value that no row has, or an empty selection; names the
+            valid ones.
+    """
+    columns = wanted if isinstance(wanted, Mapping) else {"label": wanted} if wanted else {}
+    for column, values in columns.items():
+        if column not in prompts:
+            raise ValueError(f"no column {column!r}; valid: {', '.join(map(str, prompts))}")
+        present = prompts[column].unique().tolist()
+        for value in values if isinstance(values, list) else [values]:
+            if value not in present:
+                valid = ", ".join(map(str, sorted(present)[:20]))
+                raise ValueError(f"no prompt has {column} {value!r}; valid: {valid}")
+        chosen = values if isinstance(values, list) else [values]
+        prompts = prompts[prompts[column].isin(chosen)]
+    if splits is not None:
+        there = prompts[prompts["split"].isin(splits)]
+        if there.empty:
+            raise ValueError(
+                f"no prompt of {wanted or 'the dataset'} is in {', '.join(splits)}; "
+                f"they are in: {', '.join(sorted(prompts['split'].unique())) or 'none'}"
+            )
+        prompts = there
+    return prompts

@@ -1,4 +1,4 @@
-"""Tables from files in several formats, from folders of such files, and from the hub."""
+"""Read tables from files of several formats, from folders, and from the Hugging Face Hub."""
 
 import sys
 from pathlib import Path
@@ -11,15 +11,15 @@ _READERS = {".jsonl": "lines", ".json": "json", ".csv": "csv", ".parquet": "parq
 
 
 def read_table(path: str, *, name: str | None = None, part: str = "train") -> pd.DataFrame:
-    """A file as a table; or a part of a dataset, by its hub id or its folder as on the hub.
+    """Read a file, or one split of a dataset given by its Hub id or a folder in the Hub's layout.
 
     Args:
         path: a JSON, JSONL, CSV or Parquet file, a folder, or OWNER/NAME.
-        name: which of the dataset's configurations, if it has several.
-        part: which of its splits; a file has none.
+        name: the dataset configuration, if there are several.
+        part: the split; files have none.
 
     Raises:
-        ValueError: nothing there, an unknown format, part or configuration, or no rows.
+        ValueError: a missing path, an unknown format, split or configuration, or no rows.
     """
     file = Path(path)
     if file.is_dir() or (is_hub_id(path) and file.suffix not in _READERS):

@@ -60,7 +60,7 @@ def perplexity(model: Any, tokenizer: Any, texts: list[str], *, seed: int = SEED
             logits = model(ids).logits[0, :-1].float()
         losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
         tables.append(pd.DataFrame({"metric": "loss", "text": number, "score": losses.numpy()}))
-    found = summarise(pd.concat(tables), ["metric"], cluster="text", seed=seed).iloc[0]
+    found = summarise(pd.concat(tables), ["metric"], shares=[], cluster="text", seed=seed).iloc[0]
     row = {
         "behaviour": "text",
         "core": False,
@@ -98,7 +98,9 @@ def _prompt(tokenizer: Any, case: Case) -> str:
 
 
 def _mean(aim: Measure, cases: list[Case], texts: list[str], seed: int) -> pd.Series:
-    scores = [float(aim.score(case, text)) for case, text in zip(cases, texts, strict=True)]
+    scores = [aim.score(case, text) for case, text in zip(cases, texts, strict=True)]
+    share = all(isinstance(score, bool) or math.isnan(score) for score in scores)
     topics = [case.topic for case in cases]
-    table = pd.DataFrame({"metric": aim.name, "topic": topics, "score": scores})
-    return summarise(table, ["metric"], cluster="topic", seed=seed).iloc[0]
+    table = pd.DataFrame({"metric": aim.name, "topic": topics, "score": map(float, scores)})
+    shares = [aim.name] if share else []
+    return summarise(table, ["metric"], shares=shares, cluster="topic", seed=seed).iloc[0]

@@ -4,15 +4,18 @@ import json
 from pathlib import Path
 from random import Random
 
+from pipeline.embedded import prompt_tables
 from pipeline.embedded.behaviours import lists, refusal, text
 
 
 def write_study_data(folder: Path, seed: int) -> None:
-    """Write instructions.jsonl, list_topics.jsonl and plain_text.jsonl."""
+    """Write each table as FOLDER/NAME.jsonl."""
     tables = {
         "instructions": refusal.instructions(Random(seed)),
         "list_topics": lists.topics(),
         "plain_text": text.held_out(Random(seed)),
+        "quoted_questions": prompt_tables.quoted_questions(),
+        "two_hops": prompt_tables.two_hops(Random(seed)),
     }
     for name, rows in tables.items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

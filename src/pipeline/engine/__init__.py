@@ -1,1 +1,1 @@
-"""Many conditions at once over one model."""
+"""Run many conditions over one model in shared batches."""

@@ -1,4 +1,4 @@
-"""Rows that are decoded together; they leave and others enter."""
+"""Continuous batching: rows leave a decoding batch as they finish, and new rows join."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +11,19 @@ from transformers import DynamicCache
 
 from pipeline.engine.cache import cache_of, joined, selected
 from pipeline.engine.edit_table import EditTable
-from pipeline.model.hooks import positions
+from pipeline.model.hooks import token_positions
 from pipeline.model.loading import LanguageModel
 
 
 @dataclass
 class Batch:
-    """Left-padded rows between two steps.
+    """State of left-padded rows between two decoding steps.
 
-    `rows` are their numbers in the chunk and `latest` their last tokens, which the cache does not
-    hold yet; `mask` is that of the tokens it holds.
+    Attributes:
+        rows: index of each row in the chunk.
+        latest: last token of each row, not yet in the KV cache.
+        mask: attention mask of the tokens in the cache.
+        cache: KV cache.
     """
 
     rows: list[int]
@@ -29,9 +32,9 @@ class Batch:
     cache: DynamicCache
 
     def step(self, model: LanguageModel, table: EditTable) -> Float[Tensor, "rows vocab"]:
-        """Feed the last token of each row, and return the logits after it."""
+        """Feed the last token of each row and return the next-token logits."""
         self.mask = pad(self.mask, (0, 1), value=1)
-        absolute = positions(self.mask)[:, -1:]
+        absolute = token_positions(self.mask)[:, -1:]
         table.set_positions(absolute)
         return model.hf(
             self.latest[:, None],
@@ -42,7 +45,7 @@ class Batch:
         ).logits[:, -1]
 
     def keep(self, stay: Sequence[int]) -> "Batch | None":
-        """The rows at these indexes, without the pads that all of them begin with."""
+        """Select rows by index and drop padding columns that they all share; None if no row."""
         if not stay or len(stay) == len(self.rows):
             return self if stay else None
         index = torch.tensor(stay)
@@ -59,7 +62,7 @@ class Batch:
 
 
 def join(batches: Sequence[Batch]) -> Batch | None:
-    """One batch of the rows of all, the narrower ones padded on the left; None of none."""
+    """Concatenate batches, left-padding the narrower ones; None if there is no batch."""
     if len(batches) < 2:
         return batches[0] if batches else None
     width = max(batch.mask.shape[1] for batch in batches)

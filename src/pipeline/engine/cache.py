@@ -1,4 +1,4 @@
-"""Keys and values of rows that leave and enter, and that grow by a token at a time."""
+"""KV cache with preallocated memory, whose rows can be selected and concatenated."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,18 +9,18 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 _ROOM = 32
-"""Tokens that there is memory for behind those that are held, where rows are decoded."""
+"""Tokens to preallocate beyond the current length while decoding."""
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values of one block [rows, head, pos, width], with room behind them.
+    """Keys and values of one block [rows, head, pos, width], with spare capacity.
 
-    Transformers' own layer copies all it holds with every token; this one when the room is full.
+    `DynamicLayer` copies the whole cache for every token; this one only when it is full.
 
     Args:
         keys: memory for keys, of which the first `held` positions are in use.
-        values: the same.
-        held: number of tokens.
+        values: memory for values, in the same way.
+        held: number of cached tokens.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, held: int) -> None:
@@ -35,33 +35,35 @@ class GrowingLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Append keys and values of new tokens; returns all."""
-        held = self.get_seq_length()
-        tokens = held + key_states.shape[2]
+        """Append keys and values of new tokens, and return all keys and values."""
+        n_cached = self.get_seq_length()
+        tokens = n_cached + key_states.shape[2]
         keys, values = self._memory
         if tokens > keys.shape[2]:
-            room = tokens - held + _ROOM
-            keys, values = (_aligned([states], held, room) for states in (self.keys, self.values))
+            room = tokens - n_cached + _ROOM
+            keys, values = (
+                _aligned([states], n_cached, room) for states in (self.keys, self.values)
+            )
             self._memory = keys, values
-        keys[:, :, held:tokens] = key_states
-        values[:, :, held:tokens] = value_states
+        keys[:, :, n_cached:tokens] = key_states
+        values[:, :, n_cached:tokens] = value_states
         self._show(tokens)
         return self.keys, self.values
 
 
 def cache_of(layers: Iterable[DynamicLayer]) -> DynamicCache:
-    """A cache that has these layers."""
+    """Build a KV cache from layers."""
     cache = DynamicCache()
     cache.layers.extend(layers)
     return cache
 
 
 def view(layer: DynamicLayer, held: int) -> DynamicLayer:
-    """The first tokens of a layer, not copied."""
-    seen = DynamicLayer()
-    seen.lazy_initialization(layer.keys, layer.values)
-    seen.keys, seen.values = layer.keys[:, :, :held], layer.values[:, :, :held]
-    return seen
+    """Return the first `held` tokens of a layer, without a copy."""
+    prefix = DynamicLayer()
+    prefix.lazy_initialization(layer.keys, layer.values)
+    prefix.keys, prefix.values = layer.keys[:, :, :held], layer.values[:, :, :held]
+    return prefix
 
 
 def selected(
@@ -71,26 +73,26 @@ def selected(
     *,
     room: int = _ROOM,
 ) -> GrowingLayer:
-    """Copies of rows of a layer, of these positions, with room for so many more.
+    """Copy rows and positions of a layer, with capacity for `room` more tokens.
 
-    By `index_select`, which on a CPU is eight times as fast as brackets.
+    `index_select` is eight times as fast as indexing on a CPU.
     """
 
-    def taken(states: Tensor) -> Tensor:
-        own = states[:, :, positions]
-        memory = _memory(own, len(index), own.shape[2] + room)
-        torch.index_select(own, 0, index.to(own.device), out=memory[:, :, : own.shape[2]])
+    def copied(states: Tensor) -> Tensor:
+        sliced = states[:, :, positions]
+        memory = _memory(sliced, len(index), sliced.shape[2] + room)
+        torch.index_select(sliced, 0, index.to(sliced.device), out=memory[:, :, : sliced.shape[2]])
         return memory
 
-    held = layer.keys[:, :, positions].shape[2]
-    return GrowingLayer(taken(layer.keys), taken(layer.values), held)
+    length = layer.keys[:, :, positions].shape[2]
+    return GrowingLayer(copied(layer.keys), copied(layer.values), length)
 
 
 def joined(layers: Sequence[DynamicLayer]) -> GrowingLayer:
-    """The rows of all, the shorter ones behind zeros."""
-    held = max(layer.get_seq_length() for layer in layers)
+    """Concatenate the rows of layers, left-padding the shorter ones with zeros."""
+    length = max(layer.get_seq_length() for layer in layers)
     keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
-    return GrowingLayer(_aligned(keys, held, _ROOM), _aligned(values, held, _ROOM), held)
+    return GrowingLayer(_aligned(keys, length, _ROOM), _aligned(values, length, _ROOM), length)
 
 
 def _memory(
@@ -100,11 +102,11 @@ def _memory(
 
 
 def _aligned(parts: Sequence[Tensor], end: int, room: int) -> Tensor:
-    """The rows of all parts, each part's last token before `end`, with room behind."""
+    """Concatenate rows, right-aligned so that each part ends at `end`, with `room` after it."""
     memory = _memory(parts[0], sum(map(len, parts)), end + room)
     for rows, part in zip(memory.split([len(part) for part in parts]), parts, strict=True):
         begin = end - part.shape[2]
-        # Pads are masked, which hides any number but nan.
+        # The attention mask hides any padding value except NaN.
         rows[:, :, :begin] = 0
         rows[:, :, begin:end] = part
     return memory

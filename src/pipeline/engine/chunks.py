@@ -1,6 +1,7 @@
-"""How work is packed: a pure function of what is asked, so that every run packs alike.
+"""Pack prompts and conditions into chunks and batches.
 
-A chunk is the unit of work and of resuming: a block of prompts times a group of conditions.
+A chunk is a block of prompts times a group of conditions: the unit of work and of resuming.
+Packing is a pure function of its arguments, so a resumed run gets the same chunks.
 """
 
 import itertools
@@ -14,7 +15,7 @@ from pipeline.model.loading import LanguageModel
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence of a batch: indexes of its condition and prompt, and which repeat it is."""
+    """One sequence of a batch, given by condition index, prompt index and repeat number."""
 
     condition: int
     prompt: int
@@ -23,7 +24,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows in the order they run, at most `slots` at a time: as some end, others enter."""
+    """Rows in the order they run, at most `slots` at a time: new rows replace finished ones."""
 
     number: int
     rows: tuple[Row, ...]
@@ -31,21 +32,21 @@ class Chunk:
 
 
 _WAVES = 4
-"""Rows of a chunk for each that runs at a time: enough to enter, and little to lose."""
+"""Rows of a chunk per slot: enough to refill slots, few enough to lose little in a crash."""
 
 _CONDITIONS = 4
-"""A block is as small as lets this many conditions of it be held at a time, to share its clean run
-and pad less."""
+"""Conditions of a block that fit into a batch together: they share its clean run, and smaller
+blocks need less padding."""
 
 _PASS = 1024
-"""Tokens of a pass on a CPU: of more, what an operation leaves is in no cache, and lies in memory
-that the system hands out anew each time."""
+"""Tokens of a forward pass on a CPU. In larger passes, results of an operation outgrow the CPU
+cache and live in memory that the system allocates anew each time."""
 
 _READ = 512
-"""The same where prompts are only read: as fast, and short ones are padded less."""
+"""Tokens of a forward pass without decoding on a CPU: as fast as 1024, with less padding."""
 
 CHUNK_TOKENS = 1024
-"""Tokens of a chunk of prompts that are only read; several conditions of it may run in a pass."""
+"""Tokens of a chunk without decoding; one pass may run several conditions of it."""
 
 
 def plan(
@@ -56,15 +57,15 @@ def plan(
     new_tokens: int = 0,
     repeats: int = 1,
 ) -> list[Chunk]:
-    """Pack conditions x prompts x repeats into chunks whose rows hold `batch_tokens` at a time.
+    """Pack conditions x prompts x repeats into chunks that run `batch_tokens` at a time.
 
-    Prompts are taken in order of length. A row counts as the longest sequence of its block,
-    `new_tokens` included; a single row over the budget runs alone. The keys and values of a block's
-    clean run, which its conditions share, come on top: a quarter of that at most where there are
-    four conditions or more.
+    Prompts are sorted by length. Every row is charged the padded length of its block plus
+    `new_tokens`; a single row over the budget runs alone. The KV cache of the block's clean run,
+    shared by its conditions, is not in the budget: it adds at most a quarter with four or more
+    conditions.
 
     Raises:
-        ValueError: `batch_tokens` below 1, or no condition.
+        ValueError: `batch_tokens` is below 1, or there is no condition.
     """
     _check_any(n_conditions)
     return list(
@@ -75,10 +76,12 @@ def plan(
 def plan_decodings(
     decodings: Sequence[Decoding], lengths: Sequence[int], *, batch_tokens: int
 ) -> list[Chunk]:
-    """Pack conditions as `plan` does, those of one decoding together; each has one of `decodings`.
+    """Pack conditions as `plan` does, with one decoding per chunk.
+
+    `decodings` has one entry per condition.
 
     Raises:
-        ValueError: `batch_tokens` below 1, or no condition.
+        ValueError: `batch_tokens` is below 1, or there is no condition.
     """
     _check_any(len(decodings))
     chunks: list[Chunk] = []
@@ -103,7 +106,7 @@ def _packed(
     repeats: int,
     first: int = 0,
 ) -> Iterator[Chunk]:
-    """Chunks of these conditions, numbered from `first`."""
+    """Yield the chunks of the given conditions, numbered from `first`."""
     number = itertools.count(first)
     share = block_tokens(batch_tokens, len(conditions))
     for block in blocks(lengths, share, new_tokens=new_tokens, repeats=repeats):
@@ -120,7 +123,7 @@ def _packed(
 
 
 def divided(chunk: Chunk, parts: int) -> list[Chunk]:
-    """The same rows as chunks that hold a part of the tokens at a time: fewer prompts and slots."""
+    """Split a chunk into smaller ones with 1 / `parts` of its prompts and slots each."""
     prompts = sorted({row.prompt for row in chunk.rows})
     size = math.ceil(len(prompts) / parts)
     slots = max(1, min(chunk.slots, len(chunk.rows)) // parts)
@@ -135,10 +138,10 @@ def divided(chunk: Chunk, parts: int) -> list[Chunk]:
 
 
 def block_tokens(batch_tokens: int, n_conditions: int) -> int:
-    """Tokens of a block of prompts, of which several conditions are held at a time.
+    """Return the token budget of a block, so that up to four conditions of it fill a batch.
 
     Raises:
-        ValueError: `batch_tokens` below 1.
+        ValueError: `batch_tokens` is below 1.
     """
     _check(batch_tokens)
     return max(1, batch_tokens // min(_CONDITIONS, n_conditions))
@@ -147,11 +150,11 @@ def block_tokens(batch_tokens: int, n_conditions: int) -> int:
 def blocks(
     lengths: Sequence[int], batch_tokens: int, *, new_tokens: int = 0, repeats: int = 1
 ) -> Iterator[list[int]]:
-    """Prompts by length, cut where the padded block would pass the budget."""
+    """Sort prompts by length and split them where the padded block would exceed the budget."""
     _check(batch_tokens)
     block: list[int] = []
     for prompt in sorted(range(len(lengths)), key=lambda p: (lengths[p], p)):
-        # In order of length, the newcomer is the longest.
+        # Prompts are sorted by length: this one is the longest of its block.
         cost = (len(block) + 1) * repeats * (lengths[prompt] + new_tokens)
         if block and cost > batch_tokens:
             yield block
@@ -162,18 +165,18 @@ def blocks(
 
 
 def passes(model: LanguageModel, lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Prompts of each pass that reads them, on a CPU of at most 512 tokens.
+    """Group prompts into forward passes without decoding, of at most 512 tokens on a CPU.
 
-    Of 100 prompts of 16 to 64 tokens, pads are 8 % then, and 15 % in passes of 1024.
+    With 100 prompts of 16 to 64 tokens, 8 % is padding; in passes of 1024 tokens it is 15 %.
     """
     return list(blocks(lengths, _at_most(_READ, model, batch_tokens)))
 
 
 def pass_tokens(model: LanguageModel, batch_tokens: int) -> int:
-    """Tokens of a pass of conditions, at most the budget.
+    """Return the token budget of a forward pass under conditions: at most 1024 on a CPU.
 
-    On a CPU 1024: more are slower there (a base model over 500 prompts: 13.1 s, at 4096 16.6 s),
-    fewer as well where rows of a block compute one token each (60 conditions: 4.9 s, at 512 6.2 s).
+    Larger passes are slower there (a base model over 500 prompts: 13.1 s, with 4096 tokens 16.6 s).
+    So are smaller ones if each row computes one token (60 conditions: 4.9 s, with 512 6.2 s).
     """
     return _at_most(_PASS, model, batch_tokens)
 
@@ -184,7 +187,7 @@ def _at_most(tokens: int, model: LanguageModel, batch_tokens: int) -> int:
 
 def _check_any(n_conditions: int) -> None:
     if n_conditions < 1:
-        raise ValueError("there is no condition to run; an unedited one is `Condition()`")
+        raise ValueError("no condition to run; the unedited model is `Condition()`")
 
 
 def _check(batch_tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""Activations of prompts at sites: token-budget batches over length-sorted prompts."""
+"""Collect activations at sites, in batches of prompts sorted by length."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -26,14 +26,17 @@ def collect(
     *,
     batch_tokens: int = 16384,
 ) -> tuple[dict[Site, Tensor], pd.DataFrame]:
-    """Activations [rows, width] at each site, and the rows' `prompt`, `position` and `token`.
+    """Collect activations [rows, width] at each site, at the positions that a rule selects.
 
-    Rows stand in the order of the prompts and, within one, of positions. Each pass stops at the
-    deepest site and computes no logits; only the positions that the rule names are kept.
+    Each forward pass stops at the deepest site and computes no logits.
+
+    Returns:
+        Activations by site, and a table of each row's `prompt`, `position` and `token`. Rows are
+        sorted by prompt, then by position.
 
     Raises:
-        ValueError: an unknown rule, a site the model does not have, or a prompt in which the rule
-            names nothing.
+        ValueError: an unknown rule, a site that the model does not have, or a prompt in which the
+            rule selects no token.
     """
     check_rule(rule)
     check_context(model, prompts)
@@ -56,8 +59,8 @@ def _collect(
         ids, mask = model.pad([prompts[p] for p in block])
         absolute, chosen = _chosen(prompts, block, rule, mask)
         if not bool(chosen.any(1).all()):
-            short = block[int((~chosen.any(1)).nonzero()[0, 0])]
-            raise ValueError(f"positions {rule!r} name no token of prompt {short}")
+            unmatched = block[int((~chosen.any(1)).nonzero()[0, 0])]
+            raise ValueError(f"positions {rule!r} name no token of prompt {unmatched}")
         rows, columns = chosen.nonzero(as_tuple=True)
         frame = pd.DataFrame(
             {
@@ -69,17 +72,17 @@ def _collect(
         frames.append(frame)
     table = pd.concat(frames, ignore_index=True)
     order = np.lexsort((table["position"], table["prompt"]))
-    places = torch.from_numpy(np.argsort(order)).split([len(frame) for frame in frames])
+    row_numbers = torch.from_numpy(np.argsort(order)).split([len(frame) for frame in frames])
     gathered: dict[Site, Tensor] = {}
-    for block, own in zip(packed, places, strict=True):
-        # Packed anew: kept, all batches together would fill the device.
+    for block, numbers in zip(packed, row_numbers, strict=True):
+        # Padded again, because keeping all batches would fill the device.
         ids, mask = model.pad([prompts[p] for p in block])
         _, chosen = _chosen(prompts, block, rule, mask)
         for site, value in hooks.read(model, sites, ids, mask, partial(_take, chosen)).items():
             if site not in gathered:
-                # Kept apart, what each pass leaves would lie between the passes' own memory.
+                # One tensor per site: many small results would fragment memory.
                 gathered[site] = torch.empty(len(table), value.shape[1], dtype=value.dtype)
-            gathered[site][own] = value.cpu()
+            gathered[site][numbers] = value.cpu()
     return {site: gathered[site] for site in sites}, table.iloc[order].reset_index(drop=True)
 
 
@@ -89,8 +92,8 @@ def _chosen(
     rule: Positions,
     mask: Int[Tensor, "rows pos"],
 ) -> tuple[Int[Tensor, "rows pos"], Bool[Tensor, "rows pos"]]:
-    """Positions of a block's tokens, -1 for pads, and which of them the rule names."""
-    absolute = hooks.positions(mask).masked_fill(mask == 0, -1)
+    """Return the positions of a block's tokens, -1 for padding, and those the rule selects."""
+    absolute = hooks.token_positions(mask).masked_fill(mask == 0, -1)
     lengths = torch.tensor([len(prompts[p]) for p in block], device=mask.device)
     numbers = torch.tensor(block, device=mask.device)
     return absolute, position_mask(rule, absolute, lengths, numbers)

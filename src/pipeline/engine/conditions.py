@@ -1,9 +1,9 @@
-"""Conditions: what is done to a model, at which sites and positions, and how it is written down."""
+"""Conditions: interventions on a model at sites and token positions."""
 
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,72 +16,78 @@ from pipeline.engine.decoding import Decoding
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
-RULES = ("all", "after_first", "last", "generated")
-"""`all`: every token. `after_first`: all but the sequence's first, where activations of many models
-are unlike all others. `last`: the prompt's last token. `generated`: the tokens after the prompt.
+POSITION_RULES = ("all", "after_first", "last", "generated")
+"""`all`: every token. `after_first`: all but the first token of the sequence, whose activations are
+outliers in many models. `last`: the last prompt token. `generated`: the tokens after the prompt.
 """
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
-    """Absolute positions in each prompt of a run, for a rule that names others in each.
+class PromptPositions:
+    """Absolute token positions that differ by prompt.
 
-    Those past a prompt's end are in its completion.
+    Positions past the end of a prompt are in its completion.
+
+    Attributes:
+        rule: name of the rule that selected the positions.
+        of: positions in each prompt of the run.
     """
 
     rule: str
     of: Sequence[tuple[int, ...]] = field(repr=False)
 
     @functools.cached_property
-    def table(self) -> Int[Tensor, "prompts places"]:
-        """Positions of each prompt, filled up with -2, which no token has."""
+    def table(self) -> Int[Tensor, "prompts positions"]:
+        """Positions of each prompt, padded with -2, which matches no token."""
         return pad_sequence(
-            [torch.tensor(own, dtype=torch.long) for own in self.of], True, padding_value=-2
+            [torch.tensor(positions, dtype=torch.long) for positions in self.of],
+            True,
+            padding_value=-2,
         )
 
     @functools.cached_property
     def _tables(self) -> dict[torch.device, Tensor]:
         return {}
 
-    def table_on(self, device: torch.device) -> Int[Tensor, "prompts places"]:
-        """The table on a device, copied there once."""
+    def table_on(self, device: torch.device) -> Int[Tensor, "prompts positions"]:
+        """Return the table on a device, copied there once."""
         if device not in self._tables:
             self._tables[device] = self.table.to(device)
         return self._tables[device]
 
 
-Positions = str | tuple[int, ...] | Places
-"""One of `RULES`; positions outright, from the start or from the prompt's end if negative; or what
-was found for each prompt.
+Positions = str | tuple[int, ...] | PromptPositions
+"""One of `POSITION_RULES`; a tuple of positions, counted from the prompt's end if negative; or
+positions per prompt.
 """
 
 
 @runtime_checkable
 class Fitted(Protocol):
-    """What belongs to one site of one model and is too large for a copy in each row."""
+    """A fitted object for one site of one model, shared by rows because it is large."""
 
     def check(self, model: LanguageModel, site: Site) -> None:
-        """Raises a ValueError if it is used elsewhere."""
+        """Raise a ValueError if it was fitted for another model or site."""
         ...
 
     def to(self, device: torch.device) -> "Fitted":
-        """The same on another device; itself or the same tensors if it is there."""
+        """Move to a device, without a copy if it is already there."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class PerPrompt:
-    """A field of an intervention that differs by prompt: patched states, noise.
+    """A field of an intervention that differs by prompt, such as patched activations or noise.
 
-    `of` has a row for each prompt of the run, in their order; where only some of the prompts run,
-    a row for each of all. It stays on its own device, and only the rows of a batch leave it.
+    `of` has one row for every prompt of the run, in order, even if only some of the prompts are
+    run. It stays on its device; only the rows of a batch are copied.
     """
 
     of: Float[Tensor, "prompts *field"] = field(repr=False)
 
     @property
     def shape(self) -> torch.Size:
-        """Of one prompt's field."""
+        """Shape of one prompt's field."""
         return self.of.shape[1:]
 
     @property
@@ -91,32 +97,32 @@ class PerPrompt:
 
 
 Field = Any
-"""What a field of an intervention may be: a number, a tensor or, for either of them, `PerPrompt`.
-In `edit` it is a tensor."""
+"""A field of an intervention: a number, a tensor, or `PerPrompt` of either. In `edit` it is a
+tensor."""
 
 
 @runtime_checkable
 class Intervention(Protocol):
     """A frozen dataclass that changes an activation.
 
-    Its fields are tensors, numbers, `PerPrompt` and what is `Fitted`. The engine edits rows
-    together whose fields are alike in shape and share what is fitted: in `edit` a field [*field] is
-    [rows, 1, *field] and a number [rows, 1, 1]. Vectors and numbers broadcast against
-    [rows, pos, width]; a matrix is multiplied by `einsum("...d,...de->...e", hidden, matrix)`,
-    which makes no copy of it for each position, as `@` would.
+    Its fields are tensors, numbers, `PerPrompt` or `Fitted`. The engine batches interventions that
+    have the same field shapes and share their `Fitted` objects: in `edit`, a field [*field] is
+    [rows, 1, *field] and a number is [rows, 1, 1]. Vectors and numbers broadcast against
+    [rows, pos, width]. Multiply by a matrix with `einsum("...d,...de->...e", hidden, matrix)`:
+    `@` would copy it for each position.
 
-    One that does not fit every site has a method `check(model, site)` as well, which raises a
-    ValueError before anything runs.
+    An intervention that does not fit every site also has a method `check(model, site)`, which
+    raises a ValueError before the model runs.
     """
 
     def edit(self, hidden: Tensor) -> Tensor:
-        """The activation [rows, pos, d_model] as it is to be; `hidden` itself stays as it is."""
+        """Return the edited activation [rows, pos, width]; do not modify `hidden` in place."""
         ...
 
 
 @dataclass(frozen=True)
 class Edit:
-    """An intervention at one site, at the positions that a rule names."""
+    """An intervention at one site, at the token positions that a rule selects."""
 
     site: Site
     intervention: Intervention
@@ -128,55 +134,49 @@ class Edit:
             raise ValueError(f"{self.site} can be read but not edited")
 
 
+BASELINE, CANDIDATE, CURVE, CONTROL = "baseline", "candidate", "curve", "control"
+"""Roles of a condition. `BASELINE`: no edit. `CANDIDATE`: validation may choose it. `CURVE`: shown
+in curves but never chosen, such as layers that the selection excludes. `CONTROL`: a control.
+"""
+Axis = str | int | float
+
+
 @dataclass(frozen=True)
 class Condition:
-    """One grid point. Its fields say in a table what its edits do in the model.
+    """Edits that are applied together, and their coordinates on the axes of a sweep.
 
-    `layer` is the layer that the direction was read at (None for a baseline), `source` where the
-    direction came from, `draw` which draw of it. `decoding` is that of its completions; None: the
-    run's. The id is a hash of the fields without edits and decoding.
+    Attributes:
+        axes: coordinates, the columns of tables: arm, layer, strength, positions, source_layer, ...
+        edits: edits of activations; empty for the unedited model.
+        decoding: decoding of completions; None: that of the sweep.
+        role: `BASELINE`, `CANDIDATE`, `CURVE` or `CONTROL`.
     """
 
-    arm: str = ""
-    intervention: str = "none"
-    source: str = "none"
-    draw: int = 0
-    layer: int | None = None
-    strength: float = 0.0
-    positions: str = "none"
+    axes: Mapping[str, Axis] = field(default_factory=dict, hash=False)
     edits: tuple[Edit, ...] = field(default=(), compare=False, repr=False)
     decoding: Decoding | None = None
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """The fields as columns of a table, the id first."""
-        fields = {k: v for k, v in self.__dict__.items() if k not in ("edits", "decoding")}
-        text = json.dumps(fields, sort_keys=True)
-        return {"condition": hashlib.sha256(text.encode()).hexdigest()[:12], **fields}
+    role: str = CANDIDATE
 
     @property
     def id(self) -> str:
-        """Stable over runs and machines."""
-        return self.columns["condition"]
+        """Hash of the axes, stable across runs and machines."""
+        text = json.dumps(dict(self.axes), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def __str__(self) -> str:
-        if self.intervention == "none":
-            return f"{self.arm}: baseline"
-        control = "" if self.source == "fitted" else f" ({self.source} {self.draw})"
-        return (
-            f"{self.arm}: {self.intervention} layer {self.layer} x {self.strength:g} "
-            f"at {self.positions}{control}"
-        )
+        return ", ".join(f"{name} {value}" for name, value in self.axes.items()) or "no edit"
 
 
-def check_rule(rule: Any, valid: Sequence[str] = RULES) -> None:
-    """Fail if a position rule is neither one of the valid names nor says positions outright.
+def check_rule(rule: Any, valid: Sequence[str] = POSITION_RULES) -> None:
+    """Check that a position rule is a valid name, a list of positions or `PromptPositions`.
 
     Raises:
-        ValueError: names it and the valid ones.
+        ValueError: names the rule and the valid ones.
     """
-    listed = isinstance(rule, list | tuple) and rule and all(type(place) is int for place in rule)
-    if not listed and not isinstance(rule, Places) and rule not in valid:
+    listed = (
+        isinstance(rule, list | tuple) and rule and all(type(position) is int for position in rule)
+    )
+    if not listed and not isinstance(rule, PromptPositions) and rule not in valid:
         raise ValueError(
             f"position rule {rule!r} is unknown; valid: {', '.join(valid)}, or a list of positions"
         )
@@ -188,13 +188,13 @@ def position_mask(
     prompt_lengths: Int[Tensor, " rows"],
     prompts: Int[Tensor, " rows"],
 ) -> Bool[Tensor, "rows pos"]:
-    """Which tokens a rule names.
+    """Return the mask of the tokens that a rule selects.
 
     Args:
-        rule: one of `RULES`, or positions, or what they are in each prompt.
-        absolute: each token's position in its sequence, -1 for pads.
-        prompt_lengths: tokens in each row's prompt.
-        prompts: each row's prompt, by its number in the run.
+        rule: one of `POSITION_RULES`, a tuple of positions, or positions per prompt.
+        absolute: position of each token in its sequence, -1 for padding.
+        prompt_lengths: number of tokens in each row's prompt.
+        prompts: index in the run of each row's prompt.
     """
     ends = prompt_lengths[:, None]
     if rule == "all":
@@ -205,7 +205,7 @@ def position_mask(
         return absolute == ends - 1
     if rule == "generated":
         return absolute >= ends
-    if isinstance(rule, Places):
+    if isinstance(rule, PromptPositions):
         named = rule.table_on(absolute.device)[prompts]
         return (absolute[:, :, None] == named[:, None]).any(-1)
     chosen = torch.zeros_like(absolute, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""How the next token is chosen: greedily, or by Gumbel-max with noise free of the packing."""
+"""Greedy decoding, and Gumbel-max sampling with noise that does not depend on the batch."""
 
 from dataclasses import dataclass
 
@@ -7,25 +7,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _NOISE = 2**24
-"""Noise that exists at a time: 0.1 GB for each of the few tensors of 64 bits it is made with."""
+"""Noise values computed at a time: 0.1 GB per 64-bit tensor, of which there are a few."""
 
 _ODD = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number: 2^64 / golden ratio
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How completions are decoded.
+    """Settings for decoding completions.
 
     Args:
         max_new_tokens: length limit.
         temperature: 0 decodes greedily.
         top_k: keep the k likeliest tokens; 0 keeps all.
-        top_p: keep the smallest set of tokens whose probability reaches this.
+        top_p: keep the smallest set of tokens whose total probability reaches top_p.
         repeats: completions per prompt.
-        forbidden: tokens that are never chosen.
+        forbidden: tokens that are never generated.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value is out of range.
     """
 
     max_new_tokens: int = 32
@@ -56,15 +56,15 @@ def choose(
     keys: Int[Tensor, " rows"],
     steps: Int[Tensor, "#rows"],
 ) -> Int[Tensor, " rows"]:
-    """The next token of each row, of which each may be at another step.
+    """Choose the next token of each row; rows may be at different steps.
 
     Sampling takes argmax(logits / temperature + Gumbel noise) over the tokens that top-k and then
-    top-p leave; of equal tokens at the edge all stay. The noise depends on (row's key, step, token)
-    alone, so that the same sample meets the same noise under every condition and in every packing.
+    top-p keep; ties at the threshold are all kept. The noise depends only on (row key, step, token
+    id): a sample gets the same noise under every condition and in every batch.
     """
     if decoding.forbidden:
-        barred = torch.tensor(decoding.forbidden, device=logits.device)
-        logits = logits.index_fill(-1, barred, -torch.inf)
+        forbidden = torch.tensor(decoding.forbidden, device=logits.device)
+        logits = logits.index_fill(-1, forbidden, -torch.inf)
     if decoding.temperature == 0:
         return logits.argmax(-1)
     scaled = logits.float() / decoding.temperature
@@ -87,7 +87,7 @@ def _among_all(scaled: Tensor, keys: Tensor, steps: Tensor) -> Tensor:
 
 
 def _among_kept(scaled: Tensor, keys: Tensor, steps: Tensor) -> Tensor:
-    """The same where only few tokens are left: noise for all others would be most of the work."""
+    """Add noise to the kept tokens only: noise for the whole vocabulary would dominate the cost."""
     rows, tokens = (scaled > -torch.inf).nonzero(as_tuple=True)
     noisy = scaled[rows, tokens] + gumbel(keys[rows], steps[rows], tokens)
     return scaled.index_put((rows, tokens), noisy)
@@ -96,16 +96,16 @@ def _among_kept(scaled: Tensor, keys: Tensor, steps: Tensor) -> Tensor:
 def least_kept(
     probability: Float[Tensor, "rows vocab"], top_p: float, among: int = 256
 ) -> Float[Tensor, "rows 1"]:
-    """The lowest probability in the smallest set of tokens that reaches top_p.
+    """Return the lowest probability in the smallest set of tokens that reaches top_p.
 
-    The `among` likeliest tokens are put in order, and all of them only in rows where these are not
-    enough: that takes far longer.
+    Only the `among` likeliest tokens are sorted; the whole vocabulary, which is far slower, only
+    in rows where these do not reach top_p.
     """
     ordered = probability.topk(min(among, probability.shape[-1]), -1).values
     reached = ordered.cumsum(-1)
-    # A token stays while those likelier than it have not reached top_p: the first always does.
-    kept = (reached[:, :-1] < top_p).sum(-1, keepdim=True)
-    least = ordered.gather(-1, kept)
+    # A token is kept while the likelier ones have not reached top_p: the first one always is.
+    n_before = (reached[:, :-1] < top_p).sum(-1, keepdim=True)
+    least = ordered.gather(-1, n_before)
     short = reached[:, -1] < top_p
     if among < probability.shape[-1] and bool(short.any()):
         least[short] = least_kept(probability[short], top_p, probability.shape[-1])
@@ -113,7 +113,7 @@ def least_kept(
 
 
 def row_keys(seed: int, samples: list[int], repeats: list[int]) -> Int[Tensor, " rows"]:
-    """A 64-bit key per row from (seed, sample, repeat): nothing of the condition is in it."""
+    """Hash (seed, sample, repeat) to a 64-bit noise key per row, equal for all conditions."""
     key = _mix(torch.full((len(samples),), seed, dtype=torch.long))
     key = _mix(key + _ODD * (torch.tensor(samples, dtype=torch.long) + 1))
     return _mix(key + _ODD * (torch.tensor(repeats, dtype=torch.long) + 1))
@@ -122,7 +122,7 @@ def row_keys(seed: int, samples: list[int], repeats: list[int]) -> Int[Tensor, "
 def gumbel(
     keys: Int[Tensor, "*#shape"], steps: Int[Tensor, "*#shape"], tokens: Int[Tensor, "*#shape"]
 ) -> Float[Tensor, "*shape"]:
-    """Standard Gumbel noise -log(-log u), u counter-based from (key, step, token id)."""
+    """Return standard Gumbel noise -log(-log u), with u hashed from (key, step, token id)."""
     # 23 bits: (n + 1/2) / 2^23 is exact in float32 and never 0 or 1.
     bits = _shift(_mix(_mix(keys + _ODD * (steps + 1)) + _ODD * (tokens + 1)), 41)
     uniform = (bits.float() + 0.5) / 2**23
@@ -130,12 +130,12 @@ def gumbel(
 
 
 def _mix(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014), on signed 64-bit integers."""
+    """Apply the finaliser of SplitMix64 (Steele, Lea, Flood 2014) to signed 64-bit integers."""
     x = (x ^ _shift(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     x = (x ^ _shift(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB
     return x ^ _shift(x, 31)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift; the sign bit is shifted like any other."""
+    """Shift right logically: the sign bit moves like any other bit."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

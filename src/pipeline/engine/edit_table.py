@@ -1,4 +1,4 @@
-"""The edits of a batch whose rows belong to different conditions: one visit per site."""
+"""Edit the rows of a batch under different conditions, with one hook per site."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,32 +11,32 @@ from torch import Tensor
 
 from pipeline.engine.conditions import Condition, Positions, position_mask
 from pipeline.engine.stacking import Layout, Stack, layout
-from pipeline.model.hooks import Visit
+from pipeline.model.hooks import Hook
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
 _Key = tuple[int, Positions, Layout]
-"""Place in a condition's order, rule, and what interventions have in common."""
+"""Index among the condition's edits at the site, position rule, and layout of the intervention."""
 
 _CERTAIN = ("all", "last")
-"""Rules that name a token of every prompt: an edit by them that touches none is a defect."""
+"""Rules that select a token of every prompt: an edit that touches none is a bug."""
 
 
 class _Kind(NamedTuple):
-    """Edits of several conditions at one site that are made together.
+    """Edits of several conditions at one site that are applied together.
 
-    `stack` has an intervention for each of `edits` (condition, place among its edits), and `place`
-    [conditions] says which is a condition's own; -1: none.
+    `stack` has one intervention per item of `edits` (condition, index among its edits);
+    `stack_index` [conditions] is each condition's index in the stack, or -1.
     """
 
     rule: Positions
     stack: Stack
     edits: list[tuple[int, int]]
-    place: Tensor
+    stack_index: Tensor
 
 
 class _Group(NamedTuple):
-    """What a kind does to the rows of a batch: `intervention` has a row for each of `rows`."""
+    """A kind applied to rows of a batch: the fields of `intervention` have one row per row."""
 
     rule: Positions
     rows: Tensor
@@ -45,11 +45,11 @@ class _Group(NamedTuple):
 
 
 class EditTable:
-    """What each row's condition does at each site, looked up anew whenever the rows change.
+    """Edits of each row of a batch at each site, updated whenever the rows change.
 
-    Rows that undergo interventions of one layout by the same position rule are edited together,
-    with the interventions' fields stacked, a row each, and what is fitted shared. Edits of one
-    condition at one site are applied in their order.
+    Rows whose interventions have the same layout and position rule are edited together: fields are
+    stacked along the rows, and `Fitted` objects are shared. Edits of one condition at one site are
+    applied in order.
     """
 
     def __init__(self, model: LanguageModel, conditions: Sequence[Condition]) -> None:
@@ -67,10 +67,10 @@ class EditTable:
                 gathered[edit.site][key].append((c, e))
                 order[edit.site] += 1
         self.expect_all()
-        places: dict[tuple[int, ...], Tensor] = {}
+        indexes_by_owners: dict[tuple[int, ...], Tensor] = {}
         self._kinds = {
             site: [
-                self._kind(site, key[1], edits, places)
+                self._kind(site, key[1], edits, indexes_by_owners)
                 for key, edits in sorted(kinds.items(), key=lambda item: item[0][0])
             ]
             for site, kinds in gathered.items()
@@ -81,17 +81,17 @@ class EditTable:
         site: Site,
         rule: Positions,
         edits: list[tuple[int, int]],
-        places: dict[tuple[int, ...], Tensor],
+        indexes_by_owners: dict[tuple[int, ...], Tensor],
     ) -> _Kind:
         owners = tuple(c for c, _ in edits)
-        if owners not in places:
-            place = torch.full((len(self.conditions),), -1)
-            place[list(owners)] = torch.arange(len(owners))
-            places[owners] = place
-        # In float32 whatever the model's type: a projection in bfloat16 leaves a remainder.
+        if owners not in indexes_by_owners:
+            index = torch.full((len(self.conditions),), -1)
+            index[list(owners)] = torch.arange(len(owners))
+            indexes_by_owners[owners] = index
+        # In float32 whatever the model's dtype: a projection in bfloat16 leaves a remainder.
         used = [self.conditions[c].edits[e].intervention for c, e in edits]
         stack = Stack(used, self._model.device_of(site), torch.float32)
-        return _Kind(rule, stack, edits, places[owners])
+        return _Kind(rule, stack, edits, indexes_by_owners[owners])
 
     def set_rows(
         self,
@@ -99,9 +99,9 @@ class EditTable:
         prompt_lengths: Int[Tensor, " rows"],
         prompts: Int[Tensor, " rows"],
     ) -> None:
-        """Say which condition and prompt each row belongs to, and how long the prompt is."""
+        """Set the condition, prompt length and prompt index of each row."""
         self._lengths, self._prompts = prompt_lengths, prompts
-        own, present = torch.tensor(owners), set(owners)
+        conditions, present = torch.tensor(owners), set(owners)
         selected: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
 
         def group(site: Site, kind: _Kind) -> _Group | None:
@@ -109,50 +109,50 @@ class EditTable:
             if not edits:
                 return None
             device = self._model.device_of(site)
-            # Sites whose edits are of the same conditions share the tensor of rows.
-            key = (id(kind.place), device)
+            # Sites edited by the same conditions share the tensor of rows.
+            key = (id(kind.stack_index), device)
             if key not in selected:
-                place = kind.place[own]
-                rows = (place >= 0).nonzero()[:, 0]
+                index_in_stack = kind.stack_index[conditions]
+                rows = (index_in_stack >= 0).nonzero()[:, 0]
                 numbers = prompts[rows.to(prompts.device)]
-                selected[key] = rows.to(device), place[rows].to(device), numbers
+                selected[key] = rows.to(device), index_in_stack[rows].to(device), numbers
             rows, index, numbers = selected[key]
             return _Group(kind.rule, rows, kind.stack.take(index, numbers), edits)
 
         self._groups = {
-            site: [found for kind in kinds if (found := group(site, kind))]
+            site: [edited for kind in kinds if (edited := group(site, kind))]
             for site, kinds in self._kinds.items()
         }
 
     def set_positions(self, absolute: Int[Tensor, "rows pos"]) -> None:
-        """Say where in their sequences the tokens of the coming forward pass stand; pads are -1."""
+        """Set the absolute positions of the next forward pass's tokens, -1 for padding."""
         masks: dict[tuple[Positions, int], tuple[Tensor | None, bool]] = {}
         self._active = defaultdict(list)
         for site, groups in self._groups.items():
             for group in groups:
-                # Sites share the tensor of rows, hence its identity as a key.
+                # Keyed by identity, because sites share the tensor of rows.
                 key = (group.rule, id(group.rows))
                 if key not in masks:
                     rows = group.rows.to(absolute.device)
-                    named = position_mask(
+                    selected = position_mask(
                         group.rule, absolute[rows], self._lengths[rows], self._prompts[rows]
                     )
-                    # Asked once for all sites: each answer waits for the device.
-                    every, touched = torch.stack([named.all(), named.any()]).tolist()
-                    mask = None if every else named.to(group.rows.device)[..., None]
+                    # Read both at once: each read synchronizes with the device.
+                    all_selected, touched = torch.stack([selected.all(), selected.any()]).tolist()
+                    mask = None if all_selected else selected.to(group.rows.device)[..., None]
                     masks[key] = (mask, touched)
                 mask, touched = masks[key]
                 if touched:
                     self._active[site].append((group, mask))
 
     @property
-    def visits(self) -> dict[Site, Visit]:
-        """A visit for every site that any condition edits."""
+    def hooks(self) -> dict[Site, Hook]:
+        """One hook for every site that a condition edits."""
         sites = {edit.site for condition in self.conditions for edit in condition.edits}
         return {site: partial(self.edit, site) for site in sites}
 
     def expect_all(self) -> None:
-        """Begin a run of all conditions, after which `check_fired` holds again."""
+        """Expect every edit to fire from now on; see `check_fired`."""
         self._pending = {
             (c, e)
             for c, condition in enumerate(self.conditions)
@@ -161,9 +161,9 @@ class EditTable:
         }
 
     def check_fired(self) -> None:
-        """Fail if an edit by a rule that names a token of every prompt never touched one.
+        """Check that every edit at `all` or `last` positions has touched a token.
 
-        What other rules name is in some rows and not in others: `limits.check_listed` looks for it.
+        Other rules may select no token in some rows: `limits.check_listed` checks those.
 
         Raises:
             ValueError: names the condition, the site and the rule.
@@ -171,12 +171,12 @@ class EditTable:
         for c, e in sorted(self._pending):
             edit = self.conditions[c].edits[e]
             raise ValueError(
-                f"{self.conditions[c]}: the edit at {edit.site} never fired: no token stood "
+                f"{self.conditions[c]}: the edit at {edit.site} never fired: no token is "
                 f"at positions {edit.positions!r}"
             )
 
     def edit(self, site: Site, hidden: Float[Tensor, "rows pos width"]) -> Tensor | None:
-        """The activation at a site as the rows' conditions want it; None if none changes it."""
+        """Return the activation at a site edited per row, or None if no edit applies."""
         changed = hidden
         for group, mask in self._active.get(site, ()):
             self._pending -= group.edits

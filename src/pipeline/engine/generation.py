@@ -1,4 +1,4 @@
-"""Completions of every prompt under every condition."""
+"""Generate completions of every prompt under every condition."""
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from pipeline.engine.decoding import Decoding, choose, row_keys
 from pipeline.engine.edit_table import EditTable
 from pipeline.engine.limits import check_aligned, check_context, check_listed, check_sites
 from pipeline.engine.memory import in_parts
-from pipeline.engine.restart import Prefix, Start
-from pipeline.model.hooks import visiting
+from pipeline.engine.restart import CleanRun, Start
+from pipeline.model.hooks import with_hooks
 from pipeline.model.loading import LanguageModel
 
 _FREE = 0.25
-"""Rows enter when this part of the slots is free: a prefill for each single one would cost more."""
+"""New rows join when this share of the slots is free: prefilling them singly would cost more."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What one row became: tokens without the one that ended it, and `stopped` = end or length."""
+    """One completion: tokens without the end token, and `stopped`, which is `end` or `length`."""
 
     condition: int
     prompt: int
@@ -44,18 +44,18 @@ def generate(
     seed: int = 0,
     batch_tokens: int = 16384,
 ) -> list[Completion]:
-    """Complete every prompt under every condition, ordered by (condition, prompt, repeat).
+    """Complete every prompt under every condition, sorted by (condition, prompt, repeat).
 
-    A condition's own `decoding` takes the place of the run's: the same completions as in a run by
-    itself.
+    `decoding` is for conditions without a decoding of their own. A condition's completions do not
+    depend on the other conditions of the run.
 
     Raises:
-        ValueError: a site the model does not have, a sequence longer than its context, or an edit
-            that never touched a token.
+        ValueError: a site that the model does not have, a sequence longer than its context, or an
+            edit that never touched a token.
     """
     run = Generation(model, prompts, conditions, decoding, seed=seed, samples=range(len(prompts)))
-    done = [row for chunk in run.plan(batch_tokens) for row in run.complete(chunk)]
-    return sorted(done, key=lambda c: (c.condition, c.prompt, c.repeat))
+    completions = [row for chunk in run.plan(batch_tokens) for row in run.complete(chunk)]
+    return sorted(completions, key=lambda c: (c.condition, c.prompt, c.repeat))
 
 
 def generate_chunk(
@@ -68,21 +68,22 @@ def generate_chunk(
     seed: int,
     samples: Sequence[int],
 ) -> list[Completion]:
-    """Complete the rows of one chunk, in their order: arguments and errors are `Generation`'s."""
+    """Complete the rows of one chunk, in order; arguments and errors as for `Generation`."""
     run = Generation(model, prompts, conditions, decoding, seed=seed, samples=samples)
     return run.complete(chunk)
 
 
 class Generation:
-    """Prompts and conditions that are checked once and then completed chunk by chunk.
+    """Check prompts and conditions once, then complete them chunk by chunk.
 
     Args:
         model: the model.
         prompts: tokens of all prompts.
         conditions: all conditions.
-        decoding: of conditions that have none of their own.
-        seed: of the sampling noise.
-        samples: each prompt's number in the noise, so that a subset meets the noise of the whole.
+        decoding: decoding of conditions without one of their own.
+        seed: seed of the sampling noise.
+        samples: sample number of each prompt, which seeds its noise: a subset of the prompts gets
+            the same noise as in the full set.
 
     Raises:
         ValueError: as `generate`.
@@ -102,29 +103,31 @@ class Generation:
         self.seed, self.samples = seed, samples
         self._decodings = [condition.decoding or decoding for condition in conditions]
         self._lengths = [len(prompt) for prompt in prompts]
-        new = max((used.max_new_tokens for used in self._decodings), default=0)
-        check_context(model, prompts, new)
+        max_new = max((used.max_new_tokens for used in self._decodings), default=0)
+        check_context(model, prompts, max_new)
         check_sites(model, conditions)
         check_aligned(conditions, len(prompts))
         for condition, used in zip(conditions, self._decodings, strict=True):
-            # The last token of a completion is never fed.
+            # The last token of a completion is never fed to the model.
             fed = [length + used.max_new_tokens - 1 for length in self._lengths]
             check_listed([condition], self._lengths, fed)
 
     def plan(self, batch_tokens: int) -> list[Chunk]:
-        """The chunks of all rows; see `chunks.plan_decodings`."""
+        """Pack all rows into chunks; see `chunks.plan_decodings`."""
         return plan_decodings(self._decodings, self._lengths, batch_tokens=batch_tokens)
 
     def complete(self, chunk: Chunk) -> list[Completion]:
-        """Complete the rows of one chunk, in their order.
+        """Complete the rows of one chunk, in order.
 
         Raises:
-            ValueError: conditions of several decodings in the chunk.
+            ValueError: the chunk mixes conditions with different decodings.
         """
-        several = {self._decodings[row.condition] for row in chunk.rows}
-        if len(several) > 1:
-            raise ValueError(f"chunk {chunk.number} has rows of {len(several)} decodings; valid: 1")
-        (decoding,) = several
+        decodings = {self._decodings[row.condition] for row in chunk.rows}
+        if len(decodings) > 1:
+            raise ValueError(
+                f"chunk {chunk.number} has rows of {len(decodings)} decodings; valid: 1"
+            )
+        (decoding,) = decodings
 
         def run(parts: int) -> list[Completion]:
             return [
@@ -133,7 +136,7 @@ class Generation:
                 for completion in _Run(self, part, decoding).completions()
             ]
 
-        order = {row: place for place, row in enumerate(chunk.rows)}
+        order = {row: index for index, row in enumerate(chunk.rows)}
         return sorted(
             in_parts(self.model, run),
             key=lambda c: order[Row(c.condition, c.prompt, c.repeat)],
@@ -141,7 +144,7 @@ class Generation:
 
 
 class _Run:
-    """A chunk's rows and what has become of them so far."""
+    """The rows of a chunk and the tokens generated for them so far."""
 
     def __init__(self, of: Generation, chunk: Chunk, decoding: Decoding) -> None:
         rows = chunk.rows
@@ -153,19 +156,19 @@ class _Run:
         self._table = EditTable(of.model, [of.conditions[c] for c in used])
         self._model = of.model
         self._decoding = decoding
-        self._prefix = Prefix(of.model, of.prompts, block, self._table)
-        self._places = [block.index(row.prompt) for row in rows]
+        self._clean_run = CleanRun(of.model, of.prompts, block, self._table)
+        self._block_rows = [block.index(row.prompt) for row in rows]
         keys = row_keys(of.seed, [of.samples[r.prompt] for r in rows], [r.repeat for r in rows])
         self._keys = keys.to(of.model.device)
         self._in_table: list[int] = []
         self._chunk = chunk
 
     def completions(self) -> list[Completion]:
-        """Run until no row is left, and say what has become of each."""
+        """Decode until every row has stopped."""
         rows, slots = self._chunk.rows, self._chunk.slots
         waiting = deque(range(len(rows)))
         batch: Batch | None = None
-        with torch.inference_mode(), visiting(self._model, self._table.visits):
+        with torch.inference_mode(), with_hooks(self._model, self._table.hooks):
             while waiting or batch:
                 free = slots - (len(batch.rows) if batch else 0)
                 if waiting and free >= slots * _FREE:
@@ -180,28 +183,30 @@ class _Run:
         ]
 
     def _enter(self, rows: Sequence[int]) -> list[Batch]:
-        """Run the prompts of rows, those together that start at the same place."""
-        alike: dict[Start, list[int]] = defaultdict(list)
+        """Prefill the prompts of rows, together if they restart at the same layer and column."""
+        by_start: dict[Start, list[int]] = defaultdict(list)
         for row in rows:
-            alike[self._prefix.starts[self._owners[row]]].append(row)
+            by_start[self._clean_run.starts[self._owners[row]]].append(row)
         entered = []
-        for start, members in sorted(alike.items()):
+        for start, members in sorted(by_start.items()):
             owners = [self._owners[row] for row in members]
-            places = [self._places[row] for row in members]
-            logits, cache = self._prefix.restart(start, owners, places)
-            self._prefix.complete(cache, start, places)
+            block_rows = [self._block_rows[row] for row in members]
+            logits, cache = self._clean_run.restart(start, owners, block_rows)
+            self._clean_run.fill_cache(cache, start, block_rows)
             latest, stay = self._choose(members, logits)
-            batch = Batch(members, latest, self._prefix.mask[places], cache)
+            batch = Batch(members, latest, self._clean_run.mask[block_rows], cache)
             entered.append(batch.keep(stay))
         self._in_table = []
         return [batch for batch in entered if batch]
 
     def _step(self, batch: Batch) -> Batch | None:
-        """One more token for each row; those that are done leave."""
+        """Generate one more token for each row and drop the finished rows."""
         if self._in_table != batch.rows:
-            places = [self._places[row] for row in batch.rows]
+            block_rows = [self._block_rows[row] for row in batch.rows]
             owners = [self._owners[row] for row in batch.rows]
-            self._table.set_rows(owners, self._prefix.ends[places], self._prefix.numbers[places])
+            self._table.set_rows(
+                owners, self._clean_run.ends[block_rows], self._clean_run.numbers[block_rows]
+            )
             self._in_table = list(batch.rows)
         logits = batch.step(self._model, self._table)
         batch.latest, stay = self._choose(batch.rows, logits)
@@ -210,7 +215,7 @@ class _Run:
     def _choose(
         self, rows: Sequence[int], logits: Float[Tensor, "rows vocab"]
     ) -> tuple[Tensor, list[int]]:
-        """The next token of each row, and which of the rows go on after it."""
+        """Choose the next token of each row; also return the indexes of unfinished rows."""
         steps = torch.tensor([len(self._tokens[row]) for row in rows], device=logits.device)
         chosen = choose(logits, self._decoding, self._keys[list(rows)], steps)
         ends, stay = self._model.end_tokens, []

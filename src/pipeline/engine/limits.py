@@ -1,13 +1,13 @@
-"""What cannot work in any packing of a run's rows, said before it runs."""
+"""Check a run's prompts and edits before the model runs."""
 
 from collections.abc import Sequence
 
-from pipeline.engine.conditions import Condition, Fitted, PerPrompt, Places
+from pipeline.engine.conditions import Condition, Fitted, PerPrompt, PromptPositions
 from pipeline.model.loading import LanguageModel
 
 
 def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: int = 0) -> None:
-    """Fail if a sequence would not fit into the model's context.
+    """Check that the longest prompt and `new` more tokens fit into the model's context.
 
     Raises:
         ValueError: names both lengths.
@@ -16,16 +16,16 @@ def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: i
     longest = max(map(len, prompts), default=0) + new
     if longest > limit:
         raise ValueError(
-            f"{longest} tokens (prompt and completion) pass the context of {model.name}: {limit}"
+            f"{longest} tokens (prompt and completion) exceed the context of {model.name}: {limit}"
         )
 
 
 def check_scored(ends: Sequence[int], lengths: Sequence[int]) -> None:
-    """Fail if a sequence has no prompt, or no token behind it to score.
+    """Check that every sequence has a prompt and at least one token after it to score.
 
     Args:
-        ends: how many tokens are each sequence's prompt.
-        lengths: how many each has.
+        ends: number of prompt tokens of each sequence.
+        lengths: number of all tokens of each sequence.
 
     Raises:
         ValueError: names the sequence and both numbers.
@@ -39,10 +39,10 @@ def check_scored(ends: Sequence[int], lengths: Sequence[int]) -> None:
 
 
 def check_sites(model: LanguageModel, conditions: Sequence[Condition]) -> None:
-    """Fail if an edit is at a site that the model does not have or that the edit does not fit.
+    """Check that the model has the site of every edit, and that the edit fits it.
 
     Raises:
-        ValueError: names the site and what does not fit.
+        ValueError: names the site and the mismatch.
     """
     for condition in conditions:
         for edit in condition.edits:
@@ -55,16 +55,16 @@ def check_sites(model: LanguageModel, conditions: Sequence[Condition]) -> None:
 
 
 def check_aligned(conditions: Sequence[Condition], n_prompts: int) -> None:
-    """Fail if what an edit has for each prompt is not of as many prompts as the run has.
+    """Check that `PerPrompt` and `PromptPositions` have one entry per prompt of the run.
 
     Raises:
-        ValueError: names the condition, the site and both numbers.
+        ValueError: names the condition, the site, the field and both numbers.
     """
     for condition in conditions:
         for edit in condition.edits:
             fields = [*vars(edit.intervention).items(), ("positions", edit.positions)]
             for name, value in fields:
-                if isinstance(value, PerPrompt | Places) and len(value.of) != n_prompts:
+                if isinstance(value, PerPrompt | PromptPositions) and len(value.of) != n_prompts:
                     raise ValueError(
                         f"{condition}: the edit at {edit.site} has {name} of {len(value.of)} "
                         f"prompts; the run has {n_prompts}"
@@ -74,12 +74,12 @@ def check_aligned(conditions: Sequence[Condition], n_prompts: int) -> None:
 def check_listed(
     conditions: Sequence[Condition], ends: Sequence[int], lengths: Sequence[int]
 ) -> None:
-    """Fail if no sequence of the run has a position that an edit names.
+    """Check that every edit's position rule selects a token of at least one sequence.
 
     Args:
-        conditions: what will run on every prompt.
-        ends: where to position rules each prompt ends.
-        lengths: how many tokens of its sequence the model can be fed at most.
+        conditions: conditions that will run on every prompt.
+        ends: number of prompt tokens of each sequence, for position rules.
+        lengths: most tokens of each sequence that the model is fed.
 
     Raises:
         ValueError: names the condition, the site and the positions.
@@ -87,7 +87,7 @@ def check_listed(
     for condition in conditions:
         for edit in condition.edits:
             rule = edit.positions
-            if isinstance(rule, Places):
+            if isinstance(rule, PromptPositions):
                 listed: Sequence[tuple[int, ...]] = rule.of
             elif isinstance(rule, tuple):
                 listed = [rule] * len(ends)
@@ -97,12 +97,12 @@ def check_listed(
                 listed = [(1,)] * len(ends)
             else:
                 continue
-            named = (
+            selected = (
                 -end <= position < length
-                for own, end, length in zip(listed, ends, lengths, strict=True)
-                for position in own
+                for positions, end, length in zip(listed, ends, lengths, strict=True)
+                for position in positions
             )
-            if not any(named):
+            if not any(selected):
                 raise ValueError(
                     f"{condition}: the edit at {edit.site} never fires: no sequence has positions "
                     f"{rule!r}"

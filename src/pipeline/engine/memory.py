@@ -1,4 +1,4 @@
-"""Batches in parts, once the device's memory has not held a whole one."""
+"""Split batches into smaller parts after the device runs out of memory."""
 
 import logging
 from collections.abc import Callable
@@ -13,17 +13,17 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MOST = 256
-"""Parts after which it is not the batch that is too large."""
+"""Most parts of a batch: if such a small one does not fit, the batch size is not the cause."""
 
 
 def in_parts(model: LanguageModel, run: Callable[[int], T]) -> T:
-    """What `run` makes when it divides its batches into `model.parts`: twice as many if they burst.
+    """Call `run` with `model.parts`, doubling the number of parts while memory runs out.
 
-    The model keeps the number for what it runs next. Rows that are packed in another way are the
-    same up to rounding, not to the byte.
+    The model keeps the number for later batches. Rows that are packed differently give the same
+    results up to rounding, not bit for bit.
 
     Raises:
-        torch.OutOfMemoryError: a 256th of a batch is too large as well.
+        torch.OutOfMemoryError: a 256th of a batch does not fit either.
     """
     while True:
         try:
@@ -31,15 +31,15 @@ def in_parts(model: LanguageModel, run: Callable[[int], T]) -> T:
         except torch.OutOfMemoryError:
             if model.parts == _MOST:
                 raise
-        # Only behind that clause nothing holds on to what the batch held.
+        # Outside the except clause, so that the traceback no longer holds the batch's tensors.
         model.parts *= 2
         logger.warning(
-            "memory ran out: batches have a %s of model.batch_tokens from here on, and results are "
-            "those of whole ones up to rounding",
+            "memory ran out: batches have a %s of model.batch_tokens from now on; results are the "
+            "same up to rounding",
             "half" if model.parts == 2 else f"{model.parts}th",
         )
 
 
 def in_batches(model: LanguageModel, batch_tokens: int, run: Callable[[int], T]) -> T:
-    """What `run` makes, given how many tokens its batches may have: half as many if they burst."""
+    """Call `run` with a token budget per batch, halving it while memory runs out."""
     return in_parts(model, lambda parts: run(batch_tokens // parts or 1))

@@ -1,4 +1,4 @@
-"""Start a condition where it first differs from the clean run of its prompts."""
+"""Restart conditions from a clean run, at the first layer and position where they differ."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,39 +12,38 @@ from transformers import DynamicCache
 from pipeline.engine.cache import GrowingLayer, cache_of, selected, view
 from pipeline.engine.conditions import Condition, Positions, position_mask
 from pipeline.engine.edit_table import EditTable
-from pipeline.model.hooks import Visit, positions, starting_at, visiting
+from pipeline.model.hooks import Hook, starting_at, token_positions, with_hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.model.unembedding import lens_logits
 
 
 class Start(NamedTuple):
-    """The first layer and the first column of the left-padded prompts that have to be computed."""
+    """The first layer and the first column of left-padded prompts that must be computed."""
 
     layer: int
     column: int
 
 
-class Prefix:
-    """Prompts run once without edits, and the conditions that start from there.
+class CleanRun:
+    """Prompts run once without edits; conditions restart from their activations and KV cache.
 
-    Below a condition's first layer l, and before its first column p, nothing differs from the clean
-    run: what is computed is the blocks from l on for the columns from p on, with the clean residual
-    stream at (l, p...) as input and the clean keys and values before p. An edit of a block's output
-    starts at the block after it, on the output that it makes of the clean one. A condition that
-    touches no token of its prompts starts behind them all, at (n_layers, width), and computes
-    nothing. This asks for keys and values that are each layer's own, as in every family of
-    `ARCHITECTURES`.
+    Below a condition's first edited layer l and before its first edited column p, everything equals
+    the clean run. So only blocks from l on are computed, for columns from p on, with the clean
+    residual stream at (l, p...) as input and the clean keys and values before p. An edit of a
+    block's output (`resid_post`) restarts at the next block, with the edited clean output as input.
+    A condition that edits no prompt token starts at (n_layers, width) and computes nothing.
+    Every layer must have keys and values of its own, as in all families of `ARCHITECTURES`.
 
     Args:
         model: the model.
         prompts: tokens of all prompts.
-        block: numbers of the prompts to run.
-        table: edits of the conditions that will start here.
-        ends: where to position rules each prompt of the block ends; its length if left out. Then
-            what is wanted is the residual stream from there on (`stream`), rather than the logits
-            after the last token (`restart`).
-        clean: `clean` is wanted as well.
+        block: indexes of the prompts to run.
+        table: edits of the conditions that will restart from this run.
+        ends: number of prompt tokens of each sequence in the block, for position rules. If given,
+            use `stream`: the residual stream from the last prompt token on. If None, the sequences
+            are prompts only, and `restart` returns the logits after their last token.
+        clean: whether `clean` will be called.
     """
 
     def __init__(
@@ -61,13 +60,13 @@ class Prefix:
         self.ids, self.mask = model.pad([prompts[p] for p in block])
         self.width = self.ids.shape[1]
         self.numbers = torch.tensor(block, device=model.device)
-        own = [len(prompts[p]) for p in block] if ends is None else list(ends)
-        self.ends = torch.tensor(own, device=model.device)
-        self._positions = positions(self.mask)
+        prompt_lengths = [len(prompts[p]) for p in block] if ends is None else list(ends)
+        self.ends = torch.tensor(prompt_lengths, device=model.device)
+        self._positions = token_positions(self.mask)
         self._absolute = self._positions.masked_fill(self.mask == 0, -1)
         self.generated = self._absolute >= self.ends[:, None]
         self._firsts: dict[Positions, int] = {}
-        # A prompt's last token is what the first token behind it is read from.
+        # The last prompt token predicts the first token after the prompt.
         latest = self.width if ends is None else self._first("last")
         self.starts = [self._start(condition, latest) for condition in table.conditions]
         self._streams: dict[int, Tensor] = {}
@@ -80,8 +79,8 @@ class Prefix:
     def _start(self, condition: Condition, latest: int) -> Start:
         firsts = ((_changed(edit.site), self._first(edit.positions)) for edit in condition.edits)
         touched = [(layer, column) for layer, column in firsts if column < self.width]
-        behind = (self.model.n_layers, latest)
-        layer, column = (min(values) for values in zip(*touched, behind, strict=True))
+        end = (self.model.n_layers, latest)
+        layer, column = (min(values) for values in zip(*touched, end, strict=True))
         return Start(layer, column)
 
     def _first(self, rule: Positions) -> int:
@@ -95,20 +94,20 @@ class Prefix:
         for layer, column in self.starts:
             first[layer] = min(column, first.get(layer, self.width))
 
-        visits = {
+        hooks = {
             Site(layer - 1, "resid_post"): _keep(self._streams, layer, slice(column, None))
             for layer, column in first.items()
             if layer > 0 and column < self.width
         }
         if clean:
-            visits |= self._keeping_last(self._last)
-        with torch.inference_mode(), visiting(self.model, visits):
+            hooks |= self._keeping_last(self._last)
+        with torch.inference_mode(), with_hooks(self.model, hooks):
             self._logits = self._forward(self.ids, self.mask, self._positions, self._cache)
 
-    def _keeping_last(self, found: dict[int, Tensor], first: int = 0) -> dict[Site, Visit]:
-        """Visits that keep what each block from `first` on reads at the last token."""
+    def _keeping_last(self, store: dict[int, Tensor], first: int = 0) -> dict[Site, Hook]:
+        """Hooks that store `resid_pre` at the last token, for each block from `first` on."""
         layers = range(first, self.model.n_layers)
-        return {Site(layer, "resid_pre"): _keep(found, layer, -1) for layer in layers}
+        return {Site(layer, "resid_pre"): _keep(store, layer, -1) for layer in layers}
 
     def _forward(
         self, ids: Tensor, mask: Tensor, absolute: Tensor, cache: DynamicCache
@@ -123,9 +122,9 @@ class Prefix:
         ).logits[:, -1]
 
     def clean(self, rows: Sequence[int], layer: int | None = None) -> Float[Tensor, "rows vocab"]:
-        """Logits after the last token of rows of the block without an edit; a layer's by the lens.
+        """Return the unedited logits after the last token; with a layer, its logit lens.
 
-        They are there if they were wanted from the beginning.
+        Needs `clean=True` at construction.
 
         Raises:
             ValueError: the model has no such layer.
@@ -133,60 +132,65 @@ class Prefix:
         if layer is not None and layer not in self._lenses:
             self.model.check(Site(layer, "resid_pre"))
             self._lenses[layer] = lens_logits(self.model, self._last[layer])
-        found = self._logits if layer is None else self._lenses[layer]
-        return found[torch.tensor(rows)]
+        logits = self._logits if layer is None else self._lenses[layer]
+        return logits[torch.tensor(rows)]
 
     def restart(
         self, start: Start, owners: Sequence[int], rows: Sequence[int]
     ) -> tuple[Float[Tensor, "rows vocab"], DynamicCache]:
-        """Logits after the last token of rows of the block, each under its owner among conditions.
+        """Run rows of the block from a start on, each under the condition that owns it.
 
-        In the cache returned, the layers below the start are still to be completed.
+        Returns:
+            Logits after the last token, and the KV cache, whose layers below the start are not
+            filled yet: see `fill_cache`.
         """
         layer, column = start
-        taken = torch.tensor(rows)
-        # Of the layers below, only the length is read.
+        index = torch.tensor(rows)
+        # Below the start, only the length of a layer is read.
         cache = cache_of(
-            selected(clean, taken, slice(column), room=self.width - column)
-            if index >= layer
+            selected(clean, index, slice(column), room=self.width - column)
+            if number >= layer
             else view(clean, column)
-            for index, clean in enumerate(self._cache.layers)
+            for number, clean in enumerate(self._cache.layers)
         )
         if column == self.width:
-            return self._logits[taken], cache
-        self._set(start, owners, taken)
-        ids, mask, absolute = self.ids[taken], self.mask[taken], self._positions[taken]
-        with self._from(start, taken):
+            return self._logits[index], cache
+        self._set(start, owners, index)
+        ids, mask, absolute = self.ids[index], self.mask[index], self._positions[index]
+        with self._from(start, index):
             logits = self._forward(ids[:, column:], mask, absolute[:, column:], cache)
         return logits, cache
 
     def streams(
         self, start: Start, owners: Sequence[int], rows: Sequence[int]
     ) -> tuple[Float[Tensor, "rows vocab"], dict[int, Float[Tensor, "rows d_model"]]]:
-        """The logits of `restart`, and what blocks read at the last token on the way.
+        """Return the logits of `restart`, and `resid_pre` at the last token by layer.
 
-        Layers that nothing was computed of are left out: they read what they do in the clean run.
+        Layers below the start are left out: they equal the clean run.
         """
-        found: dict[int, Tensor] = {}
-        with visiting(self.model, self._keeping_last(found, start.layer)):
+        resid_pre: dict[int, Tensor] = {}
+        with with_hooks(self.model, self._keeping_last(resid_pre, start.layer)):
             logits, _ = self.restart(start, owners, rows)
-        return logits, found
+        return logits, resid_pre
 
     def stream(
         self, start: Start, owners: Sequence[int], rows: Sequence[int]
     ) -> Float[Tensor, "rows pos d_model"]:
-        """Residual stream before the final norm from a start's column on, each row under its owner.
+        """Return the residual stream before the final norm, from the start's column on.
 
-        It begins at the last token of a prompt or before.
+        Each row runs under the condition that owns it. The column is at or before the last prompt
+        token.
         """
-        taken = torch.tensor(rows)
+        index = torch.tensor(rows)
         if start.layer == self.model.n_layers:
-            self._set(start, owners, taken)
-            return self._begin(start, taken)
-        found: list[Tensor] = []
-        with visiting(self.model, {Site(self.model.n_layers - 1, "resid_post"): found.append}):
+            self._set(start, owners, index)
+            return self._begin(start, index)
+        resid_post: list[Tensor] = []
+        with with_hooks(
+            self.model, {Site(self.model.n_layers - 1, "resid_post"): resid_post.append}
+        ):
             self.restart(start, owners, rows)
-        return found[0]
+        return resid_post[0]
 
     def _set(self, start: Start, owners: Sequence[int], rows: Tensor) -> None:
         self._table.set_rows(owners, self.ends[rows], self.numbers[rows])
@@ -198,32 +202,33 @@ class Prefix:
         return starting_at(self.model, start.layer, self._begin(start, rows))
 
     def _begin(self, start: Start, rows: Tensor) -> Tensor:
-        """What the blocks below a start hand on, their last output edited."""
+        """Return the clean residual stream at a start, with edits of the block before it."""
         stream = self._streams[start.layer][:, start.column - self.width :]
         clean = stream.index_select(0, rows.to(stream.device))
         edited = self._table.edit(Site(start.layer - 1, "resid_post"), clean)
         return clean if edited is None else edited
 
-    def complete(self, cache: DynamicCache, start: Start, rows: Sequence[int]) -> None:
-        """Make a cache ready for decoding: the layers below a start are the clean ones, all grow.
+    def fill_cache(self, cache: DynamicCache, start: Start, rows: Sequence[int]) -> None:
+        """Prepare the KV cache for decoding: add clean layers below the start, make all growable.
 
-        Where nothing is shared there is no clean run, and the layers are transformers' own.
+        If all conditions start at (0, 0) there is no clean run, and the layers are plain
+        `DynamicLayer`s.
         """
-        taken, every = torch.tensor(rows), torch.arange(len(rows))
-        below = [selected(clean, taken) for clean in self._cache.layers[: start.layer]]
+        index, all_rows = torch.tensor(rows), torch.arange(len(rows))
+        below = [selected(clean, index) for clean in self._cache.layers[: start.layer]]
         cache.layers = below + [
-            layer if isinstance(layer, GrowingLayer) else selected(layer, every)
+            layer if isinstance(layer, GrowingLayer) else selected(layer, all_rows)
             for layer in cache.layers[start.layer :]
         ]
 
 
-def _keep(found: dict[int, Tensor], layer: int, columns: slice | int) -> Visit:
-    def visit(hidden: Tensor) -> None:
-        found[layer] = hidden[:, columns].clone()
+def _keep(store: dict[int, Tensor], layer: int, columns: slice | int) -> Hook:
+    def hook(hidden: Tensor) -> None:
+        store[layer] = hidden[:, columns].clone()
 
-    return visit
+    return hook
 
 
 def _changed(site: Site) -> int:
-    """The first block that computes anything else when this site is edited."""
+    """Return the first block whose computation changes when this site is edited."""
     return site.layer + (site.component == "resid_post")

@@ -1,64 +1,52 @@
-"""Scores of prompts under conditions from one forward pass each, without keeping their logits."""
+"""Score prompts under conditions with one forward pass each, without storing logits."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pipeline.engine.chunks import block_tokens, blocks, pass_tokens
 from pipeline.engine.conditions import Condition
-from pipeline.engine.edit_table import EditTable
-from pipeline.engine.limits import (
-    check_aligned,
-    check_context,
-    check_listed,
-    check_scored,
-    check_sites,
-)
-from pipeline.engine.memory import in_batches
-from pipeline.engine.restart import Prefix, Start
-from pipeline.model.hooks import visiting
+from pipeline.engine.restart import CleanRun, Start
+from pipeline.engine.scorer import Score, Scorer
 from pipeline.model.loading import LanguageModel
 from pipeline.model.unembedding import lens_logits
 
-Score = Callable[[Prefix, Start, list[int], list[int]], Tensor]
-"""Scores of rows from one start, given each row's condition and its place in the block."""
-
 _UNEMBEDDED = 256
-"""Positions whose logits exist at a time: 0.3 GB in float32 at a vocabulary of 256 thousand."""
+"""Positions unembedded at a time: 0.3 GB of float32 logits with a vocabulary of 256 000."""
 
 
 class Reading:
-    """What one forward pass says of the token after each row."""
+    """Next-token logits of rows from one forward pass, edited and clean, with the logit lens."""
 
-    def __init__(self, prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> None:
-        self._prefix, self._rows = prefix, rows
-        last, self._streams = prefix.streams(start, owners, rows)
+    def __init__(
+        self, clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]
+    ) -> None:
+        self._clean_run, self._rows = clean_run, rows
+        last, self._streams = clean_run.streams(start, owners, rows)
         self._logits: dict[int | None, Tensor] = {None: last}
 
     @property
     def prompts(self) -> list[int]:
-        """Numbers of the rows' prompts in the run."""
-        return self._prefix.numbers[self._rows].tolist()
+        """Index in the run of each row's prompt."""
+        return self._clean_run.numbers[self._rows].tolist()
 
     def logits(self, layer: int | None = None) -> Float[Tensor, "rows vocab"]:
-        """Logits of rows under their conditions; with a layer by the logit lens.
+        """Return the logits of rows under their conditions; with a layer, by the logit lens.
 
-        That is, if the final norm and the head read what the layer's block reads.
+        The logit lens applies the final norm and the unembedding to the layer's `resid_pre`.
 
         Raises:
             ValueError: the model has no such layer.
         """
         if layer in self._streams and layer not in self._logits:
-            self._logits[layer] = lens_logits(self._prefix.model, self._streams[layer])
+            self._logits[layer] = lens_logits(self._clean_run.model, self._streams[layer])
         return self._logits[layer] if layer in self._logits else self.clean(layer)
 
     def clean(self, layer: int | None = None) -> Float[Tensor, "rows vocab"]:
-        """The same of their prompts without an edit."""
-        return self._prefix.clean(self._rows, layer)
+        """Return the same logits from the clean run."""
+        return self._clean_run.clean(self._rows, layer)
 
 
 def score_last(
@@ -74,16 +62,16 @@ def score_last(
     Args:
         model: the model.
         prompts: tokens of all prompts.
-        conditions: what is run on each of them.
-        measure: from logits [rows, vocab] after each row's last token to scores.
-        batch_tokens: tokens that a batch may have.
+        conditions: conditions to run on every prompt.
+        measure: maps logits [rows, vocab] after each row's last token to scores.
+        batch_tokens: token budget of a batch.
 
     Raises:
         ValueError: nothing to run, a prompt longer than the context, or an edit that never fires.
     """
 
-    def score(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
-        logits, _ = prefix.restart(start, owners, rows)
+    def score(clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]) -> Tensor:
+        logits, _ = clean_run.restart(start, owners, rows)
         return measure(logits)
 
     return Scorer(model, prompts, conditions, score, batch_tokens=batch_tokens)()
@@ -98,21 +86,26 @@ def score_change(
     batch_tokens: int,
     only: Sequence[int] | None = None,
 ) -> Float[Tensor, "conditions prompts ..."]:
-    """The same, measured against the clean run, which the conditions share.
+    """Score prompts under every condition against the clean run, which the conditions share.
 
-    `measure` is given a `Reading` of rows, for which each pass keeps what every block reads at the
-    last token; `only` are numbers of the prompts to run, in the order of the scores, all if left
-    out.
+    Args:
+        model: the model.
+        prompts: tokens of all prompts.
+        conditions: conditions to run on every prompt.
+        measure: maps a `Reading` of rows to scores. Each pass stores `resid_pre` of every block at
+            the last token for it.
+        batch_tokens: token budget of a batch.
+        only: indexes of the prompts to run, in the order of the scores; None for all.
     """
     score = of_reading(measure)
     return Scorer(model, prompts, conditions, score, batch_tokens=batch_tokens, clean=True)(only)
 
 
 def of_reading(measure: Callable[[Reading], Tensor]) -> Score:
-    """The score that `measure` makes of a `Reading` of rows."""
+    """Turn a function of a `Reading` into a `Score`."""
 
-    def score(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
-        return measure(Reading(prefix, start, owners, rows))
+    def score(clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]) -> Tensor:
+        return measure(Reading(clean_run, start, owners, rows))
 
     return score
 
@@ -125,10 +118,10 @@ def cross_entropy(
     batch_tokens: int,
     only: Sequence[int] | None = None,
 ) -> Float[Tensor, "conditions texts"]:
-    """Mean negative log-probability of each text's tokens, in nats per token, the first left out.
+    """Compute each text's mean cross-entropy in nats per token, without its first token.
 
-    To position rules the first token is the prompt and the rest is generated. Arguments and errors
-    are those of `score_change`; every text has two tokens at least.
+    To position rules, the first token is the prompt and the others are generated. Every text needs
+    at least two tokens. Other arguments and errors as for `score_change`.
     """
     ends = [1] * len(texts)
     return Scorer(model, texts, conditions, mean_loss, batch_tokens=batch_tokens, ends=ends)(only)
@@ -143,156 +136,60 @@ def score_answers(
     batch_tokens: int,
     only: Sequence[int] | None = None,
 ) -> Float[Tensor, "conditions prompts"]:
-    """Log-probability of each prompt's answer after it, in nats, summed over the answer's tokens.
+    """Compute the log-probability of each prompt's answer, in nats, summed over its tokens.
 
-    log p(answer | prompt) = sum_i log p(answer_i | prompt, answer_<i). `answers` are the tokens of
-    each prompt's own, to position rules generated ones. Other arguments and errors are those of
-    `score_change`.
+    log p(answer | prompt) = sum_i log p(answer_i | prompt, answer_<i)
+
+    `answers` are the tokens of one answer per prompt; position rules see them as generated tokens.
+    Other arguments and errors as for `score_change`.
 
     Raises:
-        ValueError: not one answer for each prompt, or a prompt or an answer without a token.
+        ValueError: not one answer per prompt, or a prompt or answer without a token.
     """
     if len(answers) != len(prompts):
-        raise ValueError(f"{len(answers)} answers to {len(prompts)} prompts; valid: one to each")
-
-    def score(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
-        losses, _ = _generated_losses(prefix, start, owners, rows)
-        return -losses.sum(1)
+        raise ValueError(f"{len(answers)} answers to {len(prompts)} prompts; valid: one per prompt")
 
     answered = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     ends = [len(prompt) for prompt in prompts]
-    return Scorer(model, answered, conditions, score, batch_tokens=batch_tokens, ends=ends)(only)
+    scorer = Scorer(
+        model, answered, conditions, log_probability, batch_tokens=batch_tokens, ends=ends
+    )
+    return scorer(only)
 
 
-def mean_loss(prefix: Prefix, start: Start, owners: list[int], rows: list[int]) -> Tensor:
-    """The score of `cross_entropy`."""
-    losses, targets = _generated_losses(prefix, start, owners, rows)
+def log_probability(
+    clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]
+) -> Tensor:
+    """Compute the score of `score_answers` for rows."""
+    losses, _ = _generated_losses(clean_run, start, owners, rows)
+    return -losses.sum(1)
+
+
+def mean_loss(clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]) -> Tensor:
+    """Compute the score of `cross_entropy` for rows."""
+    losses, targets = _generated_losses(clean_run, start, owners, rows)
     return losses.sum(1) / targets.sum(1)
 
 
 def _generated_losses(
-    prefix: Prefix, start: Start, owners: list[int], rows: list[int]
+    clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]
 ) -> tuple[Float[Tensor, "rows pos"], Bool[Tensor, "rows pos"]]:
-    """Negative log-probability of each token behind its row's prompt, and where these tokens are.
+    """Return the loss of each token after the prompt, 0 elsewhere, and the mask of these tokens.
 
-    0 elsewhere; positions begin behind the start's column.
+    Losses are negative log-probabilities. The first position is the one after the start's column.
     """
-    stream = prefix.stream(start, owners, rows)
-    ids = prefix.ids[rows, start.column + 1 :]
-    targets = prefix.generated[rows, start.column + 1 :]
+    stream = clean_run.stream(start, owners, rows)
+    ids = clean_run.ids[rows, start.column + 1 :]
+    targets = clean_run.generated[rows, start.column + 1 :]
     losses = torch.zeros(targets.shape, device=ids.device)
-    losses[targets] = _losses(prefix.model, stream[:, :-1][targets], ids[targets])
+    losses[targets] = _losses(clean_run.model, stream[:, :-1][targets], ids[targets])
     return losses, targets
 
 
 def _losses(
     model: LanguageModel, stream: Float[Tensor, "n d_model"], targets: Int[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """Negative log-probability of each target after the residual stream before the final norm."""
+    """Return the negative log-probability of each target, given the final residual stream."""
     parts = zip(stream.split(_UNEMBEDDED), targets.split(_UNEMBEDDED), strict=True)
     loss = partial(torch.nn.functional.cross_entropy, reduction="none")
     return torch.cat([loss(lens_logits(model, hidden).float(), tokens) for hidden, tokens in parts])
-
-
-class Scorer:
-    """A score of prompts under conditions: checked once, computed for some prompts at a time.
-
-    Args:
-        model: the model.
-        prompts: tokens of all prompts, and of what follows them.
-        conditions: what is run on each of them.
-        score: of rows of a block.
-        batch_tokens: tokens that a batch may have.
-        ends: where each prompt ends; None: nothing follows them.
-        clean: the score is measured against the clean run.
-
-    Raises:
-        ValueError: nothing to run, a sequence longer than the context, or an edit that does not fit
-            or never fires.
-    """
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        prompts: Sequence[Sequence[int]],
-        conditions: Sequence[Condition],
-        score: Score,
-        *,
-        batch_tokens: int,
-        ends: Sequence[int] | None = None,
-        clean: bool = False,
-    ) -> None:
-        _check_any(conditions, prompts)
-        self._model, self._prompts, self._score = model, prompts, score
-        self._batch_tokens, self._ends, self._clean = batch_tokens, ends, clean
-        self._lengths = [len(prompt) for prompt in prompts]
-        if ends is not None:
-            check_scored(ends, self._lengths)
-        check_context(model, prompts)
-        check_sites(model, conditions)
-        check_aligned(conditions, len(prompts))
-        # Nothing is read from the last token of what follows a prompt.
-        read = [length - (ends is not None) for length in self._lengths]
-        check_listed(conditions, ends or self._lengths, read)
-        self._table = EditTable(model, conditions)
-
-    def __call__(
-        self, only: Sequence[int] | None = None
-    ) -> Float[Tensor, "conditions prompts ..."]:
-        """Scores of the prompts with these numbers, in their order; of all if left out.
-
-        Raises:
-            ValueError: no prompt, or an edit that never touched a token.
-        """
-        numbers = range(len(self._prompts)) if only is None else only
-        _check_any(self._table.conditions, numbers)
-        return in_batches(self._model, self._batch_tokens, partial(self._scores, numbers))
-
-    def _scores(self, numbers: Sequence[int], batch_tokens: int) -> Tensor:
-        results: Tensor | None = None
-        model, table = self._model, self._table
-        table.expect_all()
-        lengths = [self._lengths[number] for number in numbers]
-        computed = pass_tokens(model, batch_tokens)
-        share = block_tokens(batch_tokens, len(table.conditions))
-        for members in blocks(lengths, min(computed, share)):
-            block = [numbers[n] for n in members]
-            ends = None if self._ends is None else [self._ends[number] for number in block]
-            prefix = Prefix(model, self._prompts, block, table, ends=ends, clean=self._clean)
-            with torch.inference_mode(), visiting(model, table.visits):
-                for start, some in _together(prefix, batch_tokens, computed):
-                    owners = [condition for condition in some for _ in block]
-                    rows = [*range(len(block))] * len(some)
-                    scores = self._score(prefix, start, owners, rows).cpu()
-                    if results is None:
-                        shape = len(table.conditions), len(numbers), *scores.shape[1:]
-                        # Made in inference mode it could not be changed outside of it.
-                        with torch.inference_mode(False):
-                            results = torch.empty(shape, dtype=scores.dtype)
-                    places = torch.tensor(some)[:, None], torch.tensor(members)
-                    results[places] = scores.unflatten(0, (len(some), len(block)))
-            # The next clean run needs the room.
-            del prefix
-        table.check_fired()
-        assert results is not None
-        return results
-
-
-def _check_any(conditions: Sequence[Condition], prompts: Sequence[object]) -> None:
-    if not conditions or not prompts:
-        raise ValueError(f"{len(conditions)} conditions of {len(prompts)} prompts: nothing to run")
-
-
-def _together(prefix: Prefix, held: int, computed: int) -> Iterator[tuple[Start, list[int]]]:
-    """Conditions that run in one pass of a block: those of a start, as many as the budgets let.
-
-    Of the budgets, the first is of all tokens that rows hold, the second of those in the pass.
-    """
-    alike: dict[Start, list[int]] = defaultdict(list)
-    for number, start in enumerate(prefix.starts):
-        alike[start].append(number)
-    for start, members in sorted(alike.items()):
-        fed = len(prefix.ids) * max(1, prefix.width - start.column)
-        at_once = max(1, min(held // prefix.ids.numel(), computed // fed))
-        for first in range(0, len(members), at_once):
-            yield start, members[first : first + at_once]

@@ -1,4 +1,4 @@
-"""Interventions of many rows as one: each field a tensor with the rows in front."""
+"""Stack the interventions of many rows into one, with rows as the first axis of each field."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +11,12 @@ from torch import Tensor
 from pipeline.engine.conditions import Fitted, Intervention, PerPrompt
 
 Layout = tuple[type, tuple[tuple[str, Any], ...]]
-"""Type and fields of interventions that can be stacked: of each field its shape and whether it
-differs by prompt, or the identity of what is fitted."""
+"""Type of an intervention and, for each field, its shape and whether it differs by prompt; for a
+`Fitted` field its identity. Interventions of equal layout can be stacked."""
 
 
 def layout(intervention: Intervention) -> Layout:
-    """What interventions must have in common to be stacked."""
+    """Return the layout of an intervention."""
     fields = vars(intervention).items()
     return type(intervention), tuple((name, _shape(value)) for name, value in fields)
 
@@ -28,10 +28,10 @@ def _shape(value: Any) -> Any:
 
 
 class Stack:
-    """Interventions of one layout, of which rows are taken as one intervention.
+    """Interventions of one layout, which can be gathered by row into a single intervention.
 
-    In that one a field of shape [*field] is [rows, 1, *field], and a number [rows, 1, 1], so that
-    vectors and numbers broadcast against [rows, pos, width]. What is `Fitted` stays as it is.
+    In the gathered intervention, a field [*field] is [rows, 1, *field] and a number [rows, 1, 1],
+    so that vectors and numbers broadcast against [rows, pos, width]. `Fitted` fields are shared.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Stack:
                 self._stacked[name] = torch.stack(tensors).to(device)
 
     def take(self, index: Int[Tensor, " rows"], prompts: Int[Tensor, " rows"]) -> Any:
-        """One intervention for rows, from the intervention at each row's index for its prompt."""
+        """Gather one intervention for rows, given each row's index in the stack and prompt."""
         rows = {name: values[index] for name, values in self._stacked.items()}
         rows |= {name: of.take(index, prompts) for name, of in self._per_prompt.items()}
         beside_positions = {name: _beside_positions(values) for name, values in rows.items()}
@@ -60,12 +60,12 @@ class Stack:
 
 
 class _PerPromptRows:
-    """One field of several interventions, in each another for every prompt."""
+    """One `PerPrompt` field of several interventions."""
 
     def __init__(
         self, fields: Sequence[PerPrompt], device: torch.device, dtype: torch.dtype
     ) -> None:
-        # Fields are not stacked: many conditions may share one that is as long as the dataset.
+        # Not stacked, because many conditions may share a field that is as long as the dataset.
         tensors = {id(field.of): field.of for field in fields}
         number = {identity: n for n, identity in enumerate(tensors)}
         self._tensors = list(tensors.values())
@@ -75,18 +75,18 @@ class _PerPromptRows:
     def take(
         self, index: Int[Tensor, " rows"], prompts: Int[Tensor, " rows"]
     ) -> Float[Tensor, "rows *field"]:
-        """The field that the intervention at each row's index has for the row's prompt."""
+        """Gather the field of each row, given its index in the stack and its prompt."""
         numbers, prompts = self._number[index.cpu()], prompts.cpu()
         shape = (len(numbers), *self._tensors[0].shape[1:])
         values = torch.empty(shape, dtype=self._dtype, device=self._device)
         for number in numbers.unique().tolist():
             rows = (numbers == number).nonzero()[:, 0]
             of = self._tensors[number]
-            taken = of[prompts[rows].to(of.device)]
-            values[rows.to(self._device)] = taken.to(self._device, self._dtype)
+            field_rows = of[prompts[rows].to(of.device)]
+            values[rows.to(self._device)] = field_rows.to(self._device, self._dtype)
         return values
 
 
 def _beside_positions(values: Tensor) -> Tensor:
-    """Values [rows, *field] as [rows, 1, *field]; numbers as [rows, 1, 1]."""
+    """Reshape values [rows, *field] to [rows, 1, *field], and numbers to [rows, 1, 1]."""
     return values[:, None, None] if values.ndim == 1 else values[:, None]

@@ -1,1 +1,1 @@
-"""Samples to scores, scores to numbers with intervals."""
+"""Score samples, and aggregate scores to means with intervals."""

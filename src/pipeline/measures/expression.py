@@ -1,4 +1,4 @@
-"""Which features samples express: a matrix, clustered on both axes, and the communities in it."""
+"""Cluster the samples x features expression matrix on both axes and find communities in it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,18 @@ from jaxtyping import Float
 from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
 from scipy.stats import hypergeom
 
+MOST_CLUSTERS = (8, 12)
+"""Maximum number of sample clusters and of feature clusters."""
+MOST_FEATURES = 80
+"""Maximum number of features in a matrix: the discriminating ones with the highest attribution."""
+
 
 @dataclass(frozen=True)
 class Clusters:
     """Hierarchical clusters of the rows and columns of a matrix.
 
-    matrix: rows and columns in the order of the trees' leaves. sample_tree, feature_tree: scipy's
-    linkages of the matrix as it was. samples, features: the cluster of each, counted from 1.
+    matrix: rows and columns in leaf order. sample_tree, feature_tree: scipy linkages of the matrix
+    in its original order. samples, features: the cluster label of each, from 1.
     """
 
     matrix: pd.DataFrame
@@ -28,38 +33,38 @@ class Clusters:
 def active_places(
     activations: Float[np.ndarray, "rows feature"], rows: pd.DataFrame
 ) -> pd.DataFrame:
-    """A row for every place where a feature is active: its activation there, above 0.
+    """List every nonzero feature activation, one row per (row, feature) pair.
 
     Args:
-        activations: of all features of an autoencoder, at each of the rows.
-        rows: what each row of `activations` is of, such as `sample` and `from_end`.
+        activations: of all features of an autoencoder.
+        rows: metadata of each row of `activations`, such as `sample` and `from_end`.
 
     Returns:
-        The columns of `rows`, `feature` and `activation`.
+        The columns of `rows`, `feature` and `activation` (> 0).
 
     Raises:
-        ValueError: another number of rows.
+        ValueError: `rows` and `activations` have different numbers of rows.
     """
     if len(rows) != len(activations):
         raise ValueError(f"{len(rows)} rows are described, there are {len(activations)}")
-    where, features = np.nonzero(activations > 0)
-    found = rows.iloc[where].reset_index(drop=True)
-    return found.assign(feature=features, activation=activations[where, features])
+    row_numbers, features = np.nonzero(activations > 0)
+    rows_of_active = rows.iloc[row_numbers].reset_index(drop=True)
+    return rows_of_active.assign(feature=features, activation=activations[row_numbers, features])
 
 
 def telling_features(
     readings: pd.DataFrame, sizes: pd.Series, *, samples: int, most: int
 ) -> list[int]:
-    """The features of largest size of those that tell samples apart: active in 5 to 95 % of them.
+    """Select the top features that discriminate between samples: active in 5 to 95 % of them.
 
     Args:
-        readings: `sample` and `feature` of each place where a feature is active.
-        sizes: feature -> what they are chosen by, such as attribution. Others are left out.
-        samples: how many there are, those in which nothing is active too.
-        most: how many features at most.
+        readings: `sample` and `feature` of each nonzero activation.
+        sizes: feature -> ranking value, such as its attribution. Other features are ignored.
+        samples: total number of samples, including those without an active feature.
+        most: maximum number of features.
 
     Returns:
-        Largest first; none where no feature tells samples apart.
+        Largest first; empty if no feature discriminates.
     """
     shares = readings.groupby("feature")["sample"].nunique() / samples
     telling = shares.index[shares.between(0.05, 0.95)]
@@ -70,15 +75,15 @@ def telling_features(
 def expression_matrix(
     readings: pd.DataFrame, *, value: str, samples: Sequence[int]
 ) -> pd.DataFrame:
-    """Samples x features: the largest value that a feature has at any position of a sample.
+    """Build the samples x features matrix of each feature's maximum over a sample's positions.
 
     Args:
-        readings: a row for each `sample`, `feature` and position where it is active.
-        value: the column to take, such as `activation`.
-        samples: the rows of the matrix. One without a reading has 0 everywhere.
+        readings: one row per `sample`, `feature` and position with a nonzero activation.
+        value: the column to aggregate, such as `activation`.
+        samples: the rows of the matrix. A sample without readings is all zeros.
 
     Raises:
-        ValueError: a column is not there, or there are no rows.
+        ValueError: a column is missing, or there are no rows.
     """
     for column in ("sample", "feature", value):
         if column not in readings:
@@ -92,20 +97,22 @@ def expression_matrix(
 
 
 def cluster(matrix: pd.DataFrame, *, samples: int, features: int) -> Clusters:
-    """Cluster samples into at most `samples` groups, and features likewise.
+    """Cluster samples into at most `samples` groups and features into at most `features`.
 
-    Average linkage, as Eisen et al. 1998 for gene expression, over Euclidean distances of what is
-    expressed, 1 where a value is above 0 and else 0: neither the scale of a feature nor one large
-    value counts.
+    Average linkage on Euclidean distances of the binarised matrix (1 where a value is above 0), as
+    in Eisen et al. 1998 for gene expression. Binarising removes the effect of feature scale and
+    outliers.
 
     Raises:
-        ValueError: fewer rows or columns than clusters, or than two.
+        ValueError: fewer rows or columns than clusters, or fewer than two.
     """
-    for name, count, wanted in zip(
+    for name, count, n_clusters in zip(
         ("samples", "features"), matrix.shape, (samples, features), strict=True
     ):
-        if not 1 <= wanted <= count or count < 2:
-            raise ValueError(f"{wanted} clusters of {count} {name}; valid: 1 to {count}, 2 or more")
+        if not 1 <= n_clusters <= count or count < 2:
+            raise ValueError(
+                f"{n_clusters} clusters of {count} {name}; valid: 1 to {count}, 2 or more"
+            )
     expressed = matrix.to_numpy() > 0
     sample_tree, feature_tree = (
         linkage(side.astype(float), "average", optimal_ordering=True)
@@ -120,6 +127,24 @@ def cluster(matrix: pd.DataFrame, *, samples: int, features: int) -> Clusters:
     )
 
 
+def clustered(readings: pd.DataFrame, samples: Sequence[int]) -> Clusters | None:
+    """Cluster the matrix of activations.
+
+    None if there are fewer than two features or two distinct samples.
+
+    Args:
+        readings: `sample`, `feature` and `activation`.
+        samples: the rows of the matrix.
+    """
+    shape = len(samples), readings["feature"].nunique()
+    if min(shape) < 2:
+        return None
+    matrix = expression_matrix(readings, value="activation", samples=samples)
+    n_clusters = (min(most, count) for most, count in zip(MOST_CLUSTERS, shape, strict=True))
+    clusters = cluster(matrix, **dict(zip(("samples", "features"), n_clusters, strict=True)))
+    return clusters if clusters.samples.nunique() > 1 else None
+
+
 def communities(
     clusters: Clusters,
     topics: Mapping[int, str],
@@ -128,34 +153,35 @@ def communities(
     shuffles: int = 200,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Clusters of samples that express a cluster of features, and what those samples share.
+    """Find communities: a cluster of samples that jointly express a cluster of features.
 
-    A feature is expressed by a sample where its value is above 0. A community is a pair of clusters
-    with excess = n_samples n_features (share in the block - share in the other samples) above that
-    of all other pairs with the same features. Clustering finds some in any matrix: `p` is the share
-    of shuffled matrices, clustered alike, whose largest excess is as large, (1 + count) / (1 +
-    shuffles). In those each feature's values of a topic go, as a whole, to another topic with as
-    many samples: samples of one topic share a prompt and are alike without any community. Largest
-    excess first.
+    A sample expresses a feature if its value is above 0. For each feature cluster, the community is
+    the sample cluster with the largest excess = n_samples n_features (share in the block - share in
+    the other samples), if positive. Clustering finds communities in any matrix, hence a permutation
+    test: `p` = (1 + count) / (1 + shuffles), count the shuffled and reclustered matrices with a
+    maximum excess at least as large. A shuffle moves each feature's values of a topic, as a block,
+    to another topic with the same number of samples: samples of a topic share a prompt and are
+    similar without any community.
 
     Args:
         clusters: of the matrix.
-        topics: sample -> its topic.
+        topics: sample -> topic.
         readings: `sample`, `feature` and `from_end` (0 is a sample's last position) of each value.
-        shuffles: how many matrices `p` is from.
-        seed: of these.
+        shuffles: number of shuffled matrices.
+        seed: of the shuffles.
 
     Returns:
-        A row for each: `samples`, `features` (tuples), `share`, `share_outside`, `excess`, `p`;
-        `topic`, the commonest, or "mixed" where `topics_tied` > 1 are equally common, with
-        `topic_count` of `n_samples` there and `topic_total` in all (the smallest of tied ones);
-        `topic_p` = min(1, topics P(X >= topic_count)), X hypergeometric: n_samples drawn of all,
-        topic_total of them of the topic; the commonest is chosen after looking, so that the
-        probability counts once for each topic (Bonferroni). `from_end`, the commonest distance of
-        an expressed feature from the end, `from_end_count` of `n_readings`.
+        One row per community, largest excess first: `samples`, `features` (tuples), `share`,
+        `share_outside`, `excess`, `p`; the most common `topic`, or "mixed" if `topics_tied` > 1
+        are equally common; `topic_count`, its samples in the community of `n_samples`;
+        `topic_total`, its samples in all (the smallest total of tied topics); `topic_p` =
+        min(1, n_topics P(X >= topic_count)), X hypergeometric: n_samples drawn from all samples, of
+        which topic_total have the topic; Bonferroni over topics, since the most common one is
+        picked after the fact. `from_end`: the most common distance of an expressed feature from the
+        end, with its count `from_end_count` of `n_readings`.
 
     Raises:
-        ValueError: a single cluster of samples, which has no others.
+        ValueError: there is only one cluster of samples.
     """
     if clusters.samples.nunique() < 2:
         raise ValueError("communities need 2 or more clusters of samples, there is 1")
@@ -166,28 +192,30 @@ def communities(
     shares, outside, excess = _shares(expressed, *groups)
     largest = _shuffled(expressed, *groups, by_topic.to_numpy(), shuffles, seed)
     rows = []
-    for column, where in enumerate(excess.argmax(0)):
-        if excess[where, column] <= 0:
+    for feature_cluster, sample_cluster in enumerate(excess.argmax(0)):
+        if excess[sample_cluster, feature_cluster] <= 0:
             continue
-        samples = matrix.index[groups[0] == np.unique(groups[0])[where]]
-        features = matrix.columns[groups[1] == np.unique(groups[1])[column]]
+        samples = matrix.index[groups[0] == np.unique(groups[0])[sample_cluster]]
+        features = matrix.columns[groups[1] == np.unique(groups[1])[feature_cluster]]
         counts = by_topic[samples].value_counts()
         count = int(counts.max())
         tied = counts.index[counts == count]
         total = int(by_topic.value_counts()[tied].min())
         chance = float(hypergeom.sf(count - 1, len(by_topic), total, len(samples)))
-        here = readings[readings["sample"].isin(samples) & readings["feature"].isin(features)]
-        from_end, at_from_end = _commonest(here["from_end"])
-        as_large = int((largest >= excess[where, column] - 1e-9).sum())
+        expressed_readings = readings[
+            readings["sample"].isin(samples) & readings["feature"].isin(features)
+        ]
+        from_end, at_from_end = _commonest(expressed_readings["from_end"])
+        as_large = int((largest >= excess[sample_cluster, feature_cluster] - 1e-9).sum())
         rows.append(
             {
                 "samples": tuple(samples),
                 "features": tuple(features),
                 "n_samples": len(samples),
                 "n_features": len(features),
-                "share": shares[where, column],
-                "share_outside": outside[where, column],
-                "excess": excess[where, column],
+                "share": shares[sample_cluster, feature_cluster],
+                "share_outside": outside[sample_cluster, feature_cluster],
+                "excess": excess[sample_cluster, feature_cluster],
                 "p": (1 + as_large) / (1 + shuffles),
                 "topic": tied[0] if len(tied) == 1 else "mixed",
                 "topics_tied": len(tied),
@@ -196,7 +224,7 @@ def communities(
                 "topic_p": min(1.0, by_topic.nunique() * chance),
                 "from_end": from_end,
                 "from_end_count": at_from_end,
-                "n_readings": len(here),
+                "n_readings": len(expressed_readings),
             }
         )
     return pd.DataFrame(sorted(rows, key=lambda row: -row["excess"]))
@@ -209,7 +237,7 @@ def _groups(tree: np.ndarray, wanted: int, names: pd.Index) -> pd.Series:
 def _shares(
     expressed: np.ndarray, samples: np.ndarray, features: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every pair of clusters [sample cluster, feature cluster]: inside, outside, excess."""
+    """Compute inside share, outside share and excess, each [sample cluster, feature cluster]."""
     rows = (samples[:, None] == np.unique(samples)).astype(float)
     columns = (features[:, None] == np.unique(features)).astype(float)
     sums = rows.T @ expressed @ columns
@@ -231,27 +259,27 @@ def _shuffled(
     rng = np.random.default_rng(seed)
     blocks = [np.flatnonzero(topics == topic) for topic in np.unique(topics)]
     sizes = np.unique([len(block) for block in blocks])
-    # Of every number of samples that topics have: [topic, sample].
-    alike = [np.stack([block for block in blocks if len(block) == size]) for size in sizes]
-    wanted = len(np.unique(samples)), len(np.unique(features))
+    # One array [topic, sample] for each topic size.
+    topics_by_size = [np.stack([block for block in blocks if len(block) == size]) for size in sizes]
+    n_clusters = len(np.unique(samples)), len(np.unique(features))
     columns = np.arange(expressed.shape[1])
     largest = []
     for _ in range(shuffles):
-        drawn = np.empty(expressed.shape)
-        for places in alike:
-            order = np.tile(np.arange(len(places))[:, None], (1, len(columns)))
-            moved = expressed[places[rng.permuted(order, axis=0)], columns[:, None]]
-            drawn[places] = moved.swapaxes(1, 2)
+        shuffled = np.empty(expressed.shape)
+        for samples_of_topics in topics_by_size:
+            order = np.tile(np.arange(len(samples_of_topics))[:, None], (1, len(columns)))
+            permuted = expressed[samples_of_topics[rng.permuted(order, axis=0)], columns[:, None]]
+            shuffled[samples_of_topics] = permuted.swapaxes(1, 2)
         groups = [
             fcluster(linkage(side, "average"), count, "maxclust")
-            for side, count in zip((drawn, drawn.T), wanted, strict=True)
+            for side, count in zip((shuffled, shuffled.T), n_clusters, strict=True)
         ]
         if len(np.unique(groups[0])) > 1:
-            largest.append(_shares(drawn, *groups)[2].max())
+            largest.append(_shares(shuffled, *groups)[2].max())
     return np.asarray(largest)
 
 
 def _commonest(values: pd.Series) -> tuple[object, int]:
-    # Ties go to the first in order of the values, whatever the order of the rows.
+    # Ties go to the smallest value, so that the order of the rows does not matter.
     counts = values.value_counts().sort_index().sort_values(ascending=False, kind="stable")
     return counts.index[0], int(counts.iloc[0])

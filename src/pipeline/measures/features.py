@@ -1,6 +1,6 @@
-"""What is to be seen of a feature: how often and how strongly it is active, where, and its logits.
+"""Summarise a feature: density, activation histogram, top examples and direct logits.
 
-Activations come a batch of rows at a time; what is kept of them does not grow with their number.
+Activations are streamed in batches of rows; memory use does not depend on the number of rows.
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from jaxtyping import Float, Int, Shaped
 BINS = 64
 
 Ranked = tuple[tuple[int, float], ...]
-"""Tokens and their logits."""
+"""Pairs (token, logit)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A sample in which a feature is active, as far as its tokens were collected.
+    """A sample in which a feature is active, with the tokens that were collected.
 
-    peak: index of the token where it is most active. activations: NaN at special tokens, which
-    are left out.
+    peak: index of the token with the largest activation. activations: NaN at special tokens, which
+    are excluded.
     """
 
     sample: int
@@ -33,9 +33,9 @@ class Example:
 class FeatureSummary:
     """A feature of an autoencoder of `kind` with `n_features` at `site`.
 
-    It is active, above 0, at `active` of `rows` rows, special tokens not counted. counts: rows by
-    activation, bin i from edges[i] up to edges[i + 1]. examples: most active first, at most one of
-    a sample. top, bottom: tokens with the largest and the smallest logit, extreme first.
+    It is active (above 0) at `active` of `rows` rows, special tokens excluded. counts: histogram
+    of activations, bin i is [edges[i], edges[i + 1]). examples: largest activation first, at most
+    one per sample. top, bottom: tokens with the largest and the smallest logit, most extreme first.
     """
 
     feature: int
@@ -52,16 +52,16 @@ class FeatureSummary:
 
     @property
     def density(self) -> float:
-        """Share of rows at which it is active; NaN for no rows."""
+        """Share of rows at which the feature is active; NaN without rows."""
         return self.active / self.rows if self.rows else float("nan")
 
 
 class Tally:
-    """Counts and largest activations of one feature over batches of rows.
+    """Accumulate the histogram and top activations of one feature over batches of rows.
 
-    The histogram has equal bins from 0 to the smallest power of two above the largest activation:
-    when that rises, bins are joined two by two. So it needs no second look at any row, and depends
-    neither on the order nor on the batches of the rows.
+    The histogram has equal bins from 0 to the smallest power of two above the largest activation;
+    when the range grows, adjacent bins are merged. One pass suffices, and the result depends
+    neither on row order nor on batch size.
     """
 
     def __init__(self, examples: int) -> None:
@@ -77,7 +77,7 @@ class Tally:
         numbers: Int[np.ndarray, " rows"],
         samples: Shaped[np.ndarray, " rows"],
     ) -> None:
-        """Count activations of rows, given the rows' numbers in the store and their samples."""
+        """Add a batch of activations with their row numbers in the store and their samples."""
         self.rows += len(activations)
         active = activations > 0
         if active.any():
@@ -86,17 +86,17 @@ class Tally:
 
     @property
     def active(self) -> int:
-        """How many rows had an activation above 0."""
+        """Number of rows with an activation above 0."""
         return int(self._counts.sum())
 
     def histogram(self) -> tuple[Int[np.ndarray, " bin"], Float[np.ndarray, " edge"]]:
-        """Counts and edges up to the last bin that is not empty; 33 to 64 bins if any is."""
+        """Return counts and edges up to the last non-empty bin: 33 to 64 bins, or none."""
         used = int(self._counts.nonzero()[0].max(initial=-1)) + 1
         return self._counts[:used], np.arange(used + 1) * self._width
 
     @property
     def peaks(self) -> Int[np.ndarray, " example"]:
-        """Numbers of the rows with the largest activations, largest first, one of a sample."""
+        """Row numbers of the largest activations, largest first, at most one per sample."""
         return self._best[1]
 
     @property
@@ -107,13 +107,13 @@ class Tally:
         exponent = int(np.frexp(activations.max())[1])
         if self._exponent is None:
             self._exponent = exponent
-        # After as many joins as there are doublings up to BINS all is in the first bin.
+        # log2(BINS) merges already put everything into the first bin.
         for _ in range(min(exponent - self._exponent, BINS.bit_length())):
             joined = self._counts.reshape(-1, 2).sum(1)
             self._counts = np.concatenate([joined, np.zeros_like(joined)])
         self._exponent = max(exponent, self._exponent)
-        places = np.floor(activations.astype(np.float64) / self._width).astype(np.int64)
-        self._counts += np.bincount(places, minlength=BINS)
+        bins = np.floor(activations.astype(np.float64) / self._width).astype(np.int64)
+        self._counts += np.bincount(bins, minlength=BINS)
 
     def _keep(
         self,
@@ -123,14 +123,14 @@ class Tally:
     ) -> None:
         parts = zip(self._best, (activations, numbers, samples), strict=True)
         joined = [np.concatenate([held, new]) for held, new in parts]
-        # By activation, then by number: ties do not depend on batches.
+        # Sort by activation, then row number: ties must not depend on batches.
         joined = [part[np.lexsort((joined[1], -joined[0]))] for part in joined]
         first = np.sort(np.unique(joined[2], return_index=True)[1])[: self._wanted]
         self._best = (joined[0][first], joined[1][first], joined[2][first])
 
 
 def extremes(logits: Float[np.ndarray, " vocab"], count: int) -> tuple[Ranked, Ranked]:
-    """The tokens with the largest and with the smallest logits, extreme first."""
+    """Return the tokens with the largest and the smallest logits, most extreme first."""
     order = np.argsort(logits, kind="stable")
     top, bottom = (
         tuple((int(token), float(logits[token])) for token in chosen[:count])

@@ -1,4 +1,4 @@
-"""A study's main numbers: every arm at its chosen setting, on the test split."""
+"""Compute a study's headline numbers: every arm at its chosen setting, on the test split."""
 
 import math
 from collections.abc import Mapping
@@ -8,92 +8,100 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.config.sections import Study
-from pipeline.measures.choice import Setting
-from pipeline.measures.scores import TEXT_METRIC
+from pipeline.engine.conditions import BASELINE, CONTROL
+from pipeline.measures.scale import TEXT_METRIC, Scale
+from pipeline.measures.settings import Setting
 from pipeline.measures.statistics import Estimate, estimate, paired_difference
 
 
-def headline(study: Study, scores: pd.DataFrame, settings: Mapping[str, Setting]) -> dict[str, Any]:
-    """For each arm its metric before and after, with 95 % intervals.
+def headline(
+    scores: pd.DataFrame,
+    arms: Mapping[str, tuple[str, str | None]],
+    settings: Mapping[str, Setting],
+    scales: Mapping[str, Scale],
+    *,
+    cluster: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Estimate each arm's metric at baseline and at its chosen setting, with 95 % intervals.
 
     Args:
-        study: names arms, metrics and how uncertainty is reckoned.
-        scores: the long table of the test split, and of unrelated text; `chosen` marks the
-            conditions at their arm's strength and position rule.
-        settings: layer, strength and position rule of each arm with strengths.
+        scores: of the test split and of unrelated text, joined with prompts and conditions;
+            `at_setting` marks the conditions in an arm's comparison.
+        arms: name -> metric and goal.
+        settings: chosen setting by arm, for arms that have one.
+        scales: by metric.
+        cluster: the column whose values are resampled together.
+        seed: of the bootstrap.
 
     Returns:
-        arm -> `baseline`; with a setting also that, `steered`, `difference` (paired), `controls`
-        (source -> estimate over its draws) and, where unrelated text was read under its rule,
-        `perplexity` before and after.
+        arm -> `baseline`; for arms with a setting also `setting`, `steered`, `difference` (paired),
+        `controls` (source -> estimate over its draws) and, if unrelated text was run under that
+        condition, `perplexity` for baseline and steered.
     """
     reported = {}
-    for name, arm in study.sweep.arms.items():
-        rows = scores[(scores["arm"] == name) & (scores["metric"] == arm.metric)]
-        baseline = rows[rows["intervention"] == "none"]
-        numbers: dict[str, Any] = {"metric": arm.metric, "goal": arm.goal}
-        average = partial(_estimate, study, is_proportion(scores, arm.metric))
-        numbers["baseline"] = average(baseline)
+    for name, (metric, goal) in arms.items():
+        of_arm = scores[scores["arm"] == name]
+        rows = of_arm[of_arm["metric"] == metric]
+        baseline = rows[rows["role"] == BASELINE]
+        scale = scales[metric]
+        average = partial(_estimate, share=scale.share, cluster=cluster, seed=seed)
+        numbers: dict[str, Any] = {
+            "metric": metric,
+            "unit": "%" if scale.percent else scale.unit,
+            "goal": goal,
+            "baseline": average(baseline),
+        }
         if name in settings:
             setting = settings[name]
-            here = rows[rows["chosen"] & (rows["layer"] == setting.layer)]
-            steered = here[here["source"] == "fitted"]
-            numbers |= asdict(setting) | {
+            steered = rows[rows["condition"] == setting.condition]
+            controls = rows[(rows["role"] == CONTROL) & rows["at_setting"]]
+            if "layer" in setting.axes:
+                controls = controls[controls["layer"] == setting.axes["layer"]]
+            numbers |= {
+                "setting": {k: v for k, v in setting.axes.items() if k not in _IMPLIED},
+                "chosen_by": setting.chosen_by,
                 "conditions": {
                     "baseline_id": baseline["condition"].iloc[0],
-                    "steered_id": steered["condition"].iloc[0],
+                    "steered_id": setting.condition,
                 },
                 "steered": average(steered),
                 "difference": _plain(
-                    paired_difference(
-                        steered, baseline, cluster=study.score.cluster, seed=study.score.seed
-                    )
+                    paired_difference(steered, baseline, cluster=cluster, seed=seed)
                 ),
-                "controls": {
-                    source: average(drawn)
-                    for source, drawn in here[here["source"] != "fitted"].groupby("source")
-                },
+                "controls": {source: average(drawn) for source, drawn in _by_source(controls)},
             }
-            text = scores[(scores["arm"] == name) & (scores["metric"] == TEXT_METRIC)]
-            if (text["source"] == "fitted").any():
-                numbers["perplexity"] = _perplexity(study, text, setting.layer)
+            texts = of_arm[of_arm["metric"] == TEXT_METRIC]
+            if (texts["condition"] == setting.condition).any():
+                numbers["perplexity"] = {
+                    "baseline": _perplexity(texts[texts["role"] == BASELINE], seed),
+                    "steered": _perplexity(texts[texts["condition"] == setting.condition], seed),
+                }
         reported[name] = numbers
     return reported
 
 
-def is_proportion(scores: pd.DataFrame, metric: str) -> bool:
-    """Whether all scores of a metric are 0 or 1, as `summarise` takes it."""
-    found = scores.loc[scores["metric"] == metric, "score"].dropna()
-    return bool(found.isin([0, 1]).all())
+_IMPLIED = ("arm", "intervention", "source", "draw")
+"""Axes that are already given by the arm."""
 
 
-def _estimate(study: Study, proportion: bool, rows: pd.DataFrame) -> dict[str, Any]:
-    found = estimate(
-        rows["score"], rows[study.score.cluster], proportion=proportion, seed=study.score.seed
-    )
-    return _plain(found)
+def _by_source(controls: pd.DataFrame) -> Any:
+    return controls.groupby("source") if len(controls) else ()
 
 
-def _perplexity(study: Study, text: pd.DataFrame, layer: int) -> dict[str, dict[str, float]]:
-    """exp of mean and interval of the texts' mean losses, before and after."""
-    rows = {
-        "baseline": text[text["intervention"] == "none"],
-        "steered": text[(text["layer"] == layer) & (text["source"] == "fitted")],
-    }
-    found = {
-        name: estimate(t["score"], t["sample"], proportion=False, seed=study.score.seed)
-        for name, t in rows.items()
-    }
-    return {
-        name: {key: math.exp(getattr(value, key)) for key in ("mean", "low", "high")}
-        for name, value in found.items()
-    }
+def _estimate(rows: pd.DataFrame, *, share: bool, cluster: str, seed: int) -> dict[str, Any]:
+    return _plain(estimate(rows["score"], rows[cluster], proportion=share, seed=seed))
 
 
-def _plain(found: Estimate) -> dict[str, Any]:
+def _perplexity(texts: pd.DataFrame, seed: int) -> dict[str, float]:
+    """Return exp of the mean and interval of the texts' mean losses."""
+    loss = estimate(texts["score"], texts["sample"], proportion=False, seed=seed)
+    return {key: math.exp(getattr(loss, key)) for key in ("mean", "low", "high")}
+
+
+def _plain(result: Estimate) -> dict[str, Any]:
     # JSON has no NaN.
     return {
         key: None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in asdict(found).items()
+        for key, value in asdict(result).items()
     }

@@ -1,26 +1,28 @@
-"""Logit metrics: logits of the token after a prompt to one score, from a single forward pass.
+"""Logit metrics: one score per prompt from the next-token logits of a single forward pass.
 
-A logit metric is `metric(after, *, parameters) -> scores [rows]`. Nothing is generated for it. With
-`layer` it is that of the logit lens there, from the same pass.
+A logit metric is `metric(after, *, options) -> scores [rows]` with a `NextToken`, or
+`metric(answers, *, options)` with the log-probability of each sample's answer. It needs no
+generation. With `layer` it uses the logit lens at that layer, from the same pass.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from pipeline.measures.scale import Scale
 from pipeline.model.chat import first_token, single_tokens
 
 
 @runtime_checkable
 class Logits(Protocol):
-    """Logits [rows, vocab] of the token after the prompt.
+    """Next-token logits [rows, vocab] at the end of the prompt.
 
-    With a layer by the logit lens: what the final norm and the head make of what the layer reads.
+    With a layer, by the logit lens: final norm and unembedding applied to that layer's `resid_pre`.
     """
 
     def __call__(self, layer: int | None = None, /) -> Tensor:
@@ -30,13 +32,13 @@ class Logits(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class NextToken:
-    """What a model says of the token after the prompt.
+    """The next-token logits after each prompt, edited and clean.
 
     Attributes:
-        logits: as the model is run.
-        clean: without any edit.
+        logits: of the edited model.
+        clean: of the unedited model.
         tokenizer: the model's.
-        samples: the dataset's row of each row of logits, with all columns of the dataset.
+        samples: the dataset row of each row of logits, with all columns.
     """
 
     logits: Logits
@@ -45,18 +47,20 @@ class NextToken:
     samples: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def ids(self, words: Sequence[str]) -> Int[Tensor, " words"]:
-        """The token of each word.
+        """Return the token id of each word.
 
         Raises:
-            ValueError: a word that is not one token.
+            ValueError: a word is not a single token.
         """
         return torch.tensor(single_tokens(self.tokenizer, words), device=self.logits().device)
 
     def continuations(self, column: str) -> Int[Tensor, " rows"]:
-        """The first token of each sample's text in a column, as it follows the prompt; -1: no text.
+        """Return the first token of each sample's text in a column as it continues the prompt.
+
+        -1 if a sample has no text.
 
         Raises:
-            ValueError: no such column, or a text whose tokens do not follow those of its prompt.
+            ValueError: no such column, or prompt and text do not tokenise as prompt + text.
         """
         if column not in self.samples:
             raise ValueError(
@@ -74,11 +78,11 @@ class NextToken:
 
 def log_odds(
     after: NextToken, *, tokens: list[str], layer: int | None = None
-) -> Float64[Tensor, " rows"]:
-    """`summed_log_odds` of the tokens, in nats: of refusing, where they begin a refusal.
+) -> Annotated[Float64[Tensor, " rows"], Scale("log-odds of {tokens}", "nats")]:
+    """Compute `summed_log_odds` of the tokens, in nats: a refusal score if they begin refusals.
 
     Raises:
-        ValueError: none is named, one twice, or one that is not a single token.
+        ValueError: no tokens, a duplicate, or a word that is not a single token.
     """
     if not tokens or len(set(tokens)) < len(tokens):
         raise ValueError(f"tokens = {tokens}; valid: one or more, each once")
@@ -87,8 +91,8 @@ def log_odds(
 
 def logit_difference(
     after: NextToken, *, token: str, other: str, layer: int | None = None
-) -> Float64[Tensor, " rows"]:
-    """logit(token) - logit(other): the log of how many times as likely, in nats.
+) -> Annotated[Float64[Tensor, " rows"], Scale("logit({token}) - logit({other})", "nats")]:
+    """Compute logit(token) - logit(other), the log of their probability ratio, in nats.
 
     Raises:
         ValueError: either is not a single token.
@@ -100,11 +104,11 @@ def logit_difference(
 
 def group_log_odds(
     after: NextToken, *, tokens: list[str], others: list[str], layer: int | None = None
-) -> Float64[Tensor, " rows"]:
-    """log sum p(tokens) - log sum p(others), in nats.
+) -> Annotated[Float64[Tensor, " rows"], Scale("log-odds of {tokens} against {others}", "nats")]:
+    """Compute log sum p(tokens) - log sum p(others), in nats.
 
     Raises:
-        ValueError: a group without tokens, a token twice, or one that is not a single token.
+        ValueError: an empty group, a duplicate, or a word that is not a single token.
     """
     both = [*tokens, *others]
     if not tokens or not others or len(set(both)) < len(both):
@@ -114,8 +118,10 @@ def group_log_odds(
     return summed - against
 
 
-def answer_probability(after: NextToken, *, layer: int | None = None) -> Float64[Tensor, " rows"]:
-    """p of the first token of the sample's own `answer`; NaN for samples without one.
+def answer_probability(
+    after: NextToken, *, layer: int | None = None
+) -> Annotated[Float64[Tensor, " rows"], Scale("probability of the answer", bounded=True)]:
+    """Compute the probability of the first token of each sample's `answer`; NaN without one.
 
     Raises:
         ValueError: as `NextToken.continuations`.
@@ -123,25 +129,42 @@ def answer_probability(after: NextToken, *, layer: int | None = None) -> Float64
     return _at(after.logits(layer).double().softmax(-1), after.continuations("answer"))
 
 
-def answer_rank(after: NextToken, *, layer: int | None = None) -> Float64[Tensor, " rows"]:
-    """How many tokens are likelier than the first of the sample's own `answer`; 0 is the top.
+def answer_rank(
+    after: NextToken, *, layer: int | None = None
+) -> Annotated[Float64[Tensor, " rows"], Scale("rank of the answer")]:
+    """Rank the first token of each sample's `answer` by probability; 0 is the top token.
 
-    Of tokens that are as likely each has the mean of their ranks: half of the others count. NaN for
-    samples without an answer.
+    Tied tokens share their mean rank. NaN for samples without an answer.
 
     Raises:
         ValueError: as `NextToken.continuations`.
     """
     logits = after.logits(layer)
     level = _at(logits, after.continuations("answer"))[:, None]
-    likelier, alike = (logits > level).sum(-1), (logits == level).sum(-1)
-    return (likelier + (alike - 1) / 2).double().where(~level[:, 0].isnan(), torch.nan)
+    likelier, tied = (logits > level).sum(-1), (logits == level).sum(-1)
+    return (likelier + (tied - 1) / 2).double().where(~level[:, 0].isnan(), torch.nan)
 
 
-def answer_over_foil(after: NextToken, *, layer: int | None = None) -> Float64[Tensor, " rows"]:
-    """logit(answer) - logit(foil) of the first tokens of the sample's own `answer` and `foil`.
+def answer_is_top(
+    after: NextToken, *, layer: int | None = None
+) -> Annotated[Float64[Tensor, " rows"], Scale("the answer is the top token", share=True)]:
+    """Score 1 if the first token of the sample's `answer` is the unique top token, else 0.
 
-    In nats; NaN for samples that lack one of them.
+    NaN for samples without an answer.
+
+    Raises:
+        ValueError: as `NextToken.continuations`.
+    """
+    rank = answer_rank(after, layer=layer)
+    return (rank == 0).double().where(~rank.isnan(), torch.nan)
+
+
+def answer_over_foil(
+    after: NextToken, *, layer: int | None = None
+) -> Annotated[Float64[Tensor, " rows"], Scale("logit(answer) - logit(foil)", "nats")]:
+    """Compute logit(answer) - logit(foil) of the first tokens of each sample's `answer` and `foil`.
+
+    In nats; NaN for samples without an answer or a foil.
 
     Raises:
         ValueError: as `NextToken.continuations`.
@@ -151,15 +174,24 @@ def answer_over_foil(after: NextToken, *, layer: int | None = None) -> Float64[T
     return answer - foil
 
 
-def kl_divergence(after: NextToken, *, layer: int | None = None) -> Float64[Tensor, " rows"]:
-    """`divergence` from the unedited model, in nats."""
+def answer_log_probability(
+    answers: Float[Tensor, " rows"],
+) -> Annotated[Float64[Tensor, " rows"], Scale("log-probability of the answer", "nats")]:
+    """Compute log p of the sample's whole `answer`, teacher-forced, in nats."""
+    return answers.double()
+
+
+def kl_divergence(
+    after: NextToken, *, layer: int | None = None
+) -> Annotated[Float64[Tensor, " rows"], Scale("KL divergence from the unedited model", "nats")]:
+    """Compute the KL `divergence` from the unedited model, in nats."""
     return divergence(after.clean(layer), after.logits(layer))
 
 
 def summed_log_odds(
     logits: Float[Tensor, "rows vocab"], tokens: Int[Tensor, " words"]
 ) -> Float64[Tensor, " rows"]:
-    """log(p + 1e-8) - log(1 - p + 1e-8) in float64, p the summed probability of the tokens.
+    """Compute log(p + 1e-8) - log(1 - p + 1e-8) in float64, p the tokens' summed probability.
 
     Source: Arditi et al. 2024.
     """
@@ -170,7 +202,7 @@ def summed_log_odds(
 def divergence(
     baseline: Float[Tensor, "rows vocab"], changed: Float[Tensor, "rows vocab"]
 ) -> Float64[Tensor, " rows"]:
-    """Σ p0 (log(p0 + 1e-6) - log(p + 1e-6)) from logits, p0 the baseline, in nats, float64.
+    """Compute Σ p0 (log(p0 + 1e-6) - log(p + 1e-6)), p0 the baseline, in nats and float64.
 
     Source: Arditi et al. 2024.
     """
@@ -181,6 +213,6 @@ def divergence(
 def _at(
     values: Float[Tensor, "rows vocab"], tokens: Int[Tensor, " rows"]
 ) -> Float64[Tensor, " rows"]:
-    """The value of each row at its own token; NaN at -1."""
+    """Pick each row's value at its own token; NaN for token -1."""
     chosen = values.gather(1, tokens.clamp(min=0)[:, None])[:, 0].double()
     return chosen.masked_fill(tokens < 0, torch.nan)

@@ -1,13 +1,16 @@
-"""Metrics: samples to one score each.
+"""Metrics of completions: one score per sample.
 
-A metric is `metric(samples, *, parameters) -> Series` of floats with the index of `samples`,
-which holds the sweep's rows of one condition and split: all its samples and repeats. NaN means
-unscored. Averages are `statistics`' alone.
+A metric is `metric(samples, *, options) -> Annotated[Series, Scale(...)]`: floats with the index
+of `samples`, the completions of one condition and split with the columns of their prompts. NaN
+means unscored. Only `statistics` averages scores.
 """
+
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 
+from pipeline.measures.scale import Scale
 from pipeline.measures.text import distinct, list_items, self_bleu_scores
 
 REFUSALS = [
@@ -27,11 +30,13 @@ REFUSALS = [
 """Phrases of a refusal (Arditi et al. 2024)."""
 
 
-def refusal(samples: pd.DataFrame, *, substrings: list[str] = REFUSALS) -> pd.Series:
-    """1 if the completion contains one of the phrases, whatever their case, else 0.
+def refusal(
+    samples: pd.DataFrame, *, substrings: list[str] = REFUSALS
+) -> Annotated[pd.Series, Scale("refuses", share=True)]:
+    """Score 1 if the completion contains one of the phrases (case-insensitive), else 0.
 
     Raises:
-        ValueError: there are no phrases, or one is empty.
+        ValueError: no phrases, or an empty one.
     """
     if not substrings or "" in substrings:
         raise ValueError(f"substrings = {substrings}; valid: one or more phrases, none empty")
@@ -41,10 +46,12 @@ def refusal(samples: pd.DataFrame, *, substrings: list[str] = REFUSALS) -> pd.Se
     )
 
 
-def compliance(samples: pd.DataFrame, *, substrings: list[str] = REFUSALS) -> pd.Series:
-    """1 if the completion is no refusal and contains the sample's `demand`, else 0.
+def compliance(
+    samples: pd.DataFrame, *, substrings: list[str] = REFUSALS
+) -> Annotated[pd.Series, Scale("complies", share=True)]:
+    """Score 1 if the completion is no refusal and contains the sample's `demand`, else 0.
 
-    Not 1 - refusal: an answer can refuse nothing and say nothing. NaN where `demand` is empty.
+    This is not 1 - refusal: a completion can neither refuse nor comply. NaN if `demand` is empty.
     """
     pairs = zip(samples["completion"], samples["demand"], strict=True)
     met = _score(samples, [demand.casefold() in text.casefold() for text, demand in pairs])
@@ -52,28 +59,36 @@ def compliance(samples: pd.DataFrame, *, substrings: list[str] = REFUSALS) -> pd
     return (met * answered).where(samples["demand"] != "")
 
 
-def n_items(samples: pd.DataFrame, *, separator: str = "\n") -> pd.Series:
-    """Number of items of a list: its non-blank lines."""
+def n_items(
+    samples: pd.DataFrame, *, separator: str = "\n"
+) -> Annotated[pd.Series, Scale("items per list")]:
+    """Count the items of a list: its non-blank lines."""
     return _score(samples, [len(list_items(text, separator)) for text in samples["completion"]])
 
 
-def filler_blanks(samples: pd.DataFrame, *, separator: str = "\n") -> pd.Series:
-    """Number of items that a blank separates from the line break, or from the end."""
+def filler_blanks(
+    samples: pd.DataFrame, *, separator: str = "\n"
+) -> Annotated[pd.Series, Scale("filler blanks per list")]:
+    """Count the items with a blank before their line break or the end."""
     lists = (list_items(text, separator) for text in samples["completion"])
     return _score(samples, [sum(item.endswith(" ") for item in items) for items in lists])
 
 
-def unique_items(samples: pd.DataFrame, *, separator: str = "\n") -> pd.Series:
-    """Distinct items / items of a completion, stripped and case-folded; NaN without items."""
+def unique_items(
+    samples: pd.DataFrame, *, separator: str = "\n"
+) -> Annotated[pd.Series, Scale("distinct items in a list", bounded=True)]:
+    """Compute distinct items / items of a completion, stripped, case-folded; NaN without items."""
     lists = (list_items(text, separator) for text in samples["completion"])
     return _score(samples, [distinct(items) / len(items) if items else np.nan for items in lists])
 
 
-def diversity(samples: pd.DataFrame, *, separator: str = "\n") -> pd.Series:
-    """Distinct items / items over all completions of a topic, stripped and case-folded.
+def diversity(
+    samples: pd.DataFrame, *, separator: str = "\n"
+) -> Annotated[pd.Series, Scale("distinct items over a topic", bounded=True)]:
+    """Compute distinct items / items over all completions of a topic, stripped and case-folded.
 
-    A number of the set, not of a completion: every completion of the same topic and label gets
-    it. It falls with the number of completions. NaN where the set has no items.
+    A value of the set: all completions of the same topic and label get the same score. It falls
+    with the number of completions. NaN if the set has no items.
     """
     scores = _score(samples, np.nan)
     for _, texts in samples.groupby(["topic", "label"])["completion"]:
@@ -83,13 +98,15 @@ def diversity(samples: pd.DataFrame, *, separator: str = "\n") -> pd.Series:
     return scores
 
 
-def self_bleu(samples: pd.DataFrame, *, n_grams: int = 4) -> pd.Series:
-    """BLEU of a completion against all others of the same topic and label: 1 = nothing new.
+def self_bleu(
+    samples: pd.DataFrame, *, n_grams: int = 4
+) -> Annotated[pd.Series, Scale("self-BLEU", bounded=True)]:
+    """Compute BLEU of a completion against all others of the same topic and label: 1 = nothing new.
 
-    Orders 1 to `n_grams` weighted alike, smoothing method 1; tokens are words between blanks and
-    line breaks, where the reference has NLTK's tokens. It rises with the number of completions.
-    NaN for a blank completion, which is no reference either, and where no other is left.
-    Zhu et al. 2018 (Texygen).
+    Uniform weights on orders 1 to `n_grams`, smoothing method 1. Tokens are blank-separated words
+    and line breaks; the reference uses NLTK's tokeniser. It rises with the number of completions.
+    NaN for a blank completion, which is not used as a reference either, or without references.
+    Source: Zhu et al. 2018 (Texygen).
 
     Raises:
         ValueError: `n_grams` is below 1.
@@ -104,8 +121,10 @@ def self_bleu(samples: pd.DataFrame, *, n_grams: int = 4) -> pd.Series:
     return scores
 
 
-def at_length_limit(samples: pd.DataFrame) -> pd.Series:
-    """1 if the completion was cut at the length limit, 0 if the model ended it."""
+def at_length_limit(
+    samples: pd.DataFrame,
+) -> Annotated[pd.Series, Scale("cut at the length limit", share=True)]:
+    """Score 1 if the completion was cut at the length limit, 0 if the model ended it."""
     return _score(samples, samples["stopped"] == "length")
 
 

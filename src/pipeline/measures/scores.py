@@ -1,41 +1,56 @@
-"""Completions -> the long table of scores: a row per condition, sample, repeat and metric."""
+"""The long table of scores, one row per condition, sample, repeat and metric, and its joins."""
 
 from collections.abc import Callable, Iterable, Mapping
 
 import pandas as pd
 
-CONDITION = [
-    "condition",
-    "arm",
-    "intervention",
-    "source",
-    "draw",
-    "layer",
-    "strength",
-    "positions",
-]
-SAMPLE = ["sample", "repeat", "split", "label", "topic"]
-TEXT_METRIC = "cross_entropy"
-"""Of unrelated text: mean negative log-probability of its tokens, in nats."""
+SCORE_COLUMNS = ["condition", "split", "sample", "repeat", "metric", "score"]
+PROMPT = ["label", "topic"]
+"""Prompt columns joined to every table of scores."""
+TEXT = "text"
+"""Split and label of unrelated texts."""
 
 
-def score_table(
+def score_completions(
     completions: pd.DataFrame, metrics: Mapping[str, Callable[[pd.DataFrame], pd.Series]]
 ) -> pd.DataFrame:
-    """Every metric on the completions of each condition and split.
+    """Apply every metric to the completions of each condition and split, joined with their prompts.
 
     Returns:
-        Columns `CONDITION`, `SAMPLE`, metric, score (NaN where there is none).
+        Columns `SCORE_COLUMNS`; unscored rows have a NaN score.
     """
     return long_table(
-        samples[CONDITION + SAMPLE].assign(metric=name, score=metric(samples))
+        samples[SCORE_COLUMNS[:4]].assign(metric=name, score=metric(samples))
         for _, samples in completions.groupby(["condition", "split"], sort=False)
         for name, metric in metrics.items()
     )
 
 
 def long_table(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Tables of scores joined; with their columns where there is none."""
-    columns = [*CONDITION, *SAMPLE, "metric", "score"]
-    found = [part[columns] for part in parts if len(part)]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
+    """Concatenate tables of scores; without any, return an empty table with the same columns."""
+    tables = [part[SCORE_COLUMNS] for part in parts if len(part)]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=SCORE_COLUMNS)
+
+
+def with_prompts(table: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+    """Join a table with the columns of its prompts, including the dataset's extra columns.
+
+    Each unrelated text is its own sample: its label is `TEXT` and its topic is the sample.
+    """
+    columns = [name for name in prompts if name not in ("tokens", "prompt")]
+    columns = [name for name in columns if name not in table or name == "sample"]
+    joined = table.merge(prompts[columns], on="sample", how="left", validate="many_to_one")
+    if "split" in table and (table["split"] == TEXT).any():
+        texts = (joined["split"] == TEXT).to_numpy()
+        joined.loc[texts, "label"] = TEXT
+        joined.loc[texts, "topic"] = joined.loc[texts, "sample"].astype(str)
+    return joined
+
+
+def with_conditions(table: pd.DataFrame, conditions: pd.DataFrame) -> pd.DataFrame:
+    """Join a table with the role and axes of its conditions, keeping the order of rows.
+
+    An axis replaces a prompt column of the same name.
+    """
+    columns = [name for name in table if name not in conditions or name == "condition"]
+    return conditions.merge(table[columns], on="condition", how="right", validate="one_to_many")

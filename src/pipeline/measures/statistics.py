@@ -1,9 +1,10 @@
-"""From scores to means with 95 % intervals: the only place that aggregates.
+"""Means with 95 % intervals: the only module that aggregates scores.
 
-Rows of one cluster (the repeats of a prompt, the completions of a topic) are not independent:
-every standard error and interval here is one over whole clusters.
+Rows of a cluster (repeats of a prompt, completions of a topic) are not independent: every standard
+error and interval is computed over whole clusters.
 """
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -21,8 +22,8 @@ _Z = float(ndtri((1 + LEVEL) / 2))
 class Estimate:
     """A mean with its 95 % interval.
 
-    n: scored rows. n_unscored: rows without a score (NaN), in no mean. stderr: over clusters,
-    NaN for a single one. interval: how low and high were found, "none" where they are NaN.
+    n: scored rows. n_unscored: rows with a NaN score, excluded from the mean. stderr: over
+    clusters, NaN for a single one. interval: method behind low and high, "none" if they are NaN.
     """
 
     mean: float
@@ -36,7 +37,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Band:
-    """A curve over layers with a band that holds the whole true curve in 95 % of experiments."""
+    """A curve over layers with a band that contains the whole true curve with 95 % probability."""
 
     mean: Float[np.ndarray, " layer"]
     low: Float[np.ndarray, " layer"]
@@ -44,32 +45,37 @@ class Band:
     critical: float
 
 
-def summarise(scores: pd.DataFrame, by: list[str], *, cluster: str, seed: int) -> pd.DataFrame:
-    """One row per group of `by`, in order of appearance: its columns and those of `Estimate`.
+def summarise(
+    scores: pd.DataFrame, by: list[str], *, shares: Collection[str], cluster: str, seed: int
+) -> pd.DataFrame:
+    """Estimate the mean of each group of `by`, in order of appearance.
 
-    A metric whose scores in the whole table are all 0 or 1 is a proportion and gets Wilson
-    intervals, any other the cluster bootstrap (`estimate`). A group's row does not depend on
-    which other groups of its metric are there.
+    One row per group: the columns of `by` and the fields of `Estimate`. Shares get Wilson's
+    interval, other metrics the cluster bootstrap (`estimate`). A group's row does not depend on
+    which other groups exist.
 
     Args:
-        scores: long, with columns `metric`, `score`, `cluster` and those of `by`.
-        by: what makes a group; missing values are a value.
-        cluster: the column whose values are drawn together: "sample", or "topic" for lists.
-        seed: of the resampling.
+        scores: long table with the columns `metric`, `score`, `cluster` and those of `by`.
+        by: the grouping columns; a missing value is a value of its own.
+        shares: the metrics that declare scores of 0 or 1.
+        cluster: the column whose values are resampled together: "sample", or "topic" for lists.
+        seed: of the bootstrap.
 
     Raises:
-        ValueError: a column is not there.
+        ValueError: a column is missing, or a share has a score other than 0 or 1.
     """
     _require(scores, [*by, cluster, "metric", "score"])
-    in_proportion = scores["score"].isin([0, 1]) | scores["score"].isna()
-    proportion = in_proportion.groupby(scores["metric"]).transform("all")
-    groups = scores.assign(proportion=proportion).groupby(by, sort=False, dropna=False)
+    in_shares = scores["metric"].isin(list(shares))
+    outside = in_shares & scores["score"].notna() & ~scores["score"].isin([0, 1])
+    if outside.any():
+        row = scores[outside].iloc[0]
+        raise ValueError(f"{row['metric']} is a share, but scores {row['score']}; valid: 0, 1, NaN")
     keys, estimates = [], []
-    for _, group in groups:
+    for _, group in scores.assign(_share=in_shares).groupby(by, sort=False, dropna=False):
         keys.append(group[by].iloc[[0]])
-        is_proportion = bool(group["proportion"].all())
+        share = bool(group["_share"].all())
         estimates.append(
-            asdict(estimate(group["score"], group[cluster], proportion=is_proportion, seed=seed))
+            asdict(estimate(group["score"], group[cluster], proportion=share, seed=seed))
         )
     if not keys:
         return scores[by].reindex(columns=[*by, *Estimate.__dataclass_fields__])
@@ -77,15 +83,15 @@ def summarise(scores: pd.DataFrame, by: list[str], *, cluster: str, seed: int) -
 
 
 def estimate(score: pd.Series, cluster: pd.Series, *, proportion: bool, seed: int) -> Estimate:
-    """Mean of the scored rows, its standard error and 95 % interval over clusters.
+    """Estimate the mean of the scored rows, with standard error and 95 % interval over clusters.
 
     Standard error (linearised ratio): sqrt(m / (m - 1) * sum_c (sum_c - n_c mean)^2) / n for m
-    clusters of n_c rows; with a row per cluster this is the usual one.
+    clusters of n_c rows; the usual standard error with one row per cluster.
 
-    Proportion: Wilson's score interval; where clusters have several rows, at the effective number
-    of rows mean (1 - mean) / stderr^2, scaled by (z / t_{m-1})^2 (Korn and Graubard 1998); if
-    all scores are equal, at the number of clusters. Otherwise: percentile bootstrap of whole
-    clusters, 2000 resamples, its tails widened for few clusters (`_tail`).
+    Proportion: Wilson's score interval. If clusters have several rows, n is the effective number
+    of rows mean (1 - mean) / stderr^2, scaled by (z / t_{m-1})^2 (Korn and Graubard 1998), or the
+    number of clusters if all scores are equal. Otherwise: percentile bootstrap of whole clusters
+    with 2000 resamples, tails widened for few clusters (`_tail`).
     """
     scored = score.notna().to_numpy()
     n_unscored = int((~scored).sum())
@@ -117,7 +123,7 @@ def wilson(
     n: int | float | Float[np.ndarray, "*axes"],
     critical: float = _Z,
 ) -> tuple[Float[np.ndarray, "*axes"], Float[np.ndarray, "*axes"]]:
-    """Wilson's score interval of a share of `n`: the p with |share - p| <= critical * se(p).
+    """Compute Wilson's score interval of a share: all p with |share - p| <= critical * se(p).
 
     (p + c^2/2n -+ c sqrt(p(1 - p)/n + c^2/4n^2)) / (1 + c^2/n). Wilson 1927.
     """
@@ -125,7 +131,7 @@ def wilson(
     square = critical**2 / n
     half = critical * np.sqrt(share * (1 - share) / n + square / (4 * n))
     centre = share + square / 2
-    # Rounding would otherwise leave 1e-17 where the bound is 0 or 1 exactly.
+    # Avoid rounding errors of 1e-17 where the bound is exactly 0 or 1.
     low = np.where(share == 0, 0.0, (centre - half) / (1 + square))
     high = np.where(share == 1, 1.0, (centre + half) / (1 + square))
     return low, high
@@ -134,19 +140,19 @@ def wilson(
 def paired_difference(
     steered: pd.DataFrame, baseline: pd.DataFrame, *, cluster: str, seed: int
 ) -> Estimate:
-    """Mean of steered minus baseline on the same (sample, repeat), by cluster bootstrap.
+    """Estimate mean steered - baseline over pairs of (sample, repeat), by cluster bootstrap.
 
-    A pair counts as unscored if either side is. If all differences are equal the interval has no
-    width: read the two shares' own intervals beside it.
+    A pair is unscored if either side is. If all differences are equal, the interval has zero width:
+    also report the intervals of the two means.
 
     Args:
         steered: scores of one metric and condition: `sample`, `repeat`, `score` and `cluster`.
-        baseline: the same of another condition.
-        cluster: the column whose values are drawn together.
-        seed: of the resampling.
+        baseline: the same for another condition.
+        cluster: the column whose values are resampled together.
+        seed: of the bootstrap.
 
     Raises:
-        ValueError: a column is missing, a row comes twice, or a sample is on one side only.
+        ValueError: a missing column, a duplicate row, or a row without its pair.
     """
     keys = ["sample", "repeat"]
     indexed = []
@@ -154,33 +160,34 @@ def paired_difference(
         _require(side, [*keys, cluster, "score"])
         if side.duplicated(keys).any():
             raise ValueError(f"{name} has several scores for one (sample, repeat); valid: one")
-        # Set apart from its own index: `cluster` may be one of the keys.
+        # Keep the columns: `cluster` may be one of the keys.
         indexed.append(side.set_index(pd.MultiIndex.from_frame(side[keys])).sort_index())
     a, b = indexed
-    alone = a.index.symmetric_difference(b.index)
-    if len(alone):
-        sample, repeat = alone[0]
+    unpaired = a.index.symmetric_difference(b.index)
+    if len(unpaired):
+        sample, repeat = unpaired[0]
         raise ValueError(f"sample {sample}, repeat {repeat} is on one side only; valid: both")
     return estimate(a["score"] - b["score"], a[cluster], proportion=False, seed=seed)
 
 
 def cluster_means(scores: pd.DataFrame, columns: str, cluster: str) -> pd.DataFrame:
-    """Mean score of every cluster (rows) under every value of `columns` (columns), NaN left out."""
+    """Average the scores of each cluster (rows) and value of `columns` (columns), ignoring NaN."""
     return scores.pivot_table(index=cluster, columns=columns, values="score", aggfunc="mean")
 
 
 def simultaneous_band(values: Float[np.ndarray, "rows layer"], *, seed: int) -> Band:
-    """95 % simultaneous band of the mean over rows, for all layers at once.
+    """Compute a 95 % simultaneous band of the mean over rows, for all layers at once.
 
     The critical value is the 95 % quantile over resamples of max_layer |mean* - mean| / stderr,
-    widened for few rows as the bootstrap interval is. The band is mean -+ critical * stderr; for
-    scores that are all 0 or 1 Wilson's interval at that critical value, which keeps its width at
-    0 and 1 (as Wilson's does, it can miss a share within 1 % of these by some tenths of a per
-    cent). A layer without variance has no t: an independent standard normal stands for it.
+    widened for few rows like the bootstrap interval. The band is mean -+ critical * stderr. If all
+    scores are 0 or 1 it is Wilson's interval at that critical value, which keeps a nonzero width at
+    0 and 1; like any Wilson interval it can miss a share within 1 % of 0 or 1 by some tenths of a
+    per cent. A layer without variance has no t statistic; it contributes an independent standard
+    normal draw.
 
     Args:
-        values: a row per independent unit (prompt, or cluster mean); NaN = unscored.
-        seed: of the resampling.
+        values: one row per independent unit (prompt, or cluster mean); NaN = unscored.
+        seed: of the bootstrap.
 
     Raises:
         ValueError: a layer has fewer than two scored rows.
@@ -208,14 +215,14 @@ def simultaneous_band(values: Float[np.ndarray, "rows layer"], *, seed: int) -> 
 
 @lru_cache(maxsize=4)
 def resampling_counts(clusters: int, seed: int) -> Int[np.ndarray, "resample cluster"]:
-    """How often each cluster is drawn in each resample; the same for the same number of them."""
+    """Draw how often each cluster occurs in each resample; a function of count and seed only."""
     rng = np.random.default_rng([seed, clusters])
     return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
 
 
 def _tail(clusters: int) -> float:
-    # The expanded percentile interval (Hesterberg 2015): plain percentiles are too narrow by
-    # sqrt((m - 1) / m) and by z / t, which is a third with six topics.
+    # Expanded percentile interval (Hesterberg 2015): plain percentiles are too narrow by
+    # sqrt((m - 1) / m) and by z / t: by a third with six topics.
     widened = np.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, (1 + LEVEL) / 2)
     return float(ndtr(-widened))
 

@@ -1,1 +1,1 @@
-"""What is fitted and what is changed: one paper, one file."""
+"""Fits and interventions: one file per paper."""

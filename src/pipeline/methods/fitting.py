@@ -1,4 +1,4 @@
-"""Fit directions to two classes of a store's rows, at every position and layer, with controls."""
+"""Fit directions to two classes of stored activations, per position and layer, with controls."""
 
 from collections.abc import Mapping
 
@@ -13,10 +13,10 @@ from pipeline.store.store import ActivationStore
 
 
 class Classes:
-    """The activations of two classes of prompts, read from a store a position and layer at a time.
+    """Activations of two classes of prompts, read from a store one position and layer at a time.
 
-    Positions are counted from the prompt's end: -1 is its last token and 0 the first of an answer.
-    Where the subject was collected there is one position, 0.
+    Positions are counted from the prompt's end: -1 is its last token. If subjects or answers were
+    collected, the only position is `subject`, or `answer` (the answer's first token).
 
     Raises:
         ValueError: a class without prompts.
@@ -42,11 +42,14 @@ class Classes:
         for name in self._names:
             if not (self._label == name).any():
                 raise ValueError(f"no prompt labelled {name!r} is left to fit directions to")
-        self.positions: list[int] = sorted(self._place.dropna().astype(int).unique().tolist())
+        rule = store.fingerprint.positions
+        self._named = rule if rule in ("subject", "answer") else None
+        positions = sorted(self._place.dropna().astype(int).unique().tolist())
+        self.positions: list[int | str] = [self._named] if self._named else positions
         self.layers = sorted({Site.parse(site).layer for site in store.sites})
 
-    def at(self, position: int, layer: int) -> tuple[Tensor, Tensor]:
-        """Positive and negative activations [rows, d_model].
+    def at(self, position: int | str, layer: int) -> tuple[Tensor, Tensor]:
+        """Return the positive and the negative activations, each [rows, d_model].
 
         Raises:
             ValueError: the store has no such position.
@@ -54,8 +57,9 @@ class Classes:
         if position not in self.positions:
             raise ValueError(f"position {position} was not collected; valid: {self.positions}")
         rows = self._store[str(Site(layer, self._component))]
+        from_end = 0 if position == self._named else position
         positive, negative = (
-            rows[np.flatnonzero((self._place == position) & (self._label == name))]
+            rows[np.flatnonzero((self._place == from_end) & (self._label == name))]
             for name in self._names
         )
         return positive, negative
@@ -65,11 +69,11 @@ def with_controls(
     classes: Classes,
     fitted: Mapping[int, Tensor],
     *,
-    position: int,
+    position: int | str,
     draws: Mapping[str, int],
     seed: int,
 ) -> dict[Key, Tensor]:
-    """The fitted direction of every layer beside control directions of its length.
+    """Add control directions of the same norm to the fitted direction of every layer.
 
     Raises:
         ValueError: a direction is zero or not finite.

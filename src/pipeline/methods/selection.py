@@ -1,4 +1,4 @@
-"""Choose a direction among candidates (every template position x layer) on the validation split."""
+"""Select a direction among candidates (template positions x layers) on the validation split."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from pipeline.methods.interventions import Add, ProjectOut
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
-COLUMNS = ("position", "layer", "refusal_score", "steering_score", "kl_div_score")
+CANDIDATE_COLUMNS = ("position", "layer", "refusal_score", "steering_score", "kl_div_score")
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The candidate taken and its three scores."""
+class SelectedDirection:
+    """The selected candidate and its three scores."""
 
-    position: int
+    position: int | str
     layer: int
     refusal_score: float
     steering_score: float
@@ -37,33 +37,35 @@ def select_direction(
     max_kl: float = 0.1,
     min_steering: float = 0.0,
     layer_share: float = 0.8,
-) -> Choice:
-    """The candidate with the lowest bypass score among those that pass every filter.
+) -> SelectedDirection:
+    """Select the candidate with the lowest bypass score among those that pass every filter.
 
     Candidates with a NaN score, a layer >= int(layer_share * n_layers), kl > max_kl or
     induce < min_steering are discarded. Ties go to the lower layer, then the later position.
 
     Args:
-        candidates: a row each with `position`, `layer`, `refusal_score` (bypass: mean refusal
+        candidates: one row each with `position`, `layer`, `refusal_score` (bypass: mean refusal
             score on harmful prompts, direction projected out), `steering_score` (induce: on
             harmless prompts, direction added) and `kl_div_score` (on harmless prompts, projected
-            out against baseline).
+            out vs. baseline).
         n_layers: of the model.
-        max_kl: largest KL divergence kept.
-        min_steering: smallest induce score kept.
-        layer_share: of the layers, from the first on, that may be chosen.
+        max_kl: largest admissible KL divergence.
+        min_steering: smallest admissible induce score.
+        layer_share: only the first layer_share * n_layers layers are eligible.
 
     Returns:
-        The choice.
+        The selected candidate.
 
     Raises:
-        ValueError: a column is missing, or nothing is left; says how many each filter discards.
+        ValueError: a missing column, or no candidate left; states how many each filter discards.
 
     Source: Arditi et al. 2024, code andyrdt/refusal_direction.
     """
-    missing = [column for column in COLUMNS if column not in candidates]
+    missing = [column for column in CANDIDATE_COLUMNS if column not in candidates]
     if missing:
-        raise ValueError(f"candidates have no column {missing[0]!r}; needed: {', '.join(COLUMNS)}")
+        raise ValueError(
+            f"candidates have no column {missing[0]!r}; needed: {', '.join(CANDIDATE_COLUMNS)}"
+        )
     scores = candidates[["refusal_score", "steering_score", "kl_div_score"]].astype(float)
     limit = int(layer_share * n_layers)
     discards = {
@@ -79,8 +81,9 @@ def select_direction(
     best = left.sort_values(
         ["refusal_score", "layer", "position"], ascending=[True, True, False], kind="stable"
     ).iloc[0]
-    return Choice(
-        position=int(best["position"]),
+    position = best["position"]
+    return SelectedDirection(
+        position=position if isinstance(position, str) else int(position),
         layer=int(best["layer"]),
         refusal_score=float(best["refusal_score"]),
         steering_score=float(best["steering_score"]),
@@ -90,7 +93,7 @@ def select_direction(
 
 def evaluate_candidates(
     model: LanguageModel,
-    candidates: Mapping[tuple[int, int], Tensor],
+    candidates: Mapping[tuple[int | str, int], Tensor],
     *,
     component: str,
     harmful: Sequence[Sequence[int]],
@@ -98,16 +101,16 @@ def evaluate_candidates(
     refusal_tokens: Int[Tensor, " refusals"],
     batch_tokens: int,
 ) -> pd.DataFrame:
-    """Bypass, induce and kl of every candidate (position, layer) -> direction [d_model].
+    """Compute bypass, induce and kl scores of candidates: (position, layer) -> direction [d_model].
 
     bypass (`refusal_score`): mean log-odds of the refusal tokens (`summed_log_odds`) at the last
     position on harmful prompts, the direction projected out of every block's input, attention
-    output and MLP output. induce (`steering_score`): on harmless prompts, added where it was
-    fitted: `component` of its layer. kl (`kl_div_score`): mean `divergence` over harmless prompts,
-    projected out, against the baseline.
+    output and MLP output. induce (`steering_score`): the same on harmless prompts, the direction
+    added at `component` of its layer, where it was fitted. kl (`kl_div_score`): mean `divergence`
+    from the baseline on harmless prompts, direction projected out.
 
     Returns:
-        A row per candidate, with the columns that `select_direction` takes.
+        One row per candidate with the columns that `select_direction` needs.
     """
 
     def score(logits: Tensor) -> Tensor:
@@ -146,7 +149,7 @@ def evaluate_candidates(
 def keep_clear(
     dataset: pd.DataFrame, scores: Float64[Tensor, " rows"], *, harmful: str
 ) -> pd.DataFrame:
-    """The prompts that the model takes as labelled: harmful ones with a score > 0, others < 0."""
+    """Keep prompts that the model treats as labelled: refusal score > 0 if harmful, else < 0."""
     refused = scores.numpy() > 0
     answered = scores.numpy() < 0
     return dataset[np.where(dataset["label"] == harmful, refused, answered)]

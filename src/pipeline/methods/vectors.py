@@ -1,4 +1,4 @@
-"""Directions that tell two classes of prompts apart, and the controls that such a claim needs."""
+"""Difference-of-means directions between two classes of prompts, and control directions."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ CONTROLS = ("shuffled", "covariance", "isotropic")
 def difference_of_means(
     positive: Float[Tensor, "positives d_model"], negative: Float[Tensor, "negatives d_model"]
 ) -> Float64[Tensor, " d_model"]:
-    """Mean of the positive minus mean of the negative activations, in float64, not normalised.
+    """Compute mean(positive) - mean(negative) in float64, not normalised.
 
     Raises:
         ValueError: a class without rows.
@@ -31,16 +31,16 @@ def control_direction(
     seed: int,
     draw: int,
 ) -> Float64[Tensor, " d_model"]:
-    """A direction that knows nothing of the labels, at the length of the fitted one.
+    """Draw a label-independent control direction with the norm of the fitted direction.
 
-    `shuffled`: the same fit with the labels permuted. `covariance`: a normal draw with the
-    activations' covariance, sum_i g_i x_i with g standard normal. Both take each class about its
-    own mean: where classes lie far apart most variance is along their difference, and a draw from
-    all of it, brought to full length, would be the fitted direction again up to its sign.
-    `isotropic`: a standard normal draw.
+    `shuffled`: the same fit with permuted labels. `covariance`: a Gaussian draw with the
+    activations' covariance, sum_i g_i x_i with g standard normal. Both centre each class on its own
+    mean: if the classes are far apart, most variance lies along their difference, and an uncentred
+    draw, rescaled, would reproduce the fitted direction up to its sign. `isotropic`: a standard
+    normal draw.
 
     Raises:
-        ValueError: an unknown source, or one made of differences within labels that have none.
+        ValueError: an unknown source, or one that needs within-label variance where there is none.
     """
     if source not in CONTROLS:
         raise ValueError(f"control {source!r} is unknown; valid: {', '.join(CONTROLS)}")

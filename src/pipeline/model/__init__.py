@@ -1,1 +1,1 @@
-"""What a language model is to us: sites, loading, hooks."""
+"""Load language models, name their sites and hook their activations."""

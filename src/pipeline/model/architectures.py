@@ -1,6 +1,6 @@
-"""Where each family of models keeps its parts: the one table that knows architectures.
+"""Module names of each supported model family; a new architecture is one row of `ARCHITECTURES`.
 
-A new architecture is one row of `ARCHITECTURES`.
+No other file knows about architectures.
 """
 
 from dataclasses import dataclass
@@ -9,12 +9,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Architecture:
-    """Names of modules: `decoder` in the base model, `blocks` in it, the rest in a block.
+    """Module names: `decoder` in the base model, `blocks` in the decoder, the others in a block.
 
-    `attention` and `mlp` are the modules whose output is added to the residual stream: the
-    post-norm where a family has one. `pattern` is the attention itself, which returns its
-    probabilities second. `parallel` names the entry of the config that says whether attention and
-    MLP run side by side. `final_norm` is in the decoder; norms scale by `norm_offset` + weight.
+    Attributes:
+        decoder: decoder in the base model; empty if it is the base model itself.
+        blocks: list of blocks in the decoder.
+        pattern: attention module, whose second output is the attention pattern.
+        heads: output projection of attention, whose input is `z`.
+        attention: module whose output attention adds to the residual stream; a post-norm if any.
+        middle: module whose input is `resid_mid`.
+        neurons: down projection of the MLP, whose input is `mlp_act`.
+        mlp: module whose output the MLP adds to the residual stream; a post-norm if any.
+        parallel: config entry that says whether attention and MLP run in parallel.
+        final_norm: final norm in the decoder.
+        norm_offset: norms scale by `norm_offset` + weight.
     """
 
     decoder: str = ""
@@ -30,7 +38,7 @@ class Architecture:
     norm_offset: float = 0.0
 
     def side_by_side(self, config: Any) -> bool:
-        """Whether attention and MLP of a model of this config both read the block's input."""
+        """Whether attention and MLP run in parallel: both read the block's input."""
         return self.parallel is not None and bool(getattr(config, self.parallel))
 
 
@@ -84,14 +92,14 @@ REFUSED = {
     "qwen2_moe": _EXPERTS,
     "qwen3_moe": _EXPERTS,
 }
-"""Families that are known not to fit, and why."""
+"""Unsupported model families, and why."""
 
 
 def architecture_of(config: Any, name: str) -> Architecture:
-    """The row of a model's config.
+    """Look up the architecture of a model by its config.
 
     Raises:
-        ValueError: no row for its type; says why where that is known.
+        ValueError: the model type is not supported; says why if known.
     """
     model_type = config.model_type
     if model_type in REFUSED:

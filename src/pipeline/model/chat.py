@@ -1,4 +1,4 @@
-"""Chat templates: instructions to the tokens a model is given, and positions found in them."""
+"""Render chat templates, tokenize prompts and find token positions in them."""
 
 import functools
 import hashlib
@@ -10,9 +10,9 @@ import jinja2
 
 log = logging.getLogger(__name__)
 UNLIKE = ("Why 7?", "a) Sing!b")
-"""Instructions that share no token at their ends."""
+"""Instructions without a common first or last token."""
 DATE = "26 Jul 2024"
-"""Given to templates that would write today's date: a prompt is the same on every day."""
+"""Date for templates that would insert today's, so that prompts do not change from day to day."""
 
 
 def render(
@@ -22,16 +22,15 @@ def render(
     system: str | None = None,
     variables: Mapping[str, Any] | None = None,
 ) -> str:
-    """The text of one user turn up to where the model's answer begins.
+    """Render one user turn up to where the model's answer begins.
 
-    A base model without a chat template gets the instruction and a line break. A system text
-    stands in a turn of its own; where the template takes none, it and a blank line precede the
-    instruction.
+    Without a chat template, as for base models, this is the instruction and a line break. If the
+    template takes no system turn, the system text and a blank line precede the instruction.
 
     Args:
-        tokenizer: holds the template.
-        instruction: what the user says.
-        system: what the system turn says; None is no such turn.
+        tokenizer: tokenizer, which holds the template.
+        instruction: text of the user turn.
+        system: text of the system turn; None for no system turn.
         variables: further variables of the template, such as `enable_thinking`.
     """
     if system is not None and not takes_system(tokenizer):
@@ -44,9 +43,9 @@ def render(
 
 
 def takes_system(tokenizer: Any) -> bool:
-    """Whether the template writes a system turn.
+    """Whether the template renders a system turn.
 
-    Some refuse it, some leave it out silently, and some would take it for the user's.
+    Some templates raise an error, some drop it silently, and some take it for the user turn.
     """
     if tokenizer.chat_template is None:
         return False
@@ -59,7 +58,7 @@ def takes_system(tokenizer: Any) -> bool:
 
 
 def announce(tokenizer: Any, system: str | None = None) -> None:
-    """Say where prompts are not what a chat model's user would expect."""
+    """Warn if there is no chat template, or if it takes no system turn."""
     if tokenizer.chat_template is None:
         log.warning("the tokenizer has no chat template: prompts are the instruction and a newline")
     if system is not None and not takes_system(tokenizer):
@@ -67,9 +66,9 @@ def announce(tokenizer: Any, system: str | None = None) -> None:
 
 
 def encode(tokenizer: Any, prompt: str, *, raw: bool = False) -> list[int]:
-    """Tokens of a prompt, with the begin-of-sequence token once if the tokenizer adds one.
+    """Tokenize a prompt, with exactly one beginning-of-sequence token if the tokenizer adds one.
 
-    A rendered chat template has written its special tokens already; a `raw` text has not.
+    A rendered chat template contains its special tokens already; a `raw` text does not.
     """
     return tokenizer.encode(prompt, add_special_tokens=_needs_special(tokenizer, prompt, raw))
 
@@ -77,7 +76,7 @@ def encode(tokenizer: Any, prompt: str, *, raw: bool = False) -> list[int]:
 def with_answer(
     tokenizer: Any, prompt: str, answer: str, *, raw: bool = False
 ) -> tuple[list[int], tuple[int, ...]]:
-    """Tokens of a prompt followed by an answer, and the positions of those that hold the answer.
+    """Tokenize a prompt followed by an answer, and return the positions of the answer's tokens.
 
     Raises:
         ValueError: the answer is empty.
@@ -90,22 +89,22 @@ def with_answer(
 
 @functools.lru_cache(maxsize=2**16)
 def first_token(tokenizer: Any, prompt: str, answer: str, *, raw: bool = False) -> int:
-    """The token that an answer begins with after the tokens of a prompt.
+    """Return the first token of an answer after a prompt.
 
     Raises:
-        ValueError: the answer is empty, or the prompt's last token becomes another one before it.
+        ValueError: the answer is empty, or appending it changes the tokens of the prompt.
     """
-    tokens, places = with_answer(tokenizer, prompt, answer, raw=raw)
-    if tokens[: places[0]] != encode(tokenizer, prompt, raw=raw):
+    tokens, answer_positions = with_answer(tokenizer, prompt, answer, raw=raw)
+    if tokens[: answer_positions[0]] != encode(tokenizer, prompt, raw=raw):
         raise ValueError(
             f"the tokens of answer {answer!r} do not follow those of its prompt, which ends in "
             f"{prompt[-10:]!r}"
         )
-    return tokens[places[0]]
+    return tokens[answer_positions[0]]
 
 
 def subject_position(tokenizer: Any, prompt: str, subject: str, *, raw: bool = False) -> int:
-    """Position of the last token of a subject, at its last mention in the prompt.
+    """Return the position of a subject's last token, at its last mention in the prompt.
 
     Raises:
         ValueError: the subject is empty or not in the prompt.
@@ -117,9 +116,9 @@ def subject_position(tokenizer: Any, prompt: str, subject: str, *, raw: bool = F
 
 
 def template_length(tokenizer: Any, *, variables: Mapping[str, Any] | None = None) -> int:
-    """How many tokens the template puts after the instruction: at least 1.
+    """Count the tokens that the template puts after the instruction; at least 1.
 
-    Found from the template itself: the tokens that two unlike instructions end in alike.
+    This is the length of the common token suffix of two instructions that end differently.
     """
     first, second = (
         encode(tokenizer, render(tokenizer, text, variables=variables)) for text in UNLIKE
@@ -131,26 +130,26 @@ def template_length(tokenizer: Any, *, variables: Mapping[str, Any] | None = Non
 
 
 def template_digest(tokenizer: Any) -> str:
-    """Hash of the chat template, "none" without one."""
+    """Hash the chat template; "none" if there is none."""
     if tokenizer.chat_template is None:
         return "none"
     return hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()[:16]
 
 
 def single_tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:
-    """The token of each word, as an answer begins with it.
+    """Return the token id of each word, without special tokens.
 
     Raises:
-        ValueError: a word that is not one token.
+        ValueError: a word is not a single token.
     """
-    found = []
+    tokens = []
     for word in words:
         ids = tokenizer.encode(word, add_special_tokens=False)
         if len(ids) != 1:
             pieces = tokenizer.convert_ids_to_tokens(ids)
             raise ValueError(f"{word!r} is {len(ids)} tokens to the model, not one: {pieces}")
-        found.append(ids[0])
-    return found
+        tokens.append(ids[0])
+    return tokens
 
 
 def _apply(tokenizer: Any, turns: list[dict[str, str]], variables: Mapping[str, Any]) -> str:
@@ -165,7 +164,7 @@ def _needs_special(tokenizer: Any, prompt: str, raw: bool) -> bool:
 
 
 def _span(tokenizer: Any, text: str, start: int, end: int, raw: bool) -> tuple[int, ...]:
-    """Positions of the tokens that hold any of the characters from `start` to `end`."""
+    """Return the positions of the tokens that overlap the characters from `start` to `end`."""
     spans = tokenizer(
         text,
         add_special_tokens=_needs_special(tokenizer, text, raw),

@@ -11,32 +11,32 @@ from torch import Tensor, nn
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
-Visit = Callable[[Tensor], Tensor | None]
-"""Called with an activation [batch, pos, width]; a tensor returned takes its place."""
+Hook = Callable[[Tensor], Tensor | None]
+"""Called with an activation [batch, pos, width]; a returned tensor replaces it."""
 
 
-class _DeepEnough(Exception):  # noqa: N818 - it is no error
-    """Raised to leave a forward pass once nothing further is wanted."""
+class _StopForward(Exception):  # noqa: N818 - it is no error
+    """Raised by a hook to stop a forward pass after the deepest site."""
 
 
 @contextmanager
-def visiting(model: LanguageModel, visits: Mapping[Site, Visit]) -> Iterator[None]:
-    """Call each visit with the activation at its site in every forward pass inside the block.
+def with_hooks(model: LanguageModel, hooks: Mapping[Site, Hook]) -> Iterator[None]:
+    """Run each hook on the activation at its site, in every forward pass inside the context.
 
-    A visit that returns None reads; one that returns a tensor of the same shape writes. The
-    weights are never touched, and afterwards the model is as it was. Attention is computed eagerly
-    while a pattern is visited, as other implementations never hold it, and only then.
+    A hook that returns None reads; one that returns a tensor of the same shape writes. Weights are
+    never modified, and hooks are removed on exit. If a hook reads an attention pattern, attention
+    is eager inside the context: other implementations never compute the pattern.
 
     Raises:
-        ValueError: a site that the model does not have, or a pattern that is written to.
+        ValueError: a site that the model does not have, or a write to an attention pattern.
     """
     handles = []
-    patterns = any(site.component == "pattern" for site in visits)
+    patterns = any(site.component == "pattern" for site in hooks)
     with _eager_attention(model) if patterns else nullcontext():
         try:
-            # Sorted: a write at resid_mid reaches the block's output before resid_post is visited.
-            for site in sorted(visits, key=lambda site: site.depth):
-                handles += _register(model, model.check(site), visits[site])
+            # Sorted: a write at resid_mid must reach the block's output before resid_post is read.
+            for site in sorted(hooks, key=lambda site: site.depth):
+                handles += _register(model, model.check(site), hooks[site])
             yield
         finally:
             for handle in handles:
@@ -45,12 +45,12 @@ def visiting(model: LanguageModel, visits: Mapping[Site, Visit]) -> Iterator[Non
 
 @contextmanager
 def _eager_attention(model: LanguageModel) -> Iterator[None]:
-    usual = model.config._attn_implementation
+    implementation = model.config._attn_implementation
     model.decoder.set_attn_implementation("eager")
     try:
         yield
     finally:
-        model.decoder.set_attn_implementation(usual)
+        model.decoder.set_attn_implementation(implementation)
 
 
 def read(
@@ -60,50 +60,49 @@ def read(
     mask: Tensor,
     gather: Callable[[Tensor], Tensor] = lambda hidden: hidden,
 ) -> dict[Site, Float[Tensor, "..."]]:
-    """Activations at sites in one forward pass, which stops at the deepest of them.
+    """Read activations at sites in one forward pass, which stops at the deepest site.
 
-    Patterns are [batch, head, pos, pos]: the query's position first, then the key's.
-    `gather` takes what is wanted out of [batch, pos, width] while the pass runs, so that whole
-    activations need not be kept.
+    Attention patterns are [batch, head, query pos, key pos]. `gather` selects from each activation
+    [batch, pos, width] during the pass, so that full activations need not be kept.
     """
-    found: dict[Site, Tensor] = {}
+    activations: dict[Site, Tensor] = {}
     ordered = sorted(sites, key=lambda site: site.depth)
 
-    def visit(site: Site) -> Visit:
-        def keep(hidden: Tensor) -> None:
-            found[site] = gather(hidden).clone()
+    def hook(site: Site) -> Hook:
+        def store(hidden: Tensor) -> None:
+            activations[site] = gather(hidden).clone()
             if site == ordered[-1]:
-                raise _DeepEnough
+                raise _StopForward
 
-        return keep
+        return store
 
-    visits = {site: visit(site) for site in ordered}
-    with torch.inference_mode(), visiting(model, visits), suppress(_DeepEnough):
-        model.decoder(ids, attention_mask=mask, position_ids=positions(mask), use_cache=False)
-    return found
+    hooks = {site: hook(site) for site in ordered}
+    with torch.inference_mode(), with_hooks(model, hooks), suppress(_StopForward):
+        model.decoder(ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False)
+    return activations
 
 
 @contextmanager
 def starting_at(
     model: LanguageModel, layer: int, hidden: Float[Tensor, "batch pos d_model"]
 ) -> Iterator[None]:
-    """Run only the blocks from `layer` on, the first of them on `hidden` as its input.
+    """Run only the blocks from `layer` on, with `hidden` as the residual stream at its input.
 
-    There must be a block below; at `n_layers` only the final norm and the head run.
+    `layer` must be at least 1. At `n_layers` only the final norm and the unembedding run.
     """
-    below = list(model.blocks[:layer])
-    given = _Given(hidden)
+    skipped = list(model.blocks[:layer])
+    precomputed = _Precomputed(hidden)
     try:
         for index in range(layer):
-            model.blocks[index] = given
+            model.blocks[index] = precomputed
         yield
     finally:
-        for index, block in enumerate(below):
+        for index, block in enumerate(skipped):
             model.blocks[index] = block
 
 
-class _Given(nn.Module):
-    """Stands in a block's place and returns a residual stream that is known already."""
+class _Precomputed(nn.Module):
+    """Replaces a block and returns a precomputed residual stream."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
@@ -120,120 +119,123 @@ def differentiate(
     mask: Tensor,
     objective: Callable[[Tensor], Float[Tensor, " batch"]],
 ) -> tuple[dict[Site, Tensor], dict[Site, Tensor], Float[Tensor, " batch"]]:
-    """Activations, gradients of an objective with respect to them, and the objective itself.
+    """Compute the gradients of an objective with respect to activations at sites.
 
-    One forward and one backward pass for all sites: a site's gradient is the total one, through
-    everything downstream, other sites included. The objective takes the logits [batch, vocab]
-    after each row's last token; rows do not depend on each other, so neither do their gradients.
+    One forward and one backward pass for all sites. A site's gradient is the total derivative,
+    through everything downstream, other sites included. The objective maps the logits
+    [batch, vocab] after each row's last token to one value per row; rows are independent.
+
+    Returns:
+        Activations by site, gradients by site, and the objective [batch].
     """
-    found: dict[Site, Tensor] = {}
+    activations: dict[Site, Tensor] = {}
 
-    def visit(site: Site) -> Visit:
-        def keep(hidden: Tensor) -> Tensor:
-            # What runs on must be the very tensor whose gradient is asked for.
-            found[site] = (
+    def hook(site: Site) -> Hook:
+        def store(hidden: Tensor) -> Tensor:
+            # The forward pass must continue with the tensor that the gradient is taken for.
+            activations[site] = (
                 hidden.clone() if hidden.requires_grad else hidden.detach().requires_grad_()
             )
-            return found[site]
+            return activations[site]
 
-        return keep
+        return store
 
-    visits = {site: visit(site) for site in sites}
-    with torch.enable_grad(), visiting(model, visits):
+    hooks = {site: hook(site) for site in sites}
+    with torch.enable_grad(), with_hooks(model, hooks):
         logits = model.hf(
             ids,
             attention_mask=mask,
-            position_ids=positions(mask),
+            position_ids=token_positions(mask),
             use_cache=False,
             logits_to_keep=1,
         ).logits[:, -1]
         values = objective(logits)
-        ordered = list(found)
-        gradients = torch.autograd.grad(values.sum(), [found[site] for site in ordered])
+        ordered = list(activations)
+        gradients = torch.autograd.grad(values.sum(), [activations[site] for site in ordered])
     return (
-        {site: found[site].detach() for site in ordered},
+        {site: activations[site].detach() for site in ordered},
         dict(zip(ordered, gradients, strict=True)),
         values.detach(),
     )
 
 
-def positions(mask: Tensor) -> Tensor:
-    """Absolute positions of left-padded rows: 0 at the first real token (and at pads)."""
+def token_positions(mask: Tensor) -> Tensor:
+    """Return absolute positions in left-padded rows: 0 at the first real token and at padding."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def _register(model: LanguageModel, site: Site, visit: Visit) -> list[Any]:
-    module, side = model.place(site)
+def _register(model: LanguageModel, site: Site, hook: Hook) -> list[Any]:
+    module, side = model.module_of(site)
     if site.unit is not None:
-        visit = _at_unit(visit, site.unit, model.width(site))
+        hook = _at_unit(hook, site.unit, model.width(site))
     if site.component == "resid_mid":
-        return _register_middle(model, module, model.blocks[site.layer], visit)
+        return _register_middle(model, module, model.blocks[site.layer], hook)
     if site.component == "pattern":
-        return [module.register_forward_hook(_reading_pattern(site, visit))]
+        return [module.register_forward_hook(_reading_pattern(site, hook))]
     if side == "both":
-        return [module.register_forward_hook(_across(visit))]
+        return [module.register_forward_hook(_across(hook))]
     if side == "input":
-        return [module.register_forward_pre_hook(_before(visit), with_kwargs=True)]
-    return [module.register_forward_hook(_after(visit))]
+        return [module.register_forward_pre_hook(_before(hook), with_kwargs=True)]
+    return [module.register_forward_hook(_after(hook))]
 
 
-def _at_unit(visit: Visit, unit: int, width: int) -> Visit:
+def _at_unit(hook: Hook, unit: int, width: int) -> Hook:
     part = slice(unit * width, (unit + 1) * width)
 
-    def narrowed(hidden: Tensor) -> Tensor | None:
-        new = visit(hidden[..., part])
+    def registered(hidden: Tensor) -> Tensor | None:
+        new = hook(hidden[..., part])
         if new is None:
             return None
         return torch.cat([hidden[..., : part.start], new, hidden[..., part.stop :]], -1)
 
-    return narrowed
+    return registered
 
 
-def _before(visit: Visit) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        new = visit(args[0] if args else kwargs["hidden_states"])
+def _before(hook: Hook) -> Callable[..., Any]:
+    def registered(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        new = hook(args[0] if args else kwargs["hidden_states"])
         if new is None:
             return None
         return ((new, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": new})
 
-    return hook
+    return registered
 
 
-def _after(visit: Visit) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        # Layers of some families return a tensor, of others a tuple that begins with it.
-        whole = isinstance(output, tuple)
-        new = visit(output[0] if whole else output)
-        return None if new is None else (new, *output[1:]) if whole else new
+def _after(hook: Hook) -> Callable[..., Any]:
+    def registered(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        # Blocks return a tensor in some families, in others a tuple that begins with it.
+        is_tuple = isinstance(output, tuple)
+        new = hook(output[0] if is_tuple else output)
+        return None if new is None else (new, *output[1:]) if is_tuple else new
 
-    return hook
+    return registered
 
 
-def _across(visit: Visit) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
-        new = visit(torch.cat([args[0], output], -1))
+def _across(hook: Hook) -> Callable[..., Any]:
+    def registered(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor | None:
+        new = hook(torch.cat([args[0], output], -1))
         return None if new is None else new[..., args[0].shape[-1] :]
 
-    return hook
+    return registered
 
 
-def _reading_pattern(site: Site, visit: Visit) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if visit(output[1]) is not None:
+def _reading_pattern(site: Site, hook: Hook) -> Callable[..., None]:
+    def registered(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if hook(output[1]) is not None:
             raise ValueError(f"{site} can be read but not written")
 
-    return hook
+    return registered
 
 
 def _register_middle(
-    model: LanguageModel, module: nn.Module, block: nn.Module, visit: Visit
+    model: LanguageModel, module: nn.Module, block: nn.Module, hook: Hook
 ) -> list[Any]:
-    # The branch reads the stream here, but the stream itself runs past the module: a write goes
-    # into the branch as it is and into the stream as a difference at the block's end.
+    # This module reads the residual stream, but the stream itself bypasses it. So a write replaces
+    # the module's input, and its difference is added to the stream at the end of the block.
     pending: list[Tensor] = []
 
     def into_branch(hidden: Tensor) -> Tensor | None:
-        new = visit(hidden)
+        new = hook(hidden)
         if new is not None:
             pending.append(new - hidden)
         return new

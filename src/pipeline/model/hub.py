@@ -1,4 +1,4 @@
-"""Whether a model or dataset can be had at all: said in one line, before anything is fetched."""
+"""Check that a model or dataset exists and is accessible, before anything is downloaded."""
 
 import functools
 import hashlib
@@ -10,32 +10,33 @@ from pipeline.runs.scratch import sha256
 
 
 def check_path(path: str, revision: str | None = None) -> None:
-    """Fail in one line if there is no model in a folder, or none to be had from the hub.
+    """Check that a folder holds a model, or that the Hugging Face Hub offers it.
 
     Raises:
-        ValueError: no config.json there; unknown, gated or unreachable on the hub. Says what to do.
+        ValueError: no config.json in the folder; unknown, gated or unreachable on the Hub. One line
+            that says what to do.
     """
     if is_hub_id(path):
         _check_model(path, revision)
     elif not (Path(path) / "config.json").is_file():
-        raise ValueError(f"model.path {path!r} is no model: there is no config.json there")
+        raise ValueError(f"model.path {path!r} is not a model: it has no config.json")
 
 
 def model_files(path: str) -> list[Path]:
-    """The files of a local folder that make a model: weights, configs and tokenizer."""
+    """List the model files of a local folder: weights, configs and tokenizer."""
     kinds = ("*.safetensors", "*.bin", "*.json", "*.jinja")
     return sorted(file for kind in kinds for file in Path(path).glob(kind))
 
 
 def folder_digest(path: str) -> str | None:
-    """Hash of the files that make a model in a local folder; None for one of the hub."""
+    """Hash the model files of a local folder; None for a Hub id."""
     files = [(file, file.stat().st_mtime_ns) for file in model_files(path)]
     return _digest(tuple(files)) if files else None
 
 
 @functools.cache
 def _digest(files: tuple[tuple[Path, int], ...]) -> str:
-    # Gigabytes may stand behind it; a run asks several times.
+    # Cached: weights may be gigabytes, and a run hashes them several times.
     digest = hashlib.sha256()
     for file, _ in files:
         digest.update(file.name.encode() + bytes.fromhex(sha256(file)))
@@ -43,18 +44,18 @@ def _digest(files: tuple[tuple[Path, int], ...]) -> str:
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path is to be looked for on the hub, as NAME or OWNER/NAME."""
+    """Whether a path is a Hub id, NAME or OWNER/NAME, rather than a local path."""
     parts = Path(path).parts
-    # What begins with an existing folder is meant as a path: a typo must not go to the hub.
-    here = not parts or Path(parts[0]).exists()
-    return not here and not path.startswith((".", "/", "~")) and path.count("/") <= 1
+    # A path that begins with an existing folder is local: a typo in it must not query the Hub.
+    is_local = not parts or Path(parts[0]).exists()
+    return not is_local and not path.startswith((".", "/", "~")) and path.count("/") <= 1
 
 
 def check_dataset(path: str) -> None:
-    """Fail in one line if the hub has no such dataset, or cannot be asked while it should be.
+    """Check that the Hub offers a dataset; skipped if HF_HUB_OFFLINE is set.
 
     Raises:
-        ValueError: unknown, gated or unreachable. Says what to do.
+        ValueError: unknown, gated or unreachable. One line that says what to do.
     """
     from huggingface_hub import HfApi, constants
 
@@ -74,7 +75,7 @@ def _check_model(path: str, revision: str | None) -> None:
     if isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
         return
     with _explained("model", path, revision, f"{constants.ENDPOINT}/{path}"):
-        # Not a download: that one tries for half a minute before it gives up.
+        # Metadata only: a download would retry for half a minute before it fails.
         get_hf_file_metadata(hf_hub_url(path, "config.json", revision=revision))
 
 
@@ -100,13 +101,13 @@ def _explained(kind: str, path: str, revision: str | None, page: str) -> Iterato
         raise ValueError(f"{kind} {path} has no revision {revision!r}; see {page}") from error
     except RepositoryNotFoundError as error:
         raise ValueError(
-            f"{kind}.path {path!r} is neither here nor at {page}; a private one needs "
+            f"{kind}.path {path!r} is neither a local folder nor at {page}; a private one needs "
             "`hf auth login` or HF_TOKEN"
         ) from error
     except (HTTPError, OfflineModeIsEnabled) as error:
         fetch = f"hf download {path} --repo-type {kind}"
         raise ValueError(
-            f"{kind}.path {path!r} is no folder here, and {constants.ENDPOINT} cannot be asked "
+            f"{kind}.path {path!r} is not a local folder, and {constants.ENDPOINT} is unreachable "
             f"({_reason(error)}); fetch it where there is a network (`{fetch}`) and give its "
             f"folder, or set HF_HUB_OFFLINE=1 if {constants.HF_HUB_CACHE} holds all of it"
         ) from error

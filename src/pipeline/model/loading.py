@@ -1,9 +1,9 @@
-"""Load a causal language model and say where its activations are."""
+"""Load a causal language model, and map sites to its modules."""
 
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,7 +20,7 @@ from pipeline.model.hub import check_path, folder_digest
 from pipeline.model.sites import Site, check_middle
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_PLACES = {
+_MODULES = {
     "resid_pre": ("", "input"),
     "pattern": ("pattern", "output"),
     "z": ("heads", "input"),
@@ -33,13 +33,20 @@ _PLACES = {
 }
 
 
-class LanguageModel:
-    """A Hugging Face causal language model, its tokenizer and the places of its activations.
+class NeedsRun(Exception):  # noqa: N818 - it is no error
+    """Raised if a result requires running the model, but only its shapes are loaded."""
 
-    `parts` is into how many a batch is divided since memory ran out: see `engine.memory`.
+
+class LanguageModel:
+    """A Hugging Face causal language model with its tokenizer and sites.
+
+    Attributes:
+        parts: number of parts that batches are split into after memory ran out: `engine.memory`.
+        batch_tokens: token budget of a batch.
+        template: further variables of the chat template.
 
     Raises:
-        ValueError: no row in `ARCHITECTURES` for the model's type.
+        ValueError: no row in `ARCHITECTURES` for the model type.
     """
 
     def __init__(self, hf: Any, tokenizer: Any, *, name: str, weights: str = "") -> None:
@@ -56,6 +63,8 @@ class LanguageModel:
         self.n_heads: int = self.config.num_attention_heads
         self.parallel = self.architecture.side_by_side(self.config)
         self.parts = 1
+        self.batch_tokens = 16384
+        self.template: Mapping[str, Any] = {}
 
     @classmethod
     def load(
@@ -67,29 +76,30 @@ class LanguageModel:
         device: str = "auto",
         device_map: str | None = None,
     ) -> "LanguageModel":
-        """Load from a local folder or a hub id, in the dtype and on the device asked for.
+        """Load a model from a local folder or the Hugging Face Hub.
 
         Args:
-            path: a folder with a model, or a hub id.
-            revision: branch, tag or commit on the hub.
-            dtype: a torch dtype's name; `auto` keeps that of the file, which is bfloat16 for most.
-            device: a torch device; `auto` takes CUDA, then MPS, then the CPU.
-            device_map: how accelerate spreads the model, `auto` over all GPUs; None: one device.
+            path: folder with a model, or Hub id.
+            revision: branch, tag or commit on the Hub.
+            dtype: name of a torch dtype; `auto` keeps that of the file, usually bfloat16.
+            device: torch device; `auto` is CUDA, else MPS, else the CPU.
+            device_map: how accelerate spreads the model, such as `auto` over all GPUs; None for a
+                single device.
 
         Raises:
-            ValueError: nothing to load there, damaged weights, an unknown dtype or device, or no
-                accelerate.
+            ValueError: no model at the path, damaged weights, an unknown dtype or device, or
+                accelerate is missing.
         """
-        kind = choose_dtype(dtype)
+        torch_dtype = choose_dtype(dtype)
         check_device_map(device_map)
         check_path(path, revision)
-        placed = {"device_map": device_map} if device_map else {}
+        placement = {"device_map": device_map} if device_map else {}
         device = choose_device(device)
         if not sys.stderr.isatty():
             transformers.utils.logging.disable_progress_bar()
         try:
             hf = transformers.AutoModelForCausalLM.from_pretrained(
-                path, revision=revision, dtype=kind or "auto", **placed
+                path, revision=revision, dtype=torch_dtype or "auto", **placement
             )
         except SafetensorError as error:
             raise ValueError(f"the weights of model.path {path!r} are damaged: {error}") from error
@@ -102,16 +112,16 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's inputs belong."""
+        """Device of the model's inputs."""
         return self.hf.device
 
     def device_of(self, site: Site) -> torch.device:
-        """Where the activation at a site is: models may be spread over several devices."""
-        return next(self.place(site)[0].parameters()).device
+        """Return the device of the activation at a site: a model may span several devices."""
+        return next(self.module_of(site)[0].parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type activations have."""
+        """Dtype of the weights and activations."""
         return self.hf.dtype
 
     def check(self, site: Site) -> Site:
@@ -128,26 +138,30 @@ class LanguageModel:
         if site.unit is not None:
             count = self.n_heads if site.component == "z" else self.width(Site(0, "mlp_act"))
             if site.unit >= count:
-                raise ValueError(f"{site}: {self.name} has units 0 to {count - 1} there")
+                raise ValueError(f"{site}: no such unit in {self.name}; valid: 0 to {count - 1}")
         return site
 
-    def place(self, site: Site) -> tuple[nn.Module, str]:
-        """The module that carries a site, and whether as its `input`, its `output` or `both`."""
+    def module_of(self, site: Site) -> tuple[nn.Module, str]:
+        """Return the module of a site, and whether the site is its `input`, `output` or `both`."""
         block = self.blocks[site.layer]
-        part, side = _PLACES["resid_pre" if site.component == "embed" else site.component]
+        part, side = _MODULES["resid_pre" if site.component == "embed" else site.component]
         return (block.get_submodule(getattr(self.architecture, part)) if part else block), side
 
     def width(self, site: Site) -> int:
-        """Size of the activation at a site: `d_model` in the stream and in what adds to it."""
+        """Return the width of the activation at a site: `d_model` for residual stream components.
+
+        Raises:
+            ValueError: an attention pattern, which is [head, pos, pos].
+        """
         if site.component == "pattern":
             raise ValueError(f"{site} is [head, pos, pos]: it has no width")
         if site.component == "mlp_down":
             return self.width(Site(site.layer, "mlp_act")) + self.d_model
         if site.component not in ("z", "mlp_act"):
             return self.d_model
-        weight: Tensor = self.place(site)[0].weight  # type: ignore[assignment]
-        # GPT-2 keeps its projections transposed: of the two sizes, the other one is d_model.
-        transposed = self.place(site)[0].__class__.__name__ == "Conv1D"
+        weight: Tensor = self.module_of(site)[0].weight  # type: ignore[assignment]
+        # GPT-2 stores its projections transposed, as Conv1D [in, out].
+        transposed = self.module_of(site)[0].__class__.__name__ == "Conv1D"
         full = weight.shape[0 if transposed else 1]
         if site.unit is None:
             return full
@@ -156,7 +170,13 @@ class LanguageModel:
     def pad(
         self, rows: Sequence[Sequence[int]]
     ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-        """Left-pad rows of tokens to one length: ids and attention mask on the model's device."""
+        """Left-pad rows of tokens; return ids and attention mask on the model's device.
+
+        Raises:
+            NeedsRun: the model was loaded without weights.
+        """
+        if self.device.type == "meta":
+            raise NeedsRun(f"{self.name} was loaded without weights")
         width = max(len(row) for row in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -166,16 +186,16 @@ class LanguageModel:
         return ids.to(self.device), mask.to(self.device)
 
     def prompts(self, instructions: Sequence[str]) -> list[list[int]]:
-        """Tokens of instructions, rendered by the chat template up to where the answer begins."""
+        """Render instructions with the chat template and tokenize them."""
         return [chat.encode(self.tokenizer, chat.render(self.tokenizer, i)) for i in instructions]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens, special tokens left out."""
+        """Decode tokens to text, without special tokens."""
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def piece(self, token: int) -> str:
-        """Text that one token adds to a sentence, its leading blank kept; special ones by name."""
-        # Some tokenizers drop the blank that begins a text.
+        """Decode one token as inside a sentence, with its leading space and special tokens."""
+        # Decoded after another token: some tokenizers drop the space at the start of a text.
         before = self.tokenizer.encode("a", add_special_tokens=False)
         texts = [
             self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
@@ -185,36 +205,40 @@ class LanguageModel:
 
     @property
     def end_tokens(self) -> frozenset[int]:
-        """Tokens that end a completion, from the generation config and the tokenizer."""
+        """Tokens that end a completion, from generation config and tokenizer."""
         ends = self.hf.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [ends]
         return frozenset(t for t in [*listed, self.tokenizer.eos_token_id] if t is not None)
 
 
 def load_model(section: Model) -> LanguageModel:
-    """The model of a study."""
-    return LanguageModel.load(
+    """Load the model of a study."""
+    model = LanguageModel.load(
         section.path,
         revision=section.revision,
         dtype=section.dtype,
         device=section.device,
         device_map=section.device_map,
     )
+    model.batch_tokens, model.template = section.batch_tokens, section.template
+    return model
 
 
 def without_weights(section: Model, tokenizer: Any) -> LanguageModel:
-    """The model of a study with shapes only, which takes no time: to check what is to fit it."""
+    """Build the model of a study on the meta device, without weights, to check shapes fast."""
     config = transformers.AutoConfig.from_pretrained(section.path, revision=section.revision)
     with torch.device("meta"):
         hf = transformers.AutoModelForCausalLM.from_config(config)
-    return LanguageModel(hf, tokenizer, name=section.path)
+    model = LanguageModel(hf, tokenizer, name=section.path)
+    model.batch_tokens, model.template = section.batch_tokens, section.template
+    return model
 
 
 def choose_dtype(name: str) -> torch.dtype | None:
-    """A torch dtype by its name; None for `auto`, which keeps that of the file.
+    """Return the torch dtype of a name; None for `auto`, which keeps that of the file.
 
     Raises:
-        ValueError: not a type that models are run in.
+        ValueError: not one of `DTYPES`.
     """
     if name == "auto":
         return None
@@ -224,13 +248,13 @@ def choose_dtype(name: str) -> torch.dtype | None:
 
 
 def choose_device(name: str) -> str:
-    """A device's name; `auto` takes CUDA, then MPS, then the CPU.
+    """Resolve a device name; `auto` is CUDA, else MPS, else the CPU.
 
     Raises:
-        ValueError: no such device, or not on this machine.
+        ValueError: the device is unknown or not available on this machine.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    usable = [*(kind for kind, usable in there.items() if usable), "cpu"]
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    usable = [*(kind for kind, usable in available.items() if usable), "cpu"]
     if name == "auto":
         return usable[0]
     if name.partition(":")[0] not in usable:
@@ -241,10 +265,10 @@ def choose_device(name: str) -> str:
 
 
 def check_device_map(device_map: str | None) -> None:
-    """Fail if a model is to be spread over devices and accelerate, which does it, is not there.
+    """Check that accelerate is installed if a device map is given.
 
     Raises:
-        ValueError: says how to install it.
+        ValueError: accelerate is missing; says how to install it.
     """
     if device_map is not None and find_spec("accelerate") is None:
         raise ValueError(
@@ -253,10 +277,10 @@ def check_device_map(device_map: str | None) -> None:
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
-    """The tokenizer that belongs to a model.
+    """Load the tokenizer of a model.
 
     Raises:
-        ValueError: there is none: transformers makes an empty one of nothing.
+        ValueError: there is none; transformers would silently build an empty one.
     """
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
     if not tokenizer.encode("a", add_special_tokens=False):
@@ -265,6 +289,6 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Hash of a tokenizer's vocabulary and of what it does to text."""
+    """Hash a tokenizer's vocabulary and its processing of text."""
     state = json.dumps(tokenizer.get_vocab(), sort_keys=True) + repr(tokenizer.backend_tokenizer)
     return hashlib.sha256(state.encode()).hexdigest()[:16]

@@ -1,7 +1,8 @@
-"""Where an activation lives: the key of configurations, stores and tables."""
+"""Sites: the names of activations in configs, stores and tables."""
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 COMPONENTS = (
     "resid_pre",
@@ -13,30 +14,35 @@ COMPONENTS = (
     "mlp_out",
     "resid_post",
 )
-"""What a block offers, in the order it computes them and in TransformerLens' vocabulary.
+"""Hook points of a block, in the order they are computed, with TransformerLens' names.
 
-`embed`, the input of the first block, stands before them all; `pattern`, the attention's
-probabilities [batch, head, pos, pos], can only be read.
+- `resid_pre`, `resid_mid`, `resid_post`: residual stream before, inside and after the block.
+- `attn_out`, `mlp_out`: what attention and MLP add to the stream, after a post-norm if any.
+- `z`: concatenated head outputs, the input of the output projection.
+- `mlp_act`: neuron activations, the input of the down projection.
+- `mlp_down`: input and output of the down projection, concatenated to [mlp_act + d_model], before a
+  post-norm; a write changes only the output.
 
-`resid_pre`, `resid_mid`, `resid_post`: the residual stream before, inside and after the block.
-`attn_out`, `mlp_out`: what is added to the stream, after a post-norm where the family has one.
-`z`: the heads' concatenated input of the output projection. `mlp_act`: the input of the down
-projection (neurons). `mlp_down`: the down projection itself, its input and its output side by side
-[mlp_act + d_model], before a post-norm; a write changes the output alone.
+Two more sites are not in this list: `embed`, the input of the first block, and `pattern`, the
+attention pattern [batch, head, pos, pos], which is read-only.
 """
 
-STREAM = tuple(name for name in COMPONENTS if name not in ("z", "mlp_act", "mlp_down"))
-"""Those that are as wide as the residual stream in every model."""
+STREAM_WIDE = tuple(name for name in COMPONENTS if name not in ("z", "mlp_act", "mlp_down"))
+"""Components of width `d_model` in every model."""
 
-_VISITED = ("embed", "resid_pre", "z", "pattern", *COMPONENTS[2:])
+_HOOKABLE = ("embed", "resid_pre", "z", "pattern", *COMPONENTS[2:])
 _SITE = re.compile(r"blocks\.(\d+)\.([a-z_]+)(?:\[(\d+)\])?")
 
 
 @dataclass(frozen=True)
 class Site:
-    """One place in a model, printed as `blocks.12.resid_post`, `blocks.3.z[5]` or `embed`.
+    """An activation in a model, printed as `blocks.12.resid_post`, `blocks.3.z[5]` or `embed`.
 
     `unit` is a head of `z` or a neuron of `mlp_act`; None means the whole activation.
+
+    Raises:
+        ValueError: an unknown component, `embed` at another layer than 0, or a unit of a component
+            that has none.
     """
 
     layer: int
@@ -44,13 +50,13 @@ class Site:
     unit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.component not in _VISITED:
+        if self.component not in _HOOKABLE:
             raise ValueError(
                 f"unknown component {self.component!r}; "
                 f"valid: {', '.join(COMPONENTS)}, embed, pattern"
             )
         if self.component == "embed" and self.layer != 0:
-            raise ValueError(f"embed stands before layer 0, there is none at layer {self.layer}")
+            raise ValueError(f"embed is the input of layer 0; layer {self.layer} has none")
         if self.unit is not None and self.component not in ("z", "mlp_act"):
             raise ValueError(
                 f"{self.component}[{self.unit}]: only z has heads and only mlp_act has neurons"
@@ -64,51 +70,69 @@ class Site:
 
     @property
     def depth(self) -> tuple[int, int, int]:
-        """Orders sites as one forward pass visits them, a whole activation before its units."""
-        order = _VISITED.index(self.component)
+        """Sort key: the order in a forward pass, with a whole activation before its units."""
+        order = _HOOKABLE.index(self.component)
         return (self.layer, order, -1 if self.unit is None else self.unit)
 
     @classmethod
     def parse(cls, text: str) -> "Site":
-        """Read a site back from its printed form.
+        """Parse the printed form of a site.
 
         Raises:
-            ValueError: the text is no site, or names an unknown component.
+            ValueError: the text is not a site, or the component is unknown.
         """
         if text == "embed":
             return cls(0, "embed")
         match = _SITE.fullmatch(text)
         if match is None:
             raise ValueError(
-                f"{text!r} is no site; valid: embed, or blocks.LAYER.COMPONENT with COMPONENT in "
-                + ", ".join([*COMPONENTS, "pattern"])
+                f"{text!r} is not a site; valid: embed, or blocks.LAYER.COMPONENT with COMPONENT "
+                f"in {', '.join(COMPONENTS)}, pattern"
             )
         layer, component, unit = match.groups()
         return cls(int(layer), component, None if unit is None else int(unit))
 
 
 def check_component(component: str, model: str, *, parallel: bool) -> None:
-    """Fail if the layers of a model have no activation of this name.
+    """Check that the layers of a model have a component of this name.
 
     Raises:
-        ValueError: names it and the valid ones.
+        ValueError: names the component and the valid ones.
     """
     Site(0, component)
     if component not in COMPONENTS:
         raise ValueError(
-            f"{component!r} is no activation of a layer; valid: {', '.join(COMPONENTS)}"
+            f"{component!r} is not a component of a layer; valid: {', '.join(COMPONENTS)}"
         )
     check_middle(component, model, parallel)
 
 
 def check_middle(component: str, model: str, parallel: bool) -> None:
-    """Fail for `resid_mid` where attention and MLP read the same input.
+    """Check that a model with parallel attention and MLP is not asked for `resid_mid`.
 
     Raises:
-        ValueError: says so, and names the valid ones.
+        ValueError: names the valid components.
     """
     if component == "resid_mid" and parallel:
         raise ValueError(
-            f"attention and MLP of {model} run side by side, so there is no resid_mid; "
+            f"attention and MLP of {model} run in parallel, so there is no resid_mid; "
             f"valid: {', '.join(c for c in COMPONENTS if c != 'resid_mid')}"
         )
+
+
+def chosen_layers(layers: Any, n_layers: int, model: str) -> list[int]:
+    """Resolve an option for layers: `all`, or a list.
+
+    Raises:
+        ValueError: neither of these, a duplicate layer, or a layer that the model does not have.
+    """
+    if layers == "all":
+        return list(range(n_layers))
+    if not isinstance(layers, list) or not layers:
+        raise ValueError(f"layers: {layers!r} is neither `all` nor a list of layers")
+    if len(set(map(str, layers))) < len(layers):
+        raise ValueError(f"layers: {layers} has a layer twice")
+    for layer in layers:
+        if not isinstance(layer, int) or not 0 <= layer < n_layers:
+            raise ValueError(f"layers: {model} has no layer {layer!r}; valid: 0 to {n_layers - 1}")
+    return layers

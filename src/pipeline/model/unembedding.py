@@ -1,4 +1,4 @@
-"""What the final norm and the head alone make of a stream or of a direction: the next token."""
+"""Logit lens: apply the final norm and unembedding to residual streams and directions."""
 
 import torch
 from jaxtyping import Float
@@ -6,24 +6,24 @@ from torch import Tensor, nn
 
 from pipeline.model.hooks import starting_at
 from pipeline.model.loading import LanguageModel
-from pipeline.model.sites import STREAM, Site
+from pipeline.model.sites import STREAM_WIDE, Site
 
 
 @torch.inference_mode()
 def lens_logits(
     model: LanguageModel, streams: Float[Tensor, "rows d_model"]
 ) -> Float[Tensor, "rows vocab"]:
-    """Logits that the model's own final norm and head make of residual streams.
+    """Apply the model's final norm and unembedding to residual streams (logit lens).
 
     Source: nostalgebraist 2020 (logit lens).
     """
-    # Each is a sequence of its own: of one sequence transformers would make a mask [rows, rows].
-    nothing = torch.zeros(len(streams), 1, dtype=torch.long, device=model.device)
+    # One sequence per row: a single sequence would need an attention mask [rows, rows].
+    zeros = torch.zeros(len(streams), 1, dtype=torch.long, device=model.device)
     with starting_at(model, model.n_layers, streams[:, None]):
         return model.hf(
-            nothing,
-            attention_mask=torch.ones_like(nothing),
-            position_ids=nothing,
+            zeros,
+            attention_mask=torch.ones_like(zeros),
+            position_ids=zeros,
             use_cache=False,
         ).logits[:, 0]
 
@@ -32,16 +32,17 @@ def lens_logits(
 def direct_logits(
     model: LanguageModel, site: Site, directions: Float[Tensor, "*axes width"]
 ) -> Float[Tensor, "*axes vocab"]:
-    """Logits that directions at a site add past all later blocks, less their mean over tokens.
+    """Project directions at a site to the vocabulary, bypassing all later blocks.
 
-    logits = (scale * d) W_U, where scale is the final norm's; a LayerNorm's centring of d is kept.
-    From `z` and `mlp_act` d goes through the output projection first, and through the scale of a
-    post-norm where the family has one. Denominators of norms depend on the rest of the stream and
-    are left out, so the logits hold up to one positive factor. Soft-capping is left out too.
+    logits = (scale * d) W_U, minus their mean over the vocabulary. scale is the weight of the final
+    norm; if that is a LayerNorm, d is centred first. At `z` and `mlp_act`, d first goes through the
+    output projection, and through the scale of a post-norm if any. Denominators of norms depend on
+    the rest of the residual stream and are left out, so logits hold up to one positive factor.
+    Logit soft-capping is left out too.
 
     Raises:
-        ValueError: a site the model does not have, of a single head or neuron, or `mlp_down`;
-            another width.
+        ValueError: a site that the model does not have, a single head or neuron, `mlp_down`, or
+            directions of another width.
 
     Source: nostalgebraist 2020 (logit lens); Dar et al. 2023 (weights in embedding space).
     """
@@ -57,7 +58,7 @@ def direct_logits(
     if isinstance(norm, nn.LayerNorm):
         written = written - written.mean(-1, keepdim=True)
     read = written.to(norm.weight.device) * _scale(model, norm)
-    # In parts: a vocabulary of 256 000 in float32 is larger than the model's own weights.
+    # In parts: an unembedding of 256 000 tokens in float32 may exceed the model's own weights.
     parts = model.hf.get_output_embeddings().weight.split(16384)
     logits = torch.cat([read.to(part.device) @ part.float().T for part in parts], -1)
     return logits - logits.mean(-1, keepdim=True)
@@ -66,16 +67,16 @@ def direct_logits(
 def _written(
     model: LanguageModel, site: Site, directions: Float[Tensor, "*axes width"]
 ) -> Float[Tensor, "*axes d_model"]:
-    """What directions at a site add to the residual stream."""
-    if site.component in (*STREAM, "embed"):
+    """Map directions at a site to what they add to the residual stream."""
+    if site.component in (*STREAM_WIDE, "embed"):
         return directions
-    projection, _ = model.place(site)
+    projection, _ = model.module_of(site)
     weight: Tensor = projection.weight  # type: ignore[assignment]
-    # GPT-2 keeps its projections transposed.
+    # GPT-2 stores its projections transposed, as Conv1D [in, out].
     matrix = weight if projection.__class__.__name__ == "Conv1D" else weight.T
     written = directions.to(matrix.device) @ matrix.float()
-    after, _ = model.place(Site(site.layer, "attn_out" if site.component == "z" else "mlp_out"))
-    # The module that adds to the stream has a weight of its own where it is a post-norm.
+    after, _ = model.module_of(Site(site.layer, "attn_out" if site.component == "z" else "mlp_out"))
+    # A post-norm has a weight; an attention or MLP module has none of its own.
     return written * _scale(model, after) if hasattr(after, "weight") else written
 
 

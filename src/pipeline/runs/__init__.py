@@ -1,1 +1,1 @@
-"""What a run leaves behind: outputs, records, estimates."""
+"""Track runs: outputs, records and cost estimates."""

@@ -1,29 +1,33 @@
-"""What a study will take, counted and by a timed sample."""
+"""Estimate the cost of a study: count its conditions and tokens, and time a small sample."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pandas as pd
-
+from pipeline.config.planning import Planned
 from pipeline.config.sections import Study
-from pipeline.data.positions import collected
 from pipeline.engine.chunks import plan
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate_chunk
 from pipeline.engine.scoring import score_last
-from pipeline.forward import GENERATED
-from pipeline.grid import Part, any_parts
+from pipeline.engine.sweeps import Part, touches_prompt
 from pipeline.model.loading import LanguageModel, load_model
 from pipeline.model.sites import Site
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a study's sweep and store will take: conditions by part, seconds by a probe.
+    """Estimated cost of a study's sweep and activation store.
 
-    `scored` prompts get logit metrics from a forward pass.
+    Arms whose conditions depend on the model's weights are left out.
+
+    Attributes:
+        conditions: number of conditions by part.
+        completions: number of completions.
+        scored: number of forward passes for logit metrics, one per prompt and condition.
+        tokens: most tokens of all prompts and completions.
+        seconds: estimated time of the sweep, from a timed sample.
+        store_bytes: size of the stored activations.
     """
 
     conditions: dict[str, int]
@@ -34,56 +38,59 @@ class Cost:
     store_bytes: int
 
 
-def cost(study: Study, dataset: pd.DataFrame, layers: Sequence[int]) -> Cost:
-    """Count conditions and tokens, and time a small part of them to say how long all will take."""
+def cost(study: Study, planned: Planned) -> Cost:
+    """Count conditions and tokens, and time a small sample to estimate the total time."""
     model = load_model(study.model)
-    tokens = dict(zip(dataset["sample"], dataset["tokens"], strict=True))
-    sweep = any_parts(study, dataset, layers)
-    runs = sum(len(part.conditions) * len(part.samples) for part in sweep)
-    repeats, new = 0, 0
-    if study.sweep.decoding:
-        repeats, new = study.sweep.decoding.repeats, study.sweep.decoding.max_new_tokens
-    seen = [_seen(study, part) for part in sweep]
-    scored = sum(count * len(part.samples) for part, count in zip(sweep, seen, strict=True))
-    total = runs * repeats * new + sum(
-        (len(part.conditions) * repeats + count) * sum(len(tokens[s]) for s in part.samples)
-        for part, count in zip(sweep, seen, strict=True)
+    decoding = study.sweep.decoding if study.sweep else None
+    repeats, new = (decoding.repeats, decoding.max_new_tokens) if decoding else (0, 0)
+    runs = sum(len(part.conditions) * len(part.prompts) for part in planned.parts)
+    scored = [_scored(study, part) for part in planned.parts]
+    tokens = runs * repeats * new + sum(
+        (len(part.conditions) * repeats + count) * int(part.prompts["tokens"].map(len).sum())
+        for part, count in zip(planned.parts, scored, strict=True)
     )
-    probe = [tokens[sample] for sample in sweep[0].samples]
-    for _ in range(2):  # The first pass warms up.
+    probe = planned.parts[0].prompts if planned.parts else planned.prompts.head(64)
+    prompts = [list(map(int, row)) for row in probe["tokens"]]
+    for _ in range(2):  # The first pass is a warm-up.
         start = time.perf_counter()
-        run = _probe(model, probe, min(4, new), study.model.batch_tokens)
+        probed = _probe(model, prompts, min(4, new))
         seconds = time.perf_counter() - start
-    _, places = collected(study, dataset)
-    rows = sum(map(len, places.values()))
-    width = sum(
-        model.width(Site(layer, component))
-        for layer in range(model.n_layers)
-        for component in study.collect.components
-    )
+    sites = [Site(n, c) for n in range(model.n_layers) for c in _components(study)]
+    width = sum(map(model.width, [*sites, *map(Site.parse, _sites(study))]))
     return Cost(
-        conditions={part.name: len(part.conditions) for part in sweep},
+        conditions={part.name: len(part.conditions) for part in planned.parts},
         completions=runs * repeats,
-        scored=scored,
-        tokens=total,
-        seconds=seconds * total / run,
-        store_bytes=rows * width * model.dtype.itemsize,
+        scored=sum(
+            count * len(part.prompts) for part, count in zip(planned.parts, scored, strict=True)
+        ),
+        tokens=tokens,
+        seconds=seconds * tokens / probed,
+        store_bytes=planned.collected * width * model.dtype.itemsize,
     )
 
 
-def _seen(study: Study, part: Part) -> int:
-    """How many conditions of a part have logit metrics."""
-    if not study.sweep.logit_metrics:
+def _components(study: Study) -> list[str]:
+    return study.collect.components if study.collect else []
+
+
+def _sites(study: Study) -> list[str]:
+    return study.collect.sites if study.collect else []
+
+
+def _scored(study: Study, part: Part) -> int:
+    """Count the conditions of a part that get logit metrics."""
+    if study.sweep is None or not study.sweep.logit_metrics:
         return 0
-    return sum(condition.positions not in GENERATED for condition in part.conditions)
+    return sum(map(touches_prompt, part.conditions))
 
 
-def _probe(model: LanguageModel, prompts: list[list[int]], new: int, batch_tokens: int) -> int:
-    """Run prompts, and some tokens after them if there are to be any; returns all their number."""
+def _probe(model: LanguageModel, prompts: list[list[int]], new: int) -> int:
+    """Run prompts, with `new` tokens after each if not 0; return the number of tokens."""
+    budget = model.batch_tokens
     if not new:
-        score_last(model, prompts, [Condition()], lambda x: x[:, 0], batch_tokens=batch_tokens)
+        score_last(model, prompts, [Condition()], lambda x: x[:, 0], batch_tokens=budget)
         return sum(map(len, prompts))
-    chunk = plan(1, [len(p) for p in prompts], batch_tokens=batch_tokens, new_tokens=new)[0]
+    chunk = plan(1, [len(p) for p in prompts], batch_tokens=budget, new_tokens=new)[0]
     samples = range(len(prompts))
     generate_chunk(model, prompts, [Condition()], chunk, Decoding(new), seed=0, samples=samples)
     return sum(len(prompts[row.prompt]) + new for row in chunk.rows)

@@ -1,4 +1,4 @@
-"""What is installed, on which devices, whether a model fits, and whether it runs."""
+"""Report versions, devices and free memory, and whether a model fits and runs."""
 
 import importlib.metadata
 import math
@@ -25,13 +25,13 @@ PACKAGES = ("actsweep", "torch", "transformers", "datasets", "hydra-core", "dvc"
 
 
 def examine(model: Model | None = None) -> Iterator[tuple[str, str]]:
-    """What was found, a subject and a finding at a time; the slow ones come last.
+    """Yield pairs of a subject and a finding; slow checks come last.
 
     Args:
-        model: a model, of which one forward pass is tried if it fits.
+        model: model to load and to run one forward pass of, if it fits into memory.
 
     Raises:
-        ValueError: there is no such model, or its family is not supported.
+        ValueError: the model does not exist, or its family is not supported.
     """
     yield "python", f"{platform.python_version()} on {platform.platform(terse=True)}"
     for name in PACKAGES:
@@ -59,8 +59,8 @@ def _caches() -> Iterator[tuple[str, str]]:
         ("datasets", datasets.config.HF_DATASETS_CACHE),
         ("outputs", Path.cwd()),
     ]:
-        there = next(p for p in (Path(folder), *Path(folder).parents) if p.exists())
-        yield f"{name} in", f"{folder}, {_gb(shutil.disk_usage(there).free)} free"
+        existing = next(p for p in (Path(folder), *Path(folder).parents) if p.exists())
+        yield f"{name} in", f"{folder}, {_gb(shutil.disk_usage(existing).free)} free"
 
 
 def _examine_model(section: Model) -> Iterator[tuple[str, str]]:
@@ -68,9 +68,9 @@ def _examine_model(section: Model) -> Iterator[tuple[str, str]]:
     config = transformers.AutoConfig.from_pretrained(section.path, revision=section.revision)
     architecture_of(config, section.path)
     with torch.device("meta"):
-        empty = transformers.AutoModelForCausalLM.from_config(config)
+        shapes = transformers.AutoModelForCausalLM.from_config(config)
     dtype = choose_dtype(section.dtype) or config.dtype or torch.float32
-    count = sum(parameter.numel() for parameter in empty.parameters())
+    count = sum(parameter.numel() for parameter in shapes.parameters())
     text = config.get_text_config()
     yield (
         "model",
@@ -88,27 +88,29 @@ def _examine_model(section: Model) -> Iterator[tuple[str, str]]:
     start = time.perf_counter()
     model = load_model(section)
     loaded = time.perf_counter()
-    (done,) = generate(model, model.prompts(["Hello"]), [Condition()], Decoding(max_new_tokens=1))
+    (completion,) = generate(
+        model, model.prompts(["Hello"]), [Condition()], Decoding(max_new_tokens=1)
+    )
     seconds = time.perf_counter() - loaded
     yield "loads", f"in {loaded - start:.1f} s, on {model.device}"
-    yield "runs", f"one pass in {seconds:.2f} s; after 'Hello' it says {done.text!r}"
+    yield "runs", f"one pass in {seconds:.2f} s; after 'Hello' it says {completion.text!r}"
     size, free = _held_by_a_token(model), _free(device)
-    # A power of two; the other half is for what a pass makes besides, such as logits.
-    most = 2 ** int(math.log2(max(1, free / 2 / size)))
+    # A power of two; the other half of the memory is for logits and other temporary tensors.
+    budget = 2 ** int(math.log2(max(1, free / 2 / size)))
     yield (
         "batch_tokens",
-        f"{section.batch_tokens:,}; about {most:,} would fit: keys and values of "
-        f"{size / 1e3:,.1f} kB each in half of the {_gb(free)} that are left",
+        f"{section.batch_tokens:,}; about {budget:,} would fit: a KV cache of "
+        f"{size / 1e3:,.1f} kB per token in half of the free {_gb(free)}",
     )
 
 
 def _held_by_a_token(model: LanguageModel) -> float:
-    """Bytes of the keys and values of one token, in all layers."""
+    """Return the bytes that one token takes in the KV cache, over all layers."""
     ids, _ = model.pad(model.prompts(["Hello"]))
     with torch.inference_mode():
         cache = model.hf(ids, use_cache=True).past_key_values
-    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    return held / ids.numel()
+    cache_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    return cache_bytes / ids.numel()
 
 
 def _free(device: str) -> int:

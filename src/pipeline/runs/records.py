@@ -1,4 +1,4 @@
-"""Records of runs, read and compared without W&B."""
+"""Read and compare the records of runs, without W&B."""
 
 import json
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ class Comparison(NamedTuple):
     """Two runs side by side.
 
     Attributes:
-        config: `key`, `a`, `b` of every setting that differs; a missing one is NA.
-        summary: `key`, `a`, `b`, `difference` = b - a and, where both are estimates with an
-            interval, `low` and `high` of the difference and whether it `excludes_zero`; a missing
-            number is NaN.
+        config: columns `key`, `a` and `b`, a row per setting that differs; NA if missing.
+        summary: columns `key`, `a`, `b` and `difference` = b - a. If both are estimates with an
+            interval, also `low` and `high` of the difference and whether it `excludes_zero`. NaN
+            if a number is missing.
     """
 
     config: pd.DataFrame
@@ -28,18 +28,18 @@ class Comparison(NamedTuple):
 
 
 def run_file(root: Path, study: str, study_id: str, stage: str) -> Path:
-    """Where the run of a stage is recorded."""
+    """Return the path of a stage's run record."""
     return root / RUNS / study / study_id / f"{stage}.json"
 
 
 def read_runs(root: Path) -> list[dict[str, Any]]:
-    """All records under `root`, the earliest started first."""
+    """Read all records under `root`, sorted by start time."""
     records = [json.loads(path.read_text()) for path in (root / RUNS).glob("*/*/*.json")]
     return sorted(records, key=lambda record: (record["started"], record["study"], record["stage"]))
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings as one dict whose keys are joined by dots; lists stay whole."""
+    """Flatten nested settings into one dict with dotted keys; lists are not flattened."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -50,15 +50,15 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
-    """How the records of two runs differ in config and in numbers.
+    """Compare the config and the summary numbers of two runs.
 
-    The 95 % interval of a difference comes from the two 95 % intervals (l, u) of the means,
+    With means m, their 95 % intervals (l, u) and d = m_b - m_a, the 95 % interval of d is
 
-        d - sqrt((m_b - l_b)^2 + (u_a - m_a)^2),   d + sqrt((u_b - m_b)^2 + (m_a - l_a)^2),
+        d - sqrt((m_b - l_b)^2 + (u_a - m_a)^2),   d + sqrt((u_b - m_b)^2 + (m_a - l_a)^2).
 
-    which for symmetric ones is d +- 1.96 sqrt(stderr_a^2 + stderr_b^2) and for Wilson intervals
-    stays honest near 0 and 1 (Newcombe 1998, method 10). It takes the runs as independent: of runs
-    on the same prompts it is too wide where their scores go together.
+    For symmetric intervals this is d +- 1.96 sqrt(stderr_a^2 + stderr_b^2); for Wilson intervals it
+    keeps its coverage near 0 and 1 (Newcombe 1998, method 10). Runs are taken as independent: for
+    runs on the same prompts with positively correlated scores, the interval is too wide.
     """
     return Comparison(_config(a["config"], b["config"]), _summary(a["summary"], b["summary"]))
 
@@ -89,15 +89,15 @@ def _summary(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _numbers(summary: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
-    """Mean, low and high by dotted key; a plain number has NaN for low and high."""
-    found: dict[str, tuple[float, float, float]] = {}
+    """Return (mean, low, high) by dotted key; low and high are NaN for a plain number."""
+    estimates: dict[str, tuple[float, float, float]] = {}
     for key, value in summary.items():
         if isinstance(value, Mapping):
             if set(ESTIMATE) <= set(value):
                 mean, low, high = (nan if value[n] is None else float(value[n]) for n in ESTIMATE)
-                found[key] = (mean, low, high)
+                estimates[key] = (mean, low, high)
             else:
-                found |= {f"{key}.{inner}": item for inner, item in _numbers(value).items()}
+                estimates |= {f"{key}.{inner}": item for inner, item in _numbers(value).items()}
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[key] = (float(value), nan, nan)
-    return found
+            estimates[key] = (float(value), nan, nan)
+    return estimates

@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all, and what a killed stage left of them."""
+"""Write outputs atomically, and resume the partial work of a killed stage."""
 
 import hashlib
 import os
@@ -15,9 +15,10 @@ SCRATCH = Path(".actsweep/scratch")
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, flushed to disk, when the body ends.
+    """Write `path` atomically: yield a temporary path that replaces it when the body ends.
 
-    When the body raises, `path` keeps what it held and the temporary file is deleted.
+    The file is flushed to disk first. If the body raises, `path` is unchanged and the temporary
+    file is deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
@@ -32,38 +33,38 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch(declared: Path, key: str, *, root: Path = Path()) -> Iterator[Path]:
-    """A folder to work in, kept when the body is killed or raises, and found again by its key.
+    """Yield a scratch folder that survives if the body is killed or raises, for a later resume.
 
-    What the body leaves in it under the name of `declared`, a file or a folder, is moved to
-    `declared`, replacing what stood there; everything else in it is then deleted.
+    When the body ends, the file or folder in it with the name of `declared` replaces `declared`,
+    and the rest of the scratch folder is deleted.
 
     Args:
-        declared: the output, on the same file system as `root`.
-        key: hash of all that determines the output; other keys use other folders.
-        root: the project, which holds `.actsweep/scratch`.
+        declared: path of the output, on the same file system as `root`.
+        key: hash of everything that determines the output; each key has a folder of its own.
+        root: project folder, which holds `.actsweep/scratch`.
 
     Raises:
-        FileNotFoundError: the body ended without leaving the output.
+        FileNotFoundError: the body did not write the output.
     """
     folder = root / SCRATCH / f"{declared.parent.name}-{declared.name}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
-    made = folder / declared.name
-    if not made.exists():
+    output = folder / declared.name
+    if not output.exists():
         raise FileNotFoundError(f"the stage left no {declared.name} in {folder}")
     declared.parent.mkdir(parents=True, exist_ok=True)
     if declared.is_dir() and not declared.is_symlink():
         shutil.rmtree(declared)
     else:
         declared.unlink(missing_ok=True)
-    made.rename(declared)
+    output.rename(declared)
     shutil.rmtree(folder)
 
 
-def taken_up(
+def run_or_resume(
     what: str, jobs: Mapping[str, Callable[[], pd.DataFrame]], work: Path
 ) -> list[pd.DataFrame]:
-    """The tables of jobs; one that lies finished in `work` under its job's name is not made."""
+    """Run jobs and return their tables; skip jobs whose table is already in `work`."""
     tables = []
     for name, make in tqdm(jobs.items(), what, unit="chunk", disable=None):
         path = work / f"{name}.parquet"

@@ -1,4 +1,4 @@
-"""A stage's run: a plain `run.json` always, and a W&B run beside it unless that is disabled."""
+"""Track the run of a stage in a JSON record and, unless disabled, in W&B."""
 
 import hashlib
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 from subprocess import run as run_command
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline.runs.records import flatten, run_file
@@ -21,36 +22,36 @@ from pipeline.runs.scratch import whole_file
 
 MODES = ("online", "offline", "disabled")
 CONNECT_SECONDS = 30
-# What is not sent by then stays on disk, for `wandb sync`.
+# Data not uploaded by then stays on disk, for `wandb sync`.
 FINISH_SECONDS = 300
 VERSIONED = ("torch", "transformers", "numpy", "pandas", "scikit-learn")
 
 logger = logging.getLogger(__name__)
 
 
-class _Warnings(logging.Handler):
-    """Keeps what is warned of; showing it is for the handlers of whoever started the program."""
+class _WarningCollector(logging.Handler):
+    """Collects warnings for the summary; does not display them."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
 class Run:
-    """What a stage reports; by itself it keeps the summary, which `run.json` gets."""
+    """Results that a stage reports; this base class only keeps the summary for the run record."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Numbers to remember the run by; an estimate is a dict of mean, low, high, stderr, n."""
+        """Add summary numbers; an estimate is a dict of mean, low, high, stderr and n."""
         self.values.update(values)
 
     def curve(self, rows: pd.DataFrame) -> None:
-        """Curves over layers: a column `layer`, and a column per curve.
+        """Log curves over layers: a column `layer`, and one column per curve.
 
         Raises:
             ValueError: no column `layer`, or a row without a layer.
@@ -59,19 +60,23 @@ class Run:
             raise ValueError(f"columns {list(rows)}: each row of a curve needs a layer")
 
     def table(self, name: str, rows: pd.DataFrame) -> None:
-        """A table to browse."""
+        """Log a table."""
 
     def figure(self, path: Path) -> None:
-        """A PNG, shown under its name; any other kind of file is a ValueError."""
+        """Log a PNG under its name.
+
+        Raises:
+            ValueError: another kind of file.
+        """
         if path.suffix != ".png":
-            raise ValueError(f"figure {path.name}: a PNG is meant")
+            raise ValueError(f"figure {path.name}: expected a PNG")
 
     def reference(self, name: str, path: Path, metadata: Mapping[str, Any]) -> None:
-        """A large output, noted by its place and metadata and not uploaded."""
+        """Log the path and metadata of a large output, without an upload."""
 
 
 class WandbRun(Run):
-    """A run that W&B shows as well."""
+    """A run that is logged to W&B as well."""
 
     def __init__(self, run: Any) -> None:
         super().__init__()
@@ -80,7 +85,7 @@ class WandbRun(Run):
         run.define_metric("layer/*", step_metric="layer")
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """As `Run.summary`; nested names are joined by dots."""
+        """As `Run.summary`, with nested names joined by dots."""
         super().summary(values)
         self._run.summary.update(flatten(_plain(values)))
 
@@ -95,7 +100,9 @@ class WandbRun(Run):
         """As `Run.table`."""
         import wandb
 
-        self._run.log({name: wandb.Table(dataframe=rows)})
+        # W&B requires lists in one column to have equal length.
+        shown = rows.map(lambda cell: cell if np.isscalar(cell) else str(cell))
+        self._run.log({name: wandb.Table(dataframe=shown)})
 
     def figure(self, path: Path) -> None:
         """As `Run.figure`."""
@@ -105,7 +112,7 @@ class WandbRun(Run):
         self._run.log({path.stem: wandb.Image(str(path))})
 
     def reference(self, name: str, path: Path, metadata: Mapping[str, Any]) -> None:
-        """As `Run.reference`, an artifact; give the checksum as metadata, W&B takes none."""
+        """As `Run.reference`, as an artifact; pass a checksum as metadata, as W&B computes none."""
         import wandb
 
         artifact = wandb.Artifact(name, type="output", metadata=dict(metadata))
@@ -126,25 +133,25 @@ def tracked_run(
     project: str,
     entity: str | None,
 ) -> Iterator[Run]:
-    """The run of one stage, recorded under `root` when the body ends, also when it raises.
+    """Track the run of one stage; write its record when the body ends, even if it raises.
 
-    In W&B a run is called `STUDY/STAGE`; the runs of a study form a group, named by the study's id
-    or, within a DVC experiment, by that experiment. An online run that cannot connect within 30 s
-    says so and goes on offline; nothing ever prompts. What is warned of is in the summary.
+    In W&B a run is called `STUDY/STAGE`. The runs of a study form a group, named after the study's
+    id or, in a DVC experiment, after the experiment. An online run that cannot connect within 30 s
+    logs a warning and continues offline; nothing ever prompts. Warnings are added to the summary.
 
     Args:
-        stage: the stage, which is the job type in W&B.
+        stage: name of the stage, which is the job type in W&B.
         study: name of the study.
         study_id: hash of its config.
-        config: the resolved config, nested.
-        inputs: files or folders whose MD5 is recorded. (Of an activation store, its index.)
-        root: the project; its DVC root, so that the runs of queued experiments outlive them.
-        mode: "online", "offline" or "disabled", unless the variable WANDB_MODE is set.
+        config: resolved config, nested.
+        inputs: files or folders whose MD5 is recorded; for an activation store, its index.
+        root: DVC root of the project, so that records of queued experiments outlive their copies.
+        mode: "online", "offline" or "disabled"; the variable WANDB_MODE overrides it.
         project: project in W&B.
-        entity: user or team in W&B; None is the user's default.
+        entity: user or team in W&B; None for the user's default.
 
     Raises:
-        ValueError: a mode that is none of these.
+        ValueError: an unknown mode.
     """
     mode = os.environ.get("WANDB_MODE") or mode
     if mode not in MODES:
@@ -175,17 +182,17 @@ def tracked_run(
         run = WandbRun(external)
     started, clock = datetime.now(UTC), time.monotonic()
     error: BaseException | None = None
-    heard = _Warnings()
-    logging.getLogger().addHandler(heard)
+    warnings = _WarningCollector()
+    logging.getLogger().addHandler(warnings)
     try:
         yield run
     except BaseException as raised:
         error = raised
         raise
     finally:
-        logging.getLogger().removeHandler(heard)
-        if heard.said:
-            run.summary({"warnings": heard.said})
+        logging.getLogger().removeHandler(warnings)
+        if warnings.messages:
+            run.summary({"warnings": warnings.messages})
         record |= {
             "started": started.isoformat(timespec="seconds"),
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -204,7 +211,7 @@ def tracked_run(
 
 
 def md5(path: Path) -> str:
-    """MD5 of a file, or of the names and MD5s of the files in a folder, in hexadecimal."""
+    """Compute the MD5 of a file, or of the names and MD5s of a folder's files, in hexadecimal."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         lines = [f"{file.relative_to(path).as_posix()} {md5(file)}\n" for file in files]
@@ -231,23 +238,23 @@ def _start(mode: str, **options: Any) -> Any:
             reason = "no API key is configured"
         except wandb.Error as error:
             reason = str(error).splitlines()[0]
-        logger.warning("W&B: %s. This run goes on offline; send it with `wandb sync`.", reason)
+        logger.warning("W&B: %s. This run goes on offline; upload it with `wandb sync`.", reason)
     return wandb.init(mode="offline", settings=settings, **options)
 
 
 def _commit(root: Path) -> dict[str, Any]:
     commit = _git(root, "rev-parse", "HEAD")
-    # What the stages themselves write does not make a commit dirty.
+    # Ignore files that the stages write themselves.
     changed = _git(root, "status", "--porcelain", "--", ".", ":!outputs", ":!dvc.lock")
     return {"commit": commit, "dirty": bool(changed) if commit else None}
 
 
 def _git(root: Path, *arguments: str) -> str | None:
     try:
-        done = run_command(["git", *arguments], cwd=root, capture_output=True, text=True)
+        result = run_command(["git", *arguments], cwd=root, capture_output=True, text=True)
     except FileNotFoundError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def _versions() -> dict[str, str]:
@@ -258,7 +265,7 @@ def _versions() -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON has it: what is not finite becomes None."""
+    """Convert a value to JSON types; numbers that are not finite become None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

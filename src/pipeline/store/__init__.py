@@ -1,1 +1,1 @@
-"""Activations on disk."""
+"""Store activations on disk and read them back."""

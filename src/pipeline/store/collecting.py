@@ -6,10 +6,9 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline.config.sections import Model
 from pipeline.data.datasets import dataset_digest
 from pipeline.engine.collection import collect
-from pipeline.engine.conditions import Places
+from pipeline.engine.conditions import PromptPositions
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel, tokenizer_digest
 from pipeline.model.sites import Site
@@ -20,36 +19,36 @@ from pipeline.store.writer import StoreWriter
 def write_store(
     folder: Path,
     model: LanguageModel,
-    section: Model,
     tokens: Mapping[int, list[int]],
-    places: Mapping[int, tuple[int, ...]],
+    positions: Mapping[int, tuple[int, ...]],
     sites: Sequence[Site],
     *,
+    revision: str,
     rule: str,
     rows_per_shard: int,
 ) -> ActivationStore:
-    """Fill `folder` with the activations of samples; a killed run goes on at its next shard.
+    """Collect the activations of samples into `folder`; resume a killed run at its next shard.
 
     Args:
-        folder: of the store.
+        folder: folder of the store.
         model: the model.
-        section: its revision and how many tokens a batch may have.
-        tokens: of each sample.
-        places: the absolute positions that are kept of each sample.
-        sites: where.
-        rule: the name of what chose the places.
-        rows_per_shard: a shard has as many rows at most, but for a sample that has more.
+        tokens: tokens of each sample.
+        positions: absolute positions to store of each sample.
+        sites: sites to collect.
+        revision: revision of the model on the Hub.
+        rule: name of the rule that selected the positions.
+        rows_per_shard: most rows of a shard; a single sample with more rows gets its own shard.
     """
     fingerprint = Fingerprint(
         model=model.weights,
-        revision=section.revision or "",
+        revision=revision,
         tokenizer=tokenizer_digest(model.tokenizer),
         template=chat.template_digest(model.tokenizer),
         dataset=dataset_digest(pd.DataFrame({"sample": tokens.keys(), "tokens": tokens.values()})),
         sites=tuple(map(str, sites)),
         positions=rule,
     )
-    rows = {sample: len(kept) for sample, kept in places.items()}
+    rows = {sample: len(sample_positions) for sample, sample_positions in positions.items()}
     shards = _shards(rows, rows_per_shard)
     size = sum(rows.values()) * sum(map(model.width, sites)) * model.dtype.itemsize
     with StoreWriter(folder, fingerprint, shards, required_bytes=size) as writer:
@@ -59,8 +58,8 @@ def write_store(
                 model,
                 [tokens[s] for s in samples],
                 sites,
-                Places(rule, [places[s] for s in samples]),
-                batch_tokens=section.batch_tokens,
+                PromptPositions(rule, [positions[s] for s in samples]),
+                batch_tokens=model.batch_tokens,
             )
             table["sample"] = [samples[p] for p in table.pop("prompt")]
             writer.write(number, {str(s): v for s, v in values.items()}, table)

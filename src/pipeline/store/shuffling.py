@@ -1,4 +1,4 @@
-"""Rows of a store in random order, without loading it."""
+"""Read the rows of a store in random order, without loading all of it into memory."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.store.store import ActivationStore
 
 PIECE = 32
-"""Rows that are read in one go: few enough to mix, enough for a disk to read forward."""
+"""Consecutive rows that are read together: few enough to mix, enough for sequential reads."""
 
 
 def shuffled_batches(
@@ -22,42 +22,44 @@ def shuffled_batches(
     buffer_rows: int,
     seed: int,
 ) -> Iterator[dict[str, Tensor]]:
-    """Every kept row once, in float32, in batches of several sites' activations [rows, width].
+    """Yield every row of the mask `kept` once, in shuffled batches of activations by site.
 
-    Memory holds one buffer of all sites; each batch has `batch_rows` rows, the last one what is
-    left. The order is `shuffled_rows`'.
+    Batches are float32 [batch_rows, width] per site; the last one may be smaller. One buffer of all
+    sites is in memory at a time. The order is that of `shuffled_rows`.
     """
-    left: dict[str, Tensor] = {}
+    leftover: dict[str, Tensor] = {}
     for rows in shuffled_rows(np.flatnonzero(kept), buffer_rows=buffer_rows, seed=seed):
-        # Shards are read forward; the shuffle is made by taking batches out of order.
-        ordered = np.sort(rows)
-        places = torch.from_numpy(np.searchsorted(ordered, rows))
-        buffer = {site: store[site][ordered] for site in sites}
-        begun = len(left[sites[0]]) if left else 0
+        # Read in ascending order, then shuffle in memory: sequential reads are faster.
+        ascending = np.sort(rows)
+        order = torch.from_numpy(np.searchsorted(ascending, rows))
+        buffer = {site: store[site][ascending] for site in sites}
+        n_leftover = len(leftover[sites[0]]) if leftover else 0
         start = 0
-        while start + batch_rows - begun <= len(rows):
-            taken = places[start : start + batch_rows - begun]
-            batch = {site: buffer[site][taken].float() for site in sites}
-            yield {s: torch.cat([left[s], x]) for s, x in batch.items()} if begun else batch
-            start, begun = start + len(taken), 0
-        rest = {site: buffer[site][places[start:]].float() for site in sites}
-        left = {s: torch.cat([left[s], x]) for s, x in rest.items()} if begun else rest
-        # Before the next is read: two would be held otherwise.
+        while start + batch_rows - n_leftover <= len(rows):
+            batch_order = order[start : start + batch_rows - n_leftover]
+            batch = {site: buffer[site][batch_order].float() for site in sites}
+            yield (
+                {s: torch.cat([leftover[s], x]) for s, x in batch.items()} if n_leftover else batch
+            )
+            start, n_leftover = start + len(batch_order), 0
+        tail = {site: buffer[site][order[start:]].float() for site in sites}
+        leftover = {s: torch.cat([leftover[s], x]) for s, x in tail.items()} if n_leftover else tail
+        # Free this buffer before the next one is read.
         del buffer
-    if left and len(left[sites[0]]):
-        yield left
+    if leftover and len(leftover[sites[0]]):
+        yield leftover
 
 
 def shuffled_rows(
     rows: Int[np.ndarray, " rows"], *, buffer_rows: int, seed: int
 ) -> Iterator[Int[np.ndarray, " buffer"]]:
-    """Row numbers of one buffer after the other, shuffled.
+    """Yield shuffled row numbers, one buffer at a time.
 
-    The rows are cut into pieces of `PIECE` consecutive ones; pieces are drawn at random from the
-    whole store, hence from many shards, until the buffer is full; its rows are then shuffled.
+    Rows are split into pieces of `PIECE` consecutive rows. Pieces are drawn at random from the
+    whole store, hence from many shards, until the buffer is full; then its rows are shuffled.
 
     Raises:
-        ValueError: a buffer smaller than two pieces, in which nothing would mix.
+        ValueError: the buffer holds less than two pieces, so that rows would not mix.
     """
     if buffer_rows < 2 * PIECE:
         raise ValueError(f"buffer_rows {buffer_rows} must be at least {2 * PIECE}")

@@ -1,7 +1,8 @@
-"""The activation store: sharded rows of activations on disk, read lazily once it is finished.
+"""Activation store: sharded activations on disk, read lazily.
 
-A folder of `shard-00000.safetensors ...` (a tensor [rows, width] per site), `rows.parquet` (sample,
-position and token of each row) and `index.json`, which is written last.
+A store is a folder of `shard-00000.safetensors ...` (one tensor [rows, width] per site),
+`rows.parquet` (sample, position and token of each row) and `index.json`. The index is written last:
+a folder without it is unfinished.
 """
 
 import hashlib
@@ -25,13 +26,13 @@ FORMAT = 1
 INDEX = "index.json"
 ROWS = "rows.parquet"
 
-# Of each site: name of the dtype, as in `torch.bfloat16`, and width.
+# For each site: name of the dtype, such as "bfloat16", and width.
 Layout = dict[str, tuple[str, int]]
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What the activations are of: two stores that differ here must not be mixed.
+    """Provenance of activations: stores whose fingerprints differ must not be mixed.
 
     Attributes:
         model: hash of the weights.
@@ -40,7 +41,7 @@ class Fingerprint:
         template: hash of the chat template.
         dataset: hash of the prompts.
         sites: names of the sites, such as `blocks.12.resid_post`.
-        positions: the rule that chose the positions.
+        positions: name of the rule that selected the positions.
     """
 
     model: str
@@ -53,7 +54,7 @@ class Fingerprint:
 
     @classmethod
     def parse(cls, record: dict[str, Any]) -> "Fingerprint":
-        """The fingerprint that `asdict` turned into `record`."""
+        """Restore a fingerprint from its `asdict` record."""
         return cls(**{**record, "sites": tuple(record["sites"])})
 
     @property
@@ -62,16 +63,16 @@ class Fingerprint:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def require(self, expected: "Fingerprint", holder: str) -> None:
-        """Raises a ValueError that gives both sides of every field that is not as `expected`."""
+        """Raise a ValueError that lists both values of every field that differs from `expected`."""
         pairs = [(f.name, getattr(self, f.name), getattr(expected, f.name)) for f in fields(self)]
-        unlike = [f"{name} is {a!r} there, {b!r} here" for name, a, b in pairs if a != b]
-        if unlike:
-            raise ValueError(f"{holder} holds other activations: {'; '.join(unlike)}")
+        differing = [f"{name} is {a!r} there, {b!r} here" for name, a, b in pairs if a != b]
+        if differing:
+            raise ValueError(f"{holder} holds other activations: {'; '.join(differing)}")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A finished shard as the index describes it."""
+    """Index entry of a finished shard."""
 
     file: str
     rows: int
@@ -79,13 +80,13 @@ class Shard:
     sha256: str
 
     def intact(self, folder: Path) -> bool:
-        """Whether the file in `folder` has the bytes that were written."""
+        """Whether the file in `folder` exists and its checksum matches."""
         return intact(folder / self.file, self.sha256)
 
 
 @dataclass(frozen=True)
 class Index:
-    """What `index.json` says of a finished store; `plan` is a hash of the samples of each shard."""
+    """Contents of `index.json`; `plan` is a hash of the assignment of samples to shards."""
 
     fingerprint: Fingerprint
     plan: str
@@ -95,7 +96,12 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """The index in `folder`; without one a FileNotFoundError, with a wrong one a ValueError."""
+        """Read the index of a store.
+
+        Raises:
+            FileNotFoundError: the folder has no index, so the store is not finished.
+            ValueError: the index is malformed or of another format.
+        """
         path = folder / INDEX
         if not path.is_file():
             raise FileNotFoundError(f"{folder} is not a finished activation store: no {INDEX}")
@@ -114,7 +120,7 @@ class Index:
             raise ValueError(f"{path} is no index of format {FORMAT}: {error!r}") from error
 
     def write(self, folder: Path) -> None:
-        """Writes `index.json`, with which the store is finished."""
+        """Write `index.json`, which marks the store as finished."""
         rows = sum(shard.rows for shard in self.shards)
         record = {
             "format": FORMAT,
@@ -132,13 +138,13 @@ class Index:
 
 
 def intact(path: Path, checksum: str) -> bool:
-    """Whether the file is there and has this SHA-256."""
+    """Whether the file exists and has this SHA-256."""
     return path.is_file() and sha256(path) == checksum
 
 
 @dataclass(frozen=True)
 class SiteRows:
-    """The rows of one site over all shards, read from disk when asked for."""
+    """Rows of one site across all shards, read from disk on access."""
 
     site: str
     folder: Path
@@ -148,33 +154,33 @@ class SiteRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and width."""
+        """Number of rows, and width."""
         return int(self._starts[-1]), self.width
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __iter__(self) -> Iterator[tuple[slice, Shaped[Tensor, "rows width"]]]:
-        """Pairs of row numbers and their tensor, a shard at a time, mapped and not copied."""
+        """Yield row numbers and activations of one shard at a time, memory-mapped."""
         for number, shard in enumerate(self.shards):
             yield slice(*map(int, self._starts[number : number + 2])), self._open(shard)
 
     def __getitem__(self, rows: np.ndarray | pd.Series) -> Shaped[Tensor, "rows width"]:
-        """The rows of a boolean mask, or of an array of row numbers in its order.
+        """Return the rows of a boolean mask, or of an array of row numbers in that order.
 
-        Only the shards that hold such rows are opened.
+        Opens only the shards that hold these rows.
 
         Raises:
-            ValueError: a mask of another length, or a row number outside [0, rows).
+            ValueError: the mask has another length, or a row number is outside [0, rows).
         """
         numbers = self._numbers(np.asarray(rows))
-        found = torch.empty(len(numbers), self.width, dtype=self.dtype)
+        activations = torch.empty(len(numbers), self.width, dtype=self.dtype)
         holders = np.searchsorted(self._starts, numbers, side="right") - 1
         for holder in np.unique(holders):
-            here = np.flatnonzero(holders == holder)
-            local = torch.from_numpy(numbers[here] - self._starts[holder])
-            found[torch.from_numpy(here)] = self._open(self.shards[holder])[local]
-        return found
+            in_shard = np.flatnonzero(holders == holder)
+            local = torch.from_numpy(numbers[in_shard] - self._starts[holder])
+            activations[torch.from_numpy(in_shard)] = self._open(self.shards[holder])[local]
+        return activations
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -187,7 +193,7 @@ class SiteRows:
             return np.flatnonzero(rows)
         if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
             raise ValueError(
-                f"rows {rows.dtype} {rows.shape}: a vector of integers or a mask is meant"
+                f"rows {rows.dtype} {rows.shape}: expected a vector of integers or a boolean mask"
             )
         outside = rows[(rows < 0) | (rows >= len(self))]
         if outside.size:
@@ -200,15 +206,15 @@ class SiteRows:
 
 
 class ActivationStore:
-    """A finished store: `store[site]` gives a site's rows, `store.rows` says what each is of."""
+    """A finished store: `store[site]` has the activations of a site, `store.rows` their origin."""
 
     def __init__(self, folder: Path, expected: Fingerprint | None = None) -> None:
-        """Opens a store, reading its index only.
+        """Open a store; only its index is read.
 
         Raises:
-            FileNotFoundError: no index, hence not finished.
-            ValueError: no index of this format, a shard that is missing or cut, or activations
-                other than the expected ones; every differing field is named with both values.
+            FileNotFoundError: there is no index, so the store is not finished.
+            ValueError: the index has another format, a shard is missing or truncated, or the
+                fingerprint is not the expected one; lists both values of every differing field.
         """
         index = Index.read(folder)
         if expected is not None:
@@ -223,7 +229,7 @@ class ActivationStore:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Names of the sites, in the order in which they were asked for."""
+        """Names of the sites, in the order of the fingerprint."""
         return self.fingerprint.sites
 
     def __getitem__(self, site: str) -> SiteRows:
@@ -237,11 +243,11 @@ class ActivationStore:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """`sample`, `position` and `token` of every row."""
+        """Table with `sample`, `position` and `token` of every row."""
         return pd.read_parquet(self.folder / ROWS)
 
     def verify(self) -> None:
-        """Raises a ValueError that names every file whose bytes are not the ones written."""
+        """Raise a ValueError that names every file with a wrong checksum."""
         wrong = [shard.file for shard in self.index.shards if not shard.intact(self.folder)]
         if not intact(self.folder / ROWS, self.index.rows_sha256):
             wrong.append(ROWS)

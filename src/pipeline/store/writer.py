@@ -1,7 +1,7 @@
-"""Writing an activation store: shards on a background thread, resumed at those that are missing.
+"""Write an activation store, shard by shard on a background thread; resume at missing shards.
 
-Until the store is finished, each shard has a record beside it, `shard-00000.json`, written after
-it: its checksum and its rows. A shard without a record that fits it does not count.
+Until the store is finished, each shard has a record `shard-00000.json` with its checksum and rows,
+which is written after it. A shard without a matching record counts as missing.
 """
 
 import hashlib
@@ -29,17 +29,17 @@ from pipeline.runs.scratch import sha256, whole_file
 from pipeline.store.store import INDEX, ROWS, Fingerprint, Index, Layout, Shard, intact
 
 ROW_COLUMNS = ("sample", "position", "token")
-# One shard is written while one waits; a third makes `write` wait.
+# One shard is being written and one is queued; a third makes `write` block.
 WAITING = 2
 
 logger = logging.getLogger(__name__)
 
 
 class StoreWriter:
-    """A context manager that fills a folder with the shards of a plan and finishes it at the end.
+    """Context manager that writes the shards of a plan, and the index on exit.
 
-    A body that raises, or is killed, leaves the finished shards, and a writer with the same plan
-    goes on from there; the files are then those of an unbroken run, byte for byte.
+    If the body raises or is killed, finished shards remain and a writer with the same plan resumes.
+    The files are then byte for byte those of an uninterrupted run.
     """
 
     def __init__(
@@ -50,17 +50,17 @@ class StoreWriter:
         *,
         required_bytes: int,
     ) -> None:
-        """Looks at what the folder holds and checks the disk.
+        """Find the finished shards in the folder and check the free disk space.
 
         Args:
-            folder: made when it is not there.
-            fingerprint: what the activations are of.
-            plan: the samples of each shard.
+            folder: folder of the store, created if needed.
+            fingerprint: provenance of the activations.
+            plan: samples of each shard.
             required_bytes: size of all activations.
 
         Raises:
-            ValueError: no shard, or the folder holds activations of another fingerprint or plan.
-            OSError: the disk has no room for what is missing.
+            ValueError: the plan is empty, or the folder has another fingerprint or plan.
+            OSError: the missing shards do not fit on the disk.
         """
         if not plan:
             raise ValueError("the plan has no shard")
@@ -76,40 +76,40 @@ class StoreWriter:
         present = sum(self._file(shard).stat().st_size for shard in self._done)
         free = shutil.disk_usage(folder).free
         if required_bytes - present > free:
-            wanted = f"{(required_bytes - present) / 1e9:.2f} GB"
+            missing = f"{(required_bytes - present) / 1e9:.2f} GB"
             raise OSError(
-                ENOSPC, f"the store needs {wanted}, {free / 1e9:.2f} GB is free", str(folder)
+                ENOSPC, f"the store needs {missing}, {free / 1e9:.2f} GB is free", str(folder)
             )
         self._pending: deque[Future[None]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
 
     def missing(self) -> list[int]:
-        """The shards of the plan that are still to be written, in order."""
+        """List the shards of the plan that are not written yet, in order."""
         return [shard for shard in range(len(self.plan)) if shard not in self._done]
 
     def write(
         self, shard: int, tensors: Mapping[str, Shaped[Tensor, "rows _"]], rows: pd.DataFrame
     ) -> None:
-        """Copies a shard to the CPU and hands it to the thread; waits while two are under way.
+        """Copy a shard to the CPU and queue it for writing; block while two are in the queue.
 
         Args:
-            shard: its number in the plan.
-            tensors: [rows, width] of every site.
-            rows: `sample`, `position`, `token` of each row, of samples that the plan has there.
+            shard: index of the shard in the plan.
+            tensors: activations [rows, width] of every site.
+            rows: `sample`, `position` and `token` of each row.
 
         Raises:
-            ValueError: a shard, site, shape, dtype or sample that is not the plan's.
-            Exception: what writing an earlier shard raised.
+            ValueError: a shard, site, shape, dtype or sample that does not match the plan.
+            Exception: an earlier shard could not be written.
         """
         self._settle(WAITING - 1)
         self._check(shard, tensors, rows)
-        owned = {
+        copies = {
             site: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for site, value in tensors.items()
         }
         columns = {name: rows[name].tolist() for name in ROW_COLUMNS}
         self._done.add(shard)
-        self._pending.append(self._thread.submit(self._write, shard, owned, columns))
+        self._pending.append(self._thread.submit(self._write, shard, copies, columns))
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -143,9 +143,9 @@ class StoreWriter:
             )
         if set(rows.columns) != set(ROW_COLUMNS):
             raise ValueError(f"columns {list(rows.columns)}, not {list(ROW_COLUMNS)}")
-        strange = set(rows["sample"]) - set(self.plan[shard])
-        if strange:
-            raise ValueError(f"samples {sorted(strange)} are not planned for shard {shard}")
+        unplanned = set(rows["sample"]) - set(self.plan[shard])
+        if unplanned:
+            raise ValueError(f"samples {sorted(unplanned)} are not planned for shard {shard}")
         for site, value in tensors.items():
             if value.ndim != 2 or len(value) != len(rows):
                 raise ValueError(f"{site}: shape {tuple(value.shape)} for {len(rows)} rows")
@@ -156,7 +156,7 @@ class StoreWriter:
             raise ValueError(f"shard {shard} has {layout}, the shards before it {self._layout}")
 
     def _write(self, shard: int, tensors: dict[str, Tensor], columns: dict[str, list[int]]) -> None:
-        # A single key: safetensors writes several in random order.
+        # A single key, because safetensors writes several keys in random order.
         metadata = {"actsweep": json.dumps(asdict(self.fingerprint), sort_keys=True)}
         path = self._file(shard)
         with whole_file(path) as temporary:
@@ -181,7 +181,7 @@ class StoreWriter:
         record = self._read_record(shard)
         self._require(Fingerprint.parse(record["fingerprint"]), record["plan"])
         if not Shard(**record["shard"]).intact(self.folder):
-            logger.warning("%s is damaged: it is collected again", self._file(shard))
+            logger.warning("%s is damaged: collecting it again", self._file(shard))
             self._record_file(shard).unlink()
             return False
         self._layout = {site: (dtype, width) for site, (dtype, width) in record["layout"].items()}
@@ -191,12 +191,12 @@ class StoreWriter:
         fingerprint.require(self.fingerprint, str(self.folder))
         if plan_hash != self._plan_hash:
             raise ValueError(
-                f"{self.folder} was begun with another division of samples into shards: "
-                "delete it to begin anew"
+                f"{self.folder} was started with another split of samples into shards: "
+                "delete it to start over"
             )
 
     def _unfinish(self) -> None:
-        """Gives every shard its record back, then takes the index away."""
+        """Restore the record of every shard, then delete the index."""
         index = Index.read(self.folder)
         self._require(index.fingerprint, index.plan)
         if intact(self.folder / ROWS, index.rows_sha256):
@@ -204,11 +204,13 @@ class StoreWriter:
             rows = pd.read_parquet(self.folder / ROWS)
             start = 0
             for number, shard in enumerate(index.shards):
-                here = rows.iloc[start : start + shard.rows]
-                self._record(number, shard, {name: here[name].tolist() for name in ROW_COLUMNS})
+                shard_rows = rows.iloc[start : start + shard.rows]
+                self._record(
+                    number, shard, {name: shard_rows[name].tolist() for name in ROW_COLUMNS}
+                )
                 start += shard.rows
         else:
-            logger.warning("%s is damaged: all shards are collected again", self.folder / ROWS)
+            logger.warning("%s is damaged: collecting all shards again", self.folder / ROWS)
         (self.folder / INDEX).unlink()
 
     def _finish(self) -> None:

@@ -1,1 +1,1 @@
-"""Tables to figures and pages."""
+"""Draw tables as figures and pages."""

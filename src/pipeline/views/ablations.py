@@ -1,4 +1,4 @@
-"""What ablated features do to lists, in figures."""
+"""Figures of the effect of feature ablation on lists."""
 
 from collections.abc import Mapping
 from itertools import cycle
@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.model.sites import Site
 from pipeline.views.marks import GREY, legend_key
 from pipeline.views.panels import COLOURS, caption, legend, panels
-from pipeline.views.results import RULES
+from pipeline.views.results import RULE_WORDS
 
 AXES = {
     "n_items_mean": "items per list, change",
@@ -20,41 +20,41 @@ AXES = {
     "diversity_variance": "variance of the share of items no other list has, change",
 }
 SERIES = {
-    ("attributed", "firing"): (f"attributed, {RULES['firing']}", COLOURS[1], "o"),
-    ("attributed", "recorded"): (f"attributed, {RULES['recorded']}", COLOURS[0], "o"),
-    ("random", "firing"): (f"random, {RULES['firing']}", GREY, "s"),
-    ("random", "recorded"): (f"random, {RULES['recorded']}", GREY, "^"),
+    ("attributed", "firing"): (f"attributed, {RULE_WORDS['firing']}", COLOURS[1], "o"),
+    ("attributed", "recorded"): (f"attributed, {RULE_WORDS['recorded']}", COLOURS[0], "o"),
+    ("random", "firing"): (f"random, {RULE_WORDS['firing']}", GREY, "s"),
+    ("random", "recorded"): (f"random, {RULE_WORDS['recorded']}", GREY, "^"),
     ("none", "all"): ("reconstruction alone", COLOURS[2], "D"),
 }
-"""Source and position rule -> name, colour and marker."""
+"""(source, position rule) -> name, colour and marker."""
 
 BESIDE = (*COLOURS[3:], "#000000")
-"""Colours of what is beside the autoencoders."""
+"""Colours of the reference conditions."""
 
 ROW = 0.55
-"""Inches for an autoencoder."""
+"""Height of an autoencoder's row, in inches."""
 
 
 def ablation_effects(table: pd.DataFrame, references: pd.DataFrame, column: str) -> Figure:
-    """Ablated minus base for one of `AXES`, a row for each autoencoder, with 95 % intervals.
+    """Draw ablated minus base for one of `AXES`, one row per autoencoder, with 95 % intervals.
 
     Args:
         table: `site`, `source`, `positions`, `column`, `mean`, `low`, `high`.
-        references: `name`, `column`, `mean`: other ways to the same end. All are in the caption,
-            those that are near are dashed lines too.
-        column: which.
+        references: `name`, `column`, `mean` of the reference conditions. All are in the caption;
+            those near the effects are dashed lines too.
+        column: the measure to draw.
     """
     rows = table[table["column"] == column]
     sites = sorted(set(rows["site"]), key=_component_and_layer)
     with panels(1, width=9.5, height=ROW * len(sites) + 1.6) as (figure, (axes,)):
-        for place, key in enumerate(SERIES):
-            own = rows[(rows["source"] == key[0]) & (rows["positions"] == key[1])]
-            shift = (place - (len(SERIES) - 1) / 2) * 0.15
-            _series(axes, own, sites, key, shift)
+        for index, key in enumerate(SERIES):
+            series_rows = rows[(rows["source"] == key[0]) & (rows["positions"] == key[1])]
+            shift = (index - (len(SERIES) - 1) / 2) * 0.15
+            _series(axes, series_rows, sites, key, shift)
         axes.axvline(0, color=GREY, lw=1)
         largest = float(rows[["low", "high"]].astype(float).abs().max().max())
-        beside = references[references["column"] == column]
-        near = beside[beside["mean"].abs() <= 2 * largest]
+        of_column = references[references["column"] == column]
+        near = of_column[of_column["mean"].abs() <= 2 * largest]
         keys = {
             name: legend_key(color=colour, marker=marker, mfc=_face(key), lw=0)
             for key, (name, colour, marker) in SERIES.items()
@@ -78,7 +78,7 @@ def ablation_effects(table: pd.DataFrame, references: pd.DataFrame, column: str)
                 "wherever active: wherever they fire but at the first token. Without autoencoders: "
                 + ", ".join(
                     f"{name} {mean:+.2g}"
-                    for name, mean in zip(beside["name"], beside["mean"], strict=True)
+                    for name, mean in zip(of_column["name"], of_column["mean"], strict=True)
                 )
                 + ".",
             ],
@@ -100,22 +100,25 @@ def _face(key: tuple[str, str]) -> str:
 
 
 def _component_and_layer(site: str) -> tuple[str, int]:
-    place = Site.parse(site)
-    return place.component, place.layer
+    parsed = Site.parse(site)
+    return parsed.component, parsed.layer
 
 
-def attribution_check(checked: pd.DataFrame, ranks: Mapping[str, float]) -> Figure:
-    """Attribution against the metric's true change, a panel with its own scale for each site.
+def attribution_check(checked: pd.DataFrame, ranks: Mapping[str, float], formula: str) -> Figure:
+    """Plot attribution against the effect of ablation, one panel with its own scale per site.
 
     Args:
         checked: `site`, `attribution`, `effect`.
-        ranks: Spearman's correlation of each site.
+        ranks: Spearman's correlation by site.
+        formula: of the metric, for the caption.
     """
     with panels(len(ranks), width=3.6, height=3.2, shared=False) as (figure, axes):
         for axis, (site, rank) in zip(axes, ranks.items(), strict=True):
-            own = checked[checked["site"] == site]
+            of_site = checked[checked["site"] == site]
             axis.axline((0, 0), slope=1, color=GREY, lw=1, ls="--")
-            axis.plot(own["attribution"], own["effect"], "o", ms=4, alpha=0.6, color=COLOURS[0])
+            axis.plot(
+                of_site["attribution"], of_site["effect"], "o", ms=4, alpha=0.6, color=COLOURS[0]
+            )
             for scale in (axis.xaxis, axis.yaxis):
                 scale.set_major_locator(MaxNLocator(4))
             axis.set_title(f"{site}\nrank correlation {rank:.2f}", fontsize=11)
@@ -125,23 +128,24 @@ def attribution_check(checked: pd.DataFrame, ranks: Mapping[str, float]) -> Figu
             figure,
             [
                 "Horizontal: attribution, gradient times activation. Dashed: equal. Each panel has",
-                "its own scale. Metric:",
-                "logit(blank) - logit(line break) after the last item. The",
-                f"{largest} (list, position, feature) of each site with the largest attribution.",
+                f"its own scale. Metric: {formula}. The",
+                f"{largest} (sample, position, feature) of each site with the largest attribution.",
             ],
         )
     return figure
 
 
 def list_anatomy(types: pd.DataFrame) -> Figure:
-    """What follows a list's items, counted from the end: share with a filler blank.
+    """Plot the share of list items followed by a filler blank, by item counted from the end.
 
     Args:
         types: `label`, `from_end` (0 is the last item) and `blank`, whether a filler blank follows.
     """
     with panels(1, width=8) as (figure, (axes,)):
-        for colour, (label, own) in zip(COLOURS, types.groupby("label", sort=False), strict=False):
-            shares = own.groupby("from_end")["blank"].agg(["mean", "size"])
+        for colour, (label, of_label) in zip(
+            COLOURS, types.groupby("label", sort=False), strict=False
+        ):
+            shares = of_label.groupby("from_end")["blank"].agg(["mean", "size"])
             shown = shares[shares["size"] >= 0.5 * shares["size"].max()]
             axes.plot(shown.index, shown["mean"], "o-", color=colour, lw=2, ms=5, label=label)
         axes.set_ylim(-0.03, 1.03)
@@ -156,7 +160,7 @@ def list_anatomy(types: pd.DataFrame) -> Figure:
                 "n = "
                 + ", ".join(f"{count} {label}" for label, count in lists.items())
                 + " lists.",
-                "Places that fewer than half of the lists have are left out.",
+                "PromptPositions that fewer than half of the lists have are left out.",
             ],
         )
     return figure

@@ -1,4 +1,4 @@
-"""Completions with and without an intervention side by side: what one looks at first."""
+"""Show completions with and without an intervention side by side."""
 
 import textwrap
 
@@ -12,13 +12,13 @@ KEYS = ["sample", "repeat"]
 def completion_table(
     sweep: pd.DataFrame, baseline_id: str, steered_id: str, n: int
 ) -> pd.DataFrame:
-    """The first `n` (sample, repeat) that both conditions answered, a row each.
+    """Tabulate the first `n` (sample, repeat) pairs that both conditions completed, one per row.
 
     Columns: sample, repeat, label, topic, instruction, baseline, steered, baseline_stopped,
     steered_stopped ("end" or "length").
 
     Raises:
-        ValueError: a condition is unknown, the two share no sample, or `n` is below 1.
+        ValueError: an unknown condition, no shared sample, or `n` below 1.
     """
     if n < 1:
         raise ValueError(f"n = {n}; valid: 1 or more")
@@ -41,7 +41,7 @@ def completion_table(
 
 
 def side_by_side(sweep: pd.DataFrame, baseline_id: str, steered_id: str, n: int, width: int) -> str:
-    """The first `n` answers of both conditions as text in two columns, `width` characters wide.
+    """Format the first `n` completions of both conditions in two columns, `width` characters wide.
 
     "⏎" marks a line break of the completion, "␣" a blank before one or at the end, "…" a cut at
     the length limit.

@@ -1,4 +1,4 @@
-"""A feature as a page of its own: density, logits, histogram and examples, nothing to load."""
+"""Self-contained HTML page of a feature: density, logits, histogram and examples."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from pipeline.views.panels import COLOURS
 
 _SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 _WIDTH, _HEIGHT = 1000.0, 170.0
-"""Of the histogram's area, in units of its drawing."""
+"""Size of the histogram, in SVG units."""
 
 
 def feature_page(summary: FeatureSummary, piece: Callable[[int], str], *, around: int = 60) -> str:
-    """One HTML page with its style and graphics inside, without scripts.
+    """Render a feature as one HTML page with inline style and graphics, without scripts.
 
-    Tokens are shaded by activation, from 0 to the feature's largest one; blanks, line breaks and
-    what has no glyph are shown as signs. The histogram's counts are on a logarithmic scale.
+    Tokens are shaded by activation, from 0 to the feature's maximum; blanks, line breaks and
+    characters without a glyph are shown as symbols. Histogram counts are on a logarithmic scale.
 
     Args:
-        summary: what is shown.
-        piece: the text of a token.
-        around: how many tokens are shown before and after an example's most active one.
+        summary: of the feature.
+        piece: token id -> text.
+        around: number of tokens to show before and after an example's peak.
     """
     peaks = [float(example.activations[example.peak]) for example in summary.examples]
     largest = max(peaks, default=0.0)
@@ -47,7 +47,7 @@ def feature_page(summary: FeatureSummary, piece: Callable[[int], str], *, around
 
 
 def visible(text: str) -> str:
-    """The text with signs for blanks, tabs and line breaks, and codes for what has no glyph."""
+    """Show blanks, tabs and line breaks as symbols, and characters without a glyph as codes."""
     return "".join(_SIGNS.get(c) or (c if c.isprintable() else _code(c)) for c in text)
 
 
@@ -57,7 +57,7 @@ def _code(character: str) -> str:
 
 
 Runs = list[tuple[bool, str]]
-"""Stretches of a visible text, and whether they are signs."""
+"""Runs (is a symbol, text) of a visible text."""
 
 
 def _runs(text: str) -> Runs:
@@ -89,18 +89,18 @@ def _shown(example: Example, piece: Callable[[int], str], largest: float, around
     positions, ids = example.positions.tolist(), example.tokens.tolist()
     activations = example.activations.tolist()
     tokens = []
-    for place in range(start, min(stop, len(ids))):
-        position, activation = positions[place], activations[place]
+    for index in range(start, min(stop, len(ids))):
+        position, activation = positions[index], activations[index]
         special = isnan(activation)
-        where = f"{activation:.3g} at position {position}"
+        tooltip = f"{activation:.3g} at position {position}"
         tokens.append(
             _Token(
-                runs=_runs(piece(ids[place])),
+                runs=_runs(piece(ids[index])),
                 shade=0.0 if special else activation / largest,
-                title="special token, not counted" if special else where,
-                is_peak=place == example.peak,
+                title="special token, not counted" if special else tooltip,
+                is_peak=index == example.peak,
                 is_special=special,
-                after_gap=place > start and position != positions[place - 1] + 1,
+                after_gap=index > start and position != positions[index - 1] + 1,
             )
         )
     return _Shown(example.sample, activations[example.peak], start > 0, tokens, stop < len(ids))
@@ -109,7 +109,7 @@ def _shown(example: Example, piece: Callable[[int], str], largest: float, around
 def _bars(
     summary: FeatureSummary, ranked: Ranked, piece: Callable[[int], str]
 ) -> list[tuple[Runs, str, float]]:
-    """Of each token: its text, its logit, and the bar's length in per cent of the longest."""
+    """Return each token's text, its logit, and its bar's length in per cent of the longest."""
     longest = max((abs(logit) for _, logit in (*summary.top, *summary.bottom)), default=0) or 1
     return [
         (_runs(piece(token)), f"{logit:+.2f}".replace("-", "−"), 100 * abs(logit) / longest)
@@ -119,7 +119,7 @@ def _bars(
 
 @dataclass(frozen=True)
 class _Histogram:
-    """bins: x, width, height, count, range. across, up: places and labels of the axes' ticks."""
+    """bins: x, width, height, count, range. across, up: positions and labels of the axis ticks."""
 
     bins: list[tuple[float, float, float, int, str]]
     across: list[tuple[float, str]]
@@ -153,7 +153,7 @@ def _histogram(summary: FeatureSummary) -> _Histogram:
 
 
 def _spaced(number: int) -> str:
-    """Thousands set apart by narrow blanks."""
+    """Format a number with narrow spaces between thousands."""
     return f"{number:,}".replace(",", "\u202f")
 
 

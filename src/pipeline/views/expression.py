@@ -19,10 +19,9 @@ from pipeline.views.panels import caption, panels
 def feature_expression(
     clusters: Clusters, topics: Mapping[int, str], *, value: str, site: str, which: str = "all"
 ) -> Figure:
-    """Samples (rows) x features (columns) in the order of their trees, a colour for each topic.
+    """Draw samples (rows) x features (columns) in dendrogram order, with a colour per topic.
 
-    `which` says in the caption which features are shown.
-
+    `which` describes the shown features in the caption.
     Colour: the value, on a logarithmic scale; white: not expressed, 0 at all positions.
     """
     matrix = clusters.matrix
@@ -48,10 +47,10 @@ def feature_expression(
         axis.set_xticks([])
         axis.set_yticks([])
         for row, sample in enumerate(matrix.index):
-            place = (-0.035, row - 0.5)
+            corner = (-0.035, row - 0.5)
             axis.add_patch(
                 Rectangle(
-                    place,
+                    corner,
                     0.025,
                     1,
                     color=colours[topics[sample]],
@@ -86,11 +85,11 @@ def _margin(side: str) -> tuple[float, float, float, float]:
 
 
 def _draw_tree(axes: Axes, tree: np.ndarray, side: str) -> None:
-    drawn = dendrogram(tree, no_plot=True)
-    leaves = len(drawn["leaves"])
-    for places, heights in zip(drawn["icoord"], drawn["dcoord"], strict=True):
-        # Scipy puts leaf i at 10 i + 5.
-        along = np.asarray(places) / 10 - 0.5
+    tree_lines = dendrogram(tree, no_plot=True)
+    leaves = len(tree_lines["leaves"])
+    for leaf_positions, heights in zip(tree_lines["icoord"], tree_lines["dcoord"], strict=True):
+        # Scipy draws leaf i at 10 i + 5.
+        along = np.asarray(leaf_positions) / 10 - 0.5
         x, y = (along, heights) if side == "top" else (heights, along)
         axes.plot(x, y, color=GREY, lw=0.6)
     if side == "top":

@@ -1,4 +1,4 @@
-"""Figures of autoencoders' features: one over the layers of a sentence, and what all cover."""
+"""Figures of autoencoder features: one feature over all layers, and concept coverage by size."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +16,9 @@ from pipeline.views.dashboard import visible
 from pipeline.views.marks import GREY, draw_clusters, draw_estimates, legend_key
 from pipeline.views.panels import COLOURS, caption, legend, panels
 
+HALVES = "chosen for each concept on one half of the samples, F1 on the other"
 SEED = 0
-"""Of the resampling behind intervals."""
+"""Seed of the bootstrap intervals."""
 
 
 def feature_by_layer(
@@ -28,22 +29,22 @@ def feature_by_layer(
     site: str,
     left_out: Sequence[int] = (),
 ) -> Figure:
-    """A feature's activation at every token of a sentence and layer, as a heat map.
+    """Draw a feature's activation at every token of a text and layer as a heat map.
 
     Args:
-        matrix: activations, layer 0 first, which is drawn at the bottom.
-        pieces: texts of the tokens.
-        feature: its number.
-        site: the autoencoder's; its layer is framed.
-        left_out: positions that are drawn grey and do not set the scale, such as special tokens.
+        matrix: activations; row 0 is layer 0, drawn at the bottom.
+        pieces: token texts.
+        feature: its index.
+        site: of the autoencoder; its layer is framed.
+        left_out: positions drawn grey and excluded from the scale, such as special tokens.
 
     Raises:
-        ValueError: texts for another number of tokens.
+        ValueError: the number of texts differs from the number of tokens.
     """
     layers, length = matrix.shape
     if len(pieces) != length:
         raise ValueError(f"{len(pieces)} tokens' texts for {length} positions")
-    place = Site.parse(site)
+    origin = Site.parse(site)
     values = np.ma.masked_array(matrix, np.zeros(matrix.shape, dtype=bool))
     values[:, list(left_out)] = np.ma.masked
     width = float(np.clip(0.36 * length + 2.4, 7.5, 17))
@@ -60,7 +61,7 @@ def feature_by_layer(
             vmin=0,
             vmax=largest or 1,
         )
-        frame = (-0.5, place.layer - 0.5)
+        frame = (-0.5, origin.layer - 0.5)
         axes.add_patch(Rectangle(frame, length, 1, fill=False, ec=COLOURS[0], lw=2, clip_on=False))
         axes.set_xticks(range(length), [visible(piece) for piece in pieces], rotation=90)
         axes.tick_params(axis="x", labelsize=min(11, 900 / (2 * length)), length=0)
@@ -72,7 +73,7 @@ def feature_by_layer(
         caption(
             figure,
             [
-                f"The encoder of the autoencoder at {site} (framed), applied to {place.component}",
+                f"The encoder of the autoencoder at {site} (framed), applied to {origin.component}",
                 "of every layer. It was trained at the framed one only.",
                 grey,
             ],
@@ -80,14 +81,15 @@ def feature_by_layer(
     return figure
 
 
-def coverage_by_size(table: pd.DataFrame) -> Figure:
-    """F1 of the best feature for a concept against the dictionary's size, a panel for each kind.
+def coverage_by_size(table: pd.DataFrame, halves: str = HALVES) -> Figure:
+    """Plot F1 of the best feature for a concept against dictionary size, one panel per kind.
 
     Points: mean over concepts with a 95 % interval, resampled over concepts; faint dots: single
-    concepts. Grey: labels shuffled, and, dashed, a feature that is always active.
+    concepts. Grey: shuffled labels; grey dashed: a feature that is always active.
 
     Args:
-        table: of `sae_coverage.coverage`.
+        table: of `sae.coverage.coverage`.
+        halves: the rows on which features are chosen and reported, for the caption.
     """
     groups = list(table.groupby(["site", "kind"], sort=False))
     names = {
@@ -97,14 +99,17 @@ def coverage_by_size(table: pd.DataFrame) -> Figure:
         "always active": legend_key(ls="--"),
     }
     with panels(len(groups)) as (figure, axes):
-        for axis, ((site, kind), own) in zip(axes, groups, strict=True):
-            sizes = own.groupby("n_features")
+        for axis, ((site, kind), of_panel) in zip(axes, groups, strict=True):
+            sizes = of_panel.groupby("n_features")
             rows = []
             for size, group in sizes:
-                found = estimate(group["f1"], group["concept"], proportion=False, seed=SEED)
-                rows.append({"n_features": size, **vars(found)})
+                mean_f1 = estimate(group["f1"], group["concept"], proportion=False, seed=SEED)
+                rows.append({"n_features": size, **vars(mean_f1)})
             draw_clusters(
-                axis, own.pivot(index="concept", columns="n_features", values="f1"), COLOURS[0], 0.0
+                axis,
+                of_panel.pivot(index="concept", columns="n_features", values="f1"),
+                COLOURS[0],
+                0.0,
             )
             draw_estimates(axis, pd.DataFrame(rows), "n_features", COLOURS[0], 0.0, "best feature")
             style: dict[str, Any] = {"color": GREY, "lw": 1.5}
@@ -122,10 +127,9 @@ def coverage_by_size(table: pd.DataFrame) -> Figure:
         caption(
             figure,
             [
-                f"{table['concept'].nunique()} concepts, {table['rows'].iloc[0]} rows of lists.",
-                "A feature says yes where it is active; chosen for each concept on even draws of a",
-                "prompt, F1 on odd ones: other lists of the same prompts, on most of which the",
-                "autoencoder was trained. Bars: 95 % interval over concepts.",
+                f"{table['concept'].nunique()} concepts, {table['rows'].iloc[0]} rows.",
+                f"A feature says yes where it is active; {halves}.",
+                "Bars: 95 % interval over concepts.",
             ],
         )
     return figure

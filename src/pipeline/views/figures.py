@@ -1,9 +1,10 @@
-"""Figures: the tables of a study to one figure each.
+"""Figures of steering studies, drawn from the tables of scores.
 
-A figure is `figure(summary, scores, *, parameters) -> Figure`. Means and intervals are those of
-`summary`; `scores` gives what it does not hold: bands over a whole curve, single topics, labels.
-A wanted arm, metric, split, strength, layer or position rule that the tables do not hold is a
-ValueError that names those they do.
+Means and intervals come from `summary`; simultaneous bands, single topics and labels come from
+`scores`.
+
+An arm, metric, split, strength, layer or position rule that is not in the tables raises a
+ValueError that names the valid ones.
 """
 
 from itertools import cycle
@@ -14,12 +15,15 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from pipeline.engine.conditions import BASELINE
 from pipeline.measures.statistics import cluster_means, simultaneous_band, summarise
+from pipeline.views.heat_maps import map_of_means
 from pipeline.views.marks import (
     GREY,
     control_keys,
     draw_band,
     draw_clusters,
+    draw_columns,
     draw_controls,
     draw_curve,
     draw_estimates,
@@ -29,11 +33,13 @@ from pipeline.views.marks import (
 )
 from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels, percent_axis
 from pipeline.views.selection import (
-    METRICS,
+    baseline_in_words,
     baseline_of,
     chosen_rule,
     controls_in_words,
     counts_in_words,
+    fitted_of,
+    label_of,
     question,
     rows_told_apart,
     rule_in_words,
@@ -41,57 +47,57 @@ from pipeline.views.selection import (
     steered_of,
 )
 
-SEED = 0
-"""Of the resampling behind bands and reference intervals."""
-
 
 def effect_by_layer(
     summary: pd.DataFrame,
     scores: pd.DataFrame,
+    cluster: str,
+    seed: int,
     *,
     arms: list[str],
     metrics: list[str],
     split: str,
-    cluster: str = "sample",
 ) -> Figure:
-    """Share of samples that score 1 against the layer of the direction, a panel for each arm.
+    """Plot the share of samples that score 1 against the direction's layer, one panel per arm.
 
-    Every arm at its chosen strength and position rule. Lines: the fitted direction with a 95 %
-    simultaneous band over `cluster`. Dashed: the arm's baseline with its own interval. Markers:
-    controls, mean and range over their draws. A metric that scores nothing in an arm is left out
-    there and named in the caption.
+    Each arm is at its chosen strength and position rule. Lines: the fitted direction with a 95 %
+    simultaneous band over `cluster`. Dashed: the arm's baseline with its interval. Grey markers:
+    controls, mean and range over their draws. A metric without scores in an arm is omitted there
+    and named in the caption.
     """
     summary = select(summary, split=split, arm=arms, metric=metrics)
     scores = select(scores, split=split, arm=arms, metric=metrics)
     colours = dict(zip(metrics, cycle(COLOURS), strict=False))
-    unscored, shown = [], []
+    unscored, shown, several = [], [], len(metrics) > 1
     with panels(len(arms)) as (figure, axes):
         for axis, arm in zip(axes, arms, strict=True):
-            here = steered_of(select(summary, arm=arm, chosen=True))
-            shown.append(here)
+            compared = steered_of(select(summary, arm=arm, at_setting=True))
+            shown.append(compared)
             for metric, colour in colours.items():
                 means = select(summary, arm=arm, metric=metric)
-                steered = select(here, metric=metric)
-                fitted = rows_told_apart(select(steered, source="fitted"), ["layer"])
+                steered = select(compared, metric=metric)
+                fitted = rows_told_apart(fitted_of(steered), ["layer"])
                 if fitted["n"].sum() == 0:
-                    unscored.append(f"{METRICS.get(metric, metric)} is not scored in {arm}.")
+                    unscored.append(f"{label_of(means)} is not scored in {arm}.")
                     continue
                 layers = fitted["layer"].astype(int).tolist()
-                rows = select(scores, arm=arm, metric=metric, source="fitted", chosen=True)
+                rows = fitted_of(select(scores, arm=arm, metric=metric, at_setting=True))
                 matrix = cluster_means(rows, columns="layer", cluster=cluster)[layers]
                 draw_reference(axis, baseline_of(means), colour)
-                draw_controls(axis, steered, "layer", colour)
-                draw_band(axis, layers, simultaneous_band(matrix.to_numpy(), seed=SEED), colour)
+                fill = colour if several else "white"
+                draw_controls(axis, steered, "layer", fill=fill)
+                band = simultaneous_band(matrix.to_numpy(), seed=seed)
+                draw_band(axis, layers, band, colour, within=(0.0, 1.0))
                 draw_curve(axis, layers, fitted["mean"], colour, label=metric)
-            where = f"{rule_in_words(here)}, strength {here['strength'].iloc[0]:g}"
-            axis.set_title(f"{question(select(scores, arm=arm))}\n{where}")
+            setting = f"{rule_in_words(compared)}, strength {compared['strength'].iloc[0]:g}"
+            axis.set_title(f"{question(select(scores, arm=arm))}\n{setting}")
             axis.set_xlabel("layer of the direction")
             layer_axis(axis)
         percent_axis(axes[0])
         axes[0].set_ylabel(f"share of requests ({split} split)")
         steered = pd.concat(shown)
         keys = {
-            METRICS.get(metric, metric): legend_key(color=colour, lw=2.4)
+            label_of(select(summary, metric=metric)): legend_key(color=colour, lw=2.4)
             for metric, colour in colours.items()
         }
         legend(figure, keys | {"no intervention": legend_key(ls="--")} | control_keys(steered))
@@ -102,6 +108,7 @@ def effect_by_layer(
                 "Lines: fitted direction; bands: 95 %, simultaneous over layers.",
                 "Dashed: no intervention, strip: its 95 % interval.",
                 controls_in_words(steered),
+                *(["Markers of controls are filled in their metric's colour."] if several else []),
                 *unscored,
             ],
         )
@@ -116,53 +123,26 @@ def strength_by_layer(
     metric: str,
     split: str,
 ) -> Figure:
-    """Mean score of the fitted direction for every strength and layer, as a heat map.
+    """Draw the mean score of the fitted direction by strength and layer as a heat map.
 
-    By the arm's chosen position rule. Proportions are in per cent on a scale from 0 to 100.
-    Hatched: not measured or not scored.
+    At the arm's chosen position rule. Shares are in per cent on a scale from 0 to 100. Hatched: not
+    measured or not scored. Framed: the setting chosen on validation prompts.
     """
-    # The heat map alone takes seaborn, which loads scipy.stats: not for composing a study.
-    import seaborn as sns
-
     means = select(summary, split=split, arm=arm, metric=metric)
-    rule = chosen_rule(means)
-    fitted = select(steered_of(means), source="fitted", positions=rule)
+    fitted = select(fitted_of(means), positions=chosen_rule(means))
     fitted = rows_told_apart(fitted, ["layer", "strength"])
-    baseline = baseline_of(means)
-    proportion = means["interval"].str.startswith("wilson").any()
-    grid = fitted.astype({"layer": int}).pivot(index="strength", columns="layer", values="mean")
-    grid = grid.sort_index(ascending=False) * (100 if proportion else 1)
-    name = METRICS.get(metric, metric)
-    unit = " (%)" if proportion else ""
-    width = float(np.clip(0.42 * grid.shape[1] + 2.5, 7.5, 17))
-    with panels(1, width, height=0.38 * grid.shape[0] + 1.5) as (figure, (axis,)):
-        axis.set_facecolor("#ededed")
-        axis.patch.set_hatch("///")
-        axis.grid(False)
-        sns.heatmap(
-            grid,
-            ax=axis,
-            cmap="viridis",
-            vmin=0 if proportion else None,
-            vmax=100 if proportion else None,
-            annot=True,
-            fmt=".0f" if proportion else ".3g",
-            annot_kws={"size": min(11, 24 * (width - 2) / grid.shape[1])},
-            linewidths=0.6,
-            cbar_kws={"label": f"{name}{unit}", "pad": 0.02},
-        )
-        axis.set_yticklabels([f"{strength:g}" for strength in grid.index], rotation=0)
-        axis.tick_params(length=0)
+    chosen = fitted[fitted["is_setting"]]
+    framed = list(zip(chosen["layer"], chosen["strength"], strict=True))
+    with map_of_means(fitted, "layer", "strength", framed) as (figure, axis, called):
         axis.set_xlabel("layer of the direction")
-        axis.set_ylabel("strength")
         axis.set_title(question(select(scores, split=split, arm=arm)))
-        low, mean, high = baseline[["low", "mean", "high"]] * (100 if proportion else 1)
         caption(
             figure,
             [
-                f"Cells: {name}{unit}, fitted direction {rule_in_words(fitted)}.",
+                f"Cells: {called}, fitted direction {rule_in_words(fitted)}.",
                 f"{split.capitalize()} split, {counts_in_words(fitted)}.",
-                f"Without intervention: {mean:.3g}, 95 % interval {low:.3g} to {high:.3g}.",
+                baseline_in_words(means),
+                "Framed: the setting chosen.",
             ],
         )
     return figure
@@ -171,84 +151,98 @@ def strength_by_layer(
 def counts_by_condition(
     summary: pd.DataFrame,
     scores: pd.DataFrame,
+    cluster: str,
+    seed: int,
     *,
     metric: str,
     split: str,
     arms: list[str],
     layers: list[int] | None = None,
-    cluster: str = "topic",
 ) -> Figure:
-    """Mean score against strength at some layers, a panel for each arm, beside every label's own.
+    """Plot the mean score against strength at some layers, one panel per arm, with label baselines.
 
-    Every arm by its chosen position rule. Without `layers`: up to four of those swept, evenly
-    spread.
-    Points: the fitted direction with its 95 % interval; faint dots: single clusters. At strength
-    0 stands the arm's baseline. Dashed: each label's mean without intervention, over all arms of
-    the sweep. Grey markers: controls, mean and range over their draws.
+    Each arm is at its chosen position rule. Default `layers`: up to four of those swept, evenly
+    spaced.
+
+    Points: the fitted direction with its 95 % interval; faint dots: single clusters. Each strength
+    is a column with the layers side by side; strength 0 is the arm's baseline. Dashed: each label's
+    mean without intervention, over all arms of the sweep. Grey markers: controls, mean and range
+    over their draws.
     """
     summary = select(summary, split=split, metric=metric)
     scores = select(scores, split=split, metric=metric)
-    references = _references(scores, cluster)
+    shares = [metric] if summary["interval"].str.startswith("wilson").any() else []
+    references = _references(scores, shares, cluster, seed)
     layers = layers or _spread(select(steered_of(summary), arm=arms)["layer"])
-    rules = {arm: chosen_rule(select(summary, arm=arm)) for arm in arms}
-    shown = []
+    shown_means = pd.concat([_at_chosen_rule(select(summary, arm=arm), layers) for arm in arms])
+    strengths = np.unique(np.append(shown_means["strength"], 0.0)).tolist()
     shades = colormaps["viridis"](np.linspace(0.1, 0.75, len(layers)))
     colours = {layer: to_hex(shade) for layer, shade in zip(layers, shades, strict=True)}
+    # Layers share 0.7 of a column's width; sources of controls share a layer's part.
+    part = 0.7 / len(layers)
+    shifts = (np.arange(len(layers)) - (len(layers) - 1) / 2) * part
     with panels(len(arms)) as (figure, axes):
         for axis, arm in zip(axes, arms, strict=True):
-            means = select(summary, arm=arm)
-            baseline = baseline_of(means)
-            steered = select(steered_of(means), layer=layers, positions=rules[arm])
-            shown.append(steered)
-            strengths = np.unique(np.append(steered["strength"], 0.0))
-            spread = 0.5 * np.diff(strengths).min() / len(layers)
-            for number, (layer, colour) in enumerate(colours.items()):
-                shift = (number - (len(layers) - 1) / 2) * spread
-                here = select(steered, layer=layer)
-                fitted = rows_told_apart(select(here, source="fitted"), ["strength"])
-                fitted = pd.concat([baseline.to_frame().T, fitted]).sort_values("strength")
-                fitted = fitted.astype({"strength": float, "mean": float})
-                samples = select(
-                    scores, arm=arm, source="fitted", layer=layer, positions=rules[arm]
-                )
-                draw_clusters(axis, cluster_means(samples, "strength", cluster), colour, shift)
-                draw_controls(axis, here, "strength", GREY, shift)
-                draw_estimates(axis, fitted, "strength", colour, shift, label=f"layer {layer}")
+            baseline = baseline_of(select(summary, arm=arm))
+            steered = select(shown_means, arm=arm)
+            samples = fitted_of(select(scores, arm=arm, positions=steered["positions"].iloc[0]))
+            for shift, (layer, colour) in zip(shifts, colours.items(), strict=True):
+                at_layer = select(steered, layer=layer)
+                fitted = rows_told_apart(fitted_of(at_layer), ["strength"])
+                unsteered = baseline.to_frame().T.assign(strength=0.0)
+                fitted = pd.concat([unsteered, fitted]).astype({"mean": float})
+                fitted = _in_columns(fitted, strengths)
+                dots = _in_columns(select(samples, layer=layer), strengths)
+                dots = cluster_means(dots, "column", cluster)
+                draw_clusters(axis, dots, colour, shift)
+                drawn_at = _in_columns(at_layer, strengths)
+                draw_controls(axis, drawn_at, "column", shift=shift, apart=0.3 * part)
+                draw_estimates(axis, fitted, "column", colour, shift, label=f"layer {layer}")
             for _, reference in references.iterrows():
                 draw_reference(axis, reference, GREY)
-            where = rule_in_words(steered)
-            axis.set_title(f"{question(select(scores, arm=arm))}\n{where}")
+            rule = rule_in_words(steered)
+            axis.set_title(f"{question(select(scores, arm=arm))}\n{rule}")
             axis.set_xlabel("strength")
-            axis.set_xticks(strengths, [f"{strength:g}" for strength in strengths])
+            draw_columns(axis, [f"{strength:g}" for strength in strengths])
         axes[0].set_ylim(bottom=0)
-        axes[0].set_ylabel(METRICS.get(metric, metric))
+        axes[0].set_ylabel(label_of(summary))
         texts = [f"{row['label']}  {row['mean']:.1f}" for _, row in references.iterrows()]
         label_at_right(axes[len(axes) - 1], texts, references["mean"].tolist(), gap=0.055)
-        drawn = pd.concat(shown)
         keys = {
             f"layer {layer}": legend_key(color=colour, lw=2, marker="o")
             for layer, colour in colours.items()
         }
-        legend(figure, keys | {"no intervention": legend_key(ls="--")} | control_keys(drawn))
+        legend(figure, keys | {"no intervention": legend_key(ls="--")} | control_keys(shown_means))
         caption(
             figure,
             [
-                f"{split.capitalize()} split, {counts_in_words(drawn)}.",
-                f"Fitted direction; bars: 95 % interval over {cluster}s;",
-                f"faint dots: single {cluster}s. Dashed: no intervention, by kind of request.",
-                controls_in_words(drawn),
+                f"{split.capitalize()} split, {counts_in_words(shown_means)}.",
+                f"Fitted direction; bars: 95 % interval over {cluster}s; faint dots: single",
+                f"{cluster}s. All that stands in a column has its strength.",
+                "Dashed: no intervention, by kind of request.",
+                controls_in_words(shown_means),
             ],
         )
     return figure
 
 
+def _at_chosen_rule(means: pd.DataFrame, layers: list[int]) -> pd.DataFrame:
+    return select(steered_of(means), layer=layers, positions=chosen_rule(means))
+
+
+def _in_columns(table: pd.DataFrame, strengths: list[float]) -> pd.DataFrame:
+    """Sort rows by strength and add the index of each strength's `column`."""
+    table = table.astype({"strength": float}).sort_values("strength")
+    return table.assign(column=table["strength"].map(strengths.index))
+
+
 def _spread(layers: pd.Series, most: int = 4) -> list[int]:
     swept = sorted(int(layer) for layer in layers.unique())
-    places = np.linspace(0, len(swept) - 1, min(most, len(swept))).round().astype(int)
-    return [swept[place] for place in places]
+    indices = np.linspace(0, len(swept) - 1, min(most, len(swept))).round().astype(int)
+    return [swept[index] for index in indices]
 
 
-def _references(scores: pd.DataFrame, cluster: str) -> pd.DataFrame:
-    # Arms of the same label share their baseline's samples, which count once.
-    rows = select(scores, intervention="none").drop_duplicates(["sample", "repeat"])
-    return summarise(rows, ["label", "metric"], cluster=cluster, seed=SEED)
+def _references(scores: pd.DataFrame, shares: list[str], cluster: str, seed: int) -> pd.DataFrame:
+    # Arms with the same label share baseline samples, which count once.
+    rows = select(scores, role=BASELINE).drop_duplicates(["sample", "repeat"])
+    return summarise(rows, ["label", "metric"], shares=shares, cluster=cluster, seed=seed)

@@ -1,4 +1,4 @@
-"""What our figures draw with: controls, baselines, bands, labels that keep their distance."""
+"""Drawing primitives: controls, baselines, bands, and non-overlapping labels."""
 
 from typing import Any
 
@@ -15,58 +15,79 @@ MARKERS = dict(zip(CONTROLS, ["^", "s", "o"], strict=True))
 
 
 def draw_reference(axes: Axes, estimate: pd.Series, colour: str) -> None:
-    """A dashed line at a mean, over the whole width, with its interval as a faint strip."""
+    """Draw a dashed line at a mean, over the whole width, with its interval as a faint strip."""
     axes.axhspan(estimate["low"], estimate["high"], color=colour, alpha=0.09, lw=0)
     axes.axhline(estimate["mean"], color=colour, lw=1.5, ls=(0, (5, 3)), alpha=0.9)
 
 
-def draw_band(axes: Axes, layers: list[int], band: Band, colour: str) -> None:
-    """A band over a curve."""
-    axes.fill_between(layers, band.low, band.high, color=colour, alpha=0.22, lw=0)
+def draw_band(
+    axes: Axes, layers: list[int], band: Band, colour: str, *, within: tuple[float, float]
+) -> None:
+    """Draw a band around a curve, clipped to the range of possible values."""
+    low, high = (np.clip(edge, *within) for edge in (band.low, band.high))
+    axes.fill_between(layers, low, high, color=colour, alpha=0.22, lw=0)
 
 
 def draw_curve(axes: Axes, layers: list[int], means: pd.Series, colour: str, label: str) -> None:
-    """The means that a figure is about, over everything else."""
+    """Draw the main curve of a figure on top of everything else."""
     axes.plot(layers, means, color=colour, lw=2.4, marker=".", zorder=4, label=label)
 
 
-def draw_controls(axes: Axes, steered: pd.DataFrame, x: str, colour: str, shift: float = 0) -> None:
-    """Every control in `steered` against column `x`: the mean and the range of its draws."""
+def draw_controls(
+    axes: Axes,
+    steered: pd.DataFrame,
+    x: str,
+    *,
+    shift: float = 0,
+    apart: float = 0.12,
+    fill: str = "white",
+) -> None:
+    """Draw each control in `steered` against column `x` in grey: mean and range of its draws.
+
+    Sources are offset along x by `apart`; their markers are filled with a colour.
+    """
     for number, (source, marker) in enumerate(MARKERS.items()):
         rows = steered[steered["source"] == source]
         if rows.empty:
             continue
         draws = rows.groupby(x)["mean"].agg(["mean", "min", "max"])
-        step = np.diff(draws.index).min() if len(draws) > 1 else 1
-        at = draws.index.to_numpy(dtype=float) + shift + (number - 1) * 0.12 * step
-        style: dict[str, Any] = {"color": colour, "alpha": 0.6, "lw": 1}
+        at = draws.index.to_numpy(dtype=float) + shift + (number - 1) * apart
+        style: dict[str, Any] = {"color": GREY, "alpha": 0.75, "lw": 1}
         axes.vlines(at, draws["min"], draws["max"], **style)
-        every = -(-len(draws) // 16)
-        axes.plot(at, draws["mean"], marker=marker, ms=4.5, mfc="white", markevery=every, **style)
+        step = -(-len(draws) // 16)
+        axes.plot(at, draws["mean"], marker=marker, ms=4.5, mfc=fill, markevery=step, **style)
 
 
 def draw_estimates(
     axes: Axes, estimates: pd.DataFrame, x: str, colour: str, shift: float, label: str
 ) -> None:
-    """Means against column `x`, joined, with a bar for each interval."""
+    """Draw means against column `x` as a line with error bars."""
     at = estimates[x] + shift
     axes.vlines(at, estimates["low"].astype(float), estimates["high"].astype(float), color=colour)
     axes.plot(at, estimates["mean"], color=colour, marker="o", ms=6, lw=2, zorder=4, label=label)
 
 
 def draw_clusters(axes: Axes, means: pd.DataFrame, colour: str, shift: float) -> None:
-    """A faint dot for every cluster (rows) under every value of x (columns)."""
+    """Draw a faint dot for every cluster (rows) and value of x (columns)."""
     for x, column in means.items():
         axes.scatter(np.full(len(column), x) + shift, column, s=14, color=colour, alpha=0.28, lw=0)
 
 
+def draw_columns(axes: Axes, names: list[str]) -> None:
+    """Draw named columns of width 1 at 0, 1, ... for a categorical x axis."""
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    for column in range(0, len(names), 2):
+        axes.axvspan(column - 0.5, column + 0.5, color="#f3f3f3", lw=0, zorder=0)
+
+
 def legend_key(**style: Any) -> Line2D:
-    """A line for a legend only."""
+    """Create a line for a legend only."""
     return Line2D([], [], **{"color": GREY, "lw": 1.5, **style})
 
 
 def control_keys(steered: pd.DataFrame) -> dict[str, Line2D]:
-    """Legend entries of the controls in `steered`."""
+    """Create legend entries of the controls in `steered`."""
     return {
         f"control: {name}": legend_key(lw=1, marker=MARKERS[source], mfc="white", ms=5)
         for source, name in CONTROLS.items()
@@ -75,15 +96,15 @@ def control_keys(steered: pd.DataFrame) -> dict[str, Line2D]:
 
 
 def label_at_right(axes: Axes, texts: list[str], heights: list[float], gap: float) -> None:
-    """Texts beside the right edge at their heights, moved up where two come closer than `gap`.
+    """Write texts right of the axes at their heights, moved up if closer than `gap`.
 
     `gap` is a share of the axis.
     """
     bottom, top = axes.get_ylim()
     lowest = -np.inf
     for height, text in sorted(zip(heights, texts, strict=True)):
-        place = max((height - bottom) / (top - bottom), lowest + gap)
-        lowest = place
-        at = (1.015, place)
+        height_share = max((height - bottom) / (top - bottom), lowest + gap)
+        lowest = height_share
+        at = (1.015, height_share)
         style: dict[str, Any] = {"va": "center", "fontsize": 11, "color": "#333333"}
         axes.annotate(text, at, xycoords="axes fraction", **style)

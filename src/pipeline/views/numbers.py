@@ -1,35 +1,38 @@
-"""A study's main numbers as lines of text."""
+"""Format a study's headline numbers as lines of text."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from pipeline.views.selection import POSITIONS
 
-PERCENT = ("refusal", "compliance", "unique_items", "diversity", "self_bleu", "at_length_limit")
-
 
 def main_numbers(metrics: Mapping[str, Any]) -> str:
-    """A line per arm: the metric before and after at the layer taken, and what controls do."""
+    """Format one line per arm: the metric at baseline and at the chosen setting, and controls."""
     return "\n".join(line for arm, numbers in metrics.items() for line in _arm(arm, numbers))
 
 
 def setting_in_words(numbers: Mapping[str, Any]) -> str:
-    """The layer, strength and positions that an arm is reported at."""
-    where = POSITIONS.get(numbers["positions"], f"at {numbers['positions']}")
-    return f"layer {numbers['layer']}, strength {numbers['strength']:g}, {where}"
+    """Describe an arm's setting in words: layer 3, strength 1, at the last position."""
+    words = []
+    for axis, value in numbers["setting"].items():
+        if axis == "positions":
+            words.append(POSITIONS.get(value, f"at {value}"))
+        else:
+            shown = f"{value:g}" if isinstance(value, int | float) else value
+            words.append(f"{axis.replace('_', ' ')} {shown}")
+    return ", ".join(words)
 
 
 def _arm(arm: str, numbers: Mapping[str, Any]) -> list[str]:
-    metric = numbers["metric"]
-    before = f"{_estimate(metric, numbers['baseline'])}"
+    metric, unit = numbers["metric"], numbers["unit"]
+    before = f"{_estimate(unit, numbers['baseline'])}"
     if "steered" not in numbers:
         return [f"{arm}: {metric} {before}, n = {numbers['baseline']['n']}"]
-    after = _estimate(metric, numbers["steered"])
+    after = _estimate(unit, numbers["steered"])
     n = numbers["steered"]["n"]
     lines = [f"{arm} ({setting_in_words(numbers)}): {metric} {before} -> {after}, n = {n}"]
     controls = [
-        f"{source} {_number(metric, drawn['mean'])}"
-        for source, drawn in numbers["controls"].items()
+        f"{source} {_number(unit, drawn['mean'])}" for source, drawn in numbers["controls"].items()
     ]
     if controls:
         lines.append(f"    controls: {', '.join(controls)}")
@@ -42,20 +45,20 @@ def _arm(arm: str, numbers: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _estimate(metric: str, found: Mapping[str, Any]) -> str:
+def _estimate(unit: str, found: Mapping[str, Any]) -> str:
     if found["mean"] is None:
         return "unscored"
-    mean = _number(metric, found["mean"])
+    mean = _number(unit, found["mean"])
     if found["low"] is None:
         return mean
-    return f"{mean} [{_number(metric, found['low'])}, {_number(metric, found['high'])}]"
+    return f"{mean} [{_number(unit, found['low'])}, {_number(unit, found['high'])}]"
 
 
 def _interval(found: Mapping[str, float]) -> str:
     return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
-def _number(metric: str, value: float | None) -> str:
+def _number(unit: str, value: float | None) -> str:
     if value is None:
         return "unscored"
-    return f"{100 * value:.1f} %" if metric in PERCENT else f"{value:.2f}"
+    return f"{100 * value:.1f} %" if unit == "%" else f"{value:.2f}"

@@ -1,5 +1,6 @@
-"""How a figure of ours looks, and how it is written."""
+"""Figure style, captions, and deterministic saving."""
 
+import re
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-"""Okabe and Ito's palette, told apart by colour-blind readers."""
+"""Okabe and Ito's colour-blind-safe palette."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -43,9 +44,9 @@ STYLE: dict[Any, Any] = {
 def panels(
     number: int, width: float = 5.2, height: float = 4.4, *, shared: bool = True
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of up to three panels a row, drawn in our style; `shared`: both axes are the same.
+    """Create a figure with up to three panels a row in the project's style.
 
-    `width` and `height` are those of a panel, in inches.
+    `shared`: panels share both axes. `width` and `height` are those of a panel, in inches.
     """
     columns = min(number, 3)
     rows = -(-number // columns)
@@ -60,8 +61,12 @@ def panels(
 
 
 def caption(figure: Figure, sentences: list[str]) -> None:
-    """Sets the sentences under the figure, in as few lines as it has room for, evenly filled."""
-    text, most = " ".join(sentences), int(figure.get_figwidth() * 12.2)
+    """Write sentences under the figure in as few, evenly filled lines as possible.
+
+    No line breaks inside "n = 100" or "95 %".
+    """
+    text = re.sub(r" (?==)|(?<==) |(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", " ".join(sentences))
+    most = int(figure.get_figwidth() * 12.2)
     fewest = len(textwrap.wrap(text, most))
     widths = range(len(text) // fewest, most + 1)
     text = next(t for w in widths if (t := textwrap.fill(text, w)).count("\n") < fewest)
@@ -69,25 +74,26 @@ def caption(figure: Figure, sentences: list[str]) -> None:
 
 
 def legend(figure: Figure, keys: dict[str, Line2D]) -> None:
-    """One legend over all panels, by names and their lines."""
+    """Draw one legend above all panels."""
     columns = min(len(keys), int(figure.get_figwidth() / 2.6))
     figure.legend(keys.values(), keys.keys(), loc="outside upper left", ncols=columns)
 
 
 def percent_axis(axes: Axes) -> None:
-    """Shares from 0 to 100 %, with room for the lines at both ends."""
+    """Scale the y axis from 0 to 100 %, with margins for lines at both ends."""
     axes.set_ylim(-0.03, 1.03)
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
 
 
 def layer_axis(axes: Axes) -> None:
-    """Whole layers only."""
+    """Restrict x ticks to integers."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
 
 
 def save(figure: Figure, path: Path, provenance: dict[str, str]) -> None:
-    """Writes the figure as PNG, the same bytes for the same figure and provenance.
+    """Write the figure as PNG, byte-identical for the same figure and provenance.
+
 
     `provenance` (commit, hashes of configuration and data, ...) becomes text chunks of the file.
     """

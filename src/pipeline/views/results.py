@@ -1,14 +1,14 @@
-"""The endings study in numbers and words: a table of results, shares of error nodes, a finding."""
+"""Report the endings study: a table of results, shares of error nodes, and the finding."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from pipeline.measures.lists import COLUMNS
+from pipeline.measures.lists import LIST_MEASURES
 
-RULES = {"firing": "wherever active", "recorded": "where recorded"}
-"""Position rule of an ablation -> what it is called."""
+RULE_WORDS = {"firing": "wherever active", "recorded": "where recorded"}
+"""Position rule of an ablation -> display name."""
 
 NOTES = """
 Cells: ablated minus base [95 % interval, topics resampled], mean over topics. In brackets: the mean
@@ -31,75 +31,51 @@ reconstruction alone.
 
 
 def results_table(changes: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
-    """A row for each autoencoder and position rule, then one for each reference.
+    """Tabulate one row per autoencoder and position rule, then one per reference.
 
     Args:
         changes: `site`, `source`, `draw`, `positions`, `column`, `mean`, `low`, `high`.
         references: `name`, `column`, `mean`, `low`, `high`.
 
     Returns:
-        `name`, `positions`, and for each of `measures.lists.COLUMNS` c: c, c_low, c_high; c_random,
-        the mean of the random draws' changes; c_reconstruction. NaN where there is none.
+        `name`, `positions`, and for each of `measures.lists.LIST_MEASURES` c: c, c_low, c_high;
+        c_random, the mean change of the random draws; c_reconstruction. NaN if missing.
     """
     rows = []
-    for site, own in changes.groupby("site", sort=False):
-        alone = own[own["source"] == "none"].set_index("column")["mean"]
-        for rule in RULES:
-            here = own[own["positions"] == rule]
-            strong = here[here["source"] == "attributed"].set_index("column")
+    for site, site_rows in changes.groupby("site", sort=False):
+        reconstruction = site_rows[site_rows["source"] == "none"].set_index("column")["mean"]
+        for rule in RULE_WORDS:
+            rule_rows = site_rows[site_rows["positions"] == rule]
+            strong = rule_rows[rule_rows["source"] == "attributed"].set_index("column")
             if strong.empty:
                 continue
-            random = here[here["source"] == "random"].groupby("column")["mean"].mean()
+            random = rule_rows[rule_rows["source"] == "random"].groupby("column")["mean"].mean()
             row = {"name": site, "positions": rule}
-            for column in COLUMNS:
+            for column in LIST_MEASURES:
                 row |= _numbers(strong, column)
                 row[f"{column}_random"] = random.get(column)
-                row[f"{column}_reconstruction"] = alone.get(column)
+                row[f"{column}_reconstruction"] = reconstruction.get(column)
             rows.append(row)
-    for name, own in references.groupby("name", sort=False):
-        row, indexed = {"name": name, "positions": ""}, own.set_index("column")
-        for column in COLUMNS:
+    for name, site_rows in references.groupby("name", sort=False):
+        row, indexed = {"name": name, "positions": ""}, site_rows.set_index("column")
+        for column in LIST_MEASURES:
             row |= _numbers(indexed, column)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def results_text(results: pd.DataFrame) -> str:
-    """The table in Markdown, with its formulas and rules beneath."""
-    head = ["autoencoder or reference", "ablated", *COLUMNS]
+    """Format the table in Markdown, followed by its formulas and rules."""
+    head = ["autoencoder or reference", "ablated", *LIST_MEASURES]
     lines = [head, ["---"] * len(head)]
     for row in results.to_dict("records"):
-        cells = [_cell(row, column) for column in COLUMNS]
-        lines.append([row["name"], RULES.get(row["positions"], ""), *cells])
+        cells = [_cell(row, column) for column in LIST_MEASURES]
+        lines.append([row["name"], RULE_WORDS.get(row["positions"], ""), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" + NOTES
 
 
-def error_shares(errors: pd.DataFrame, totals: pd.DataFrame) -> pd.DataFrame:
-    """How much of the metric's attribution the reconstruction's error has, for each site.
-
-    Of each list F is the attribution of all features, E that of the error, both summed over
-    positions; the share is the mean over lists of |E| / (|F| + |E|).
-
-    Args:
-        errors: `prompt`, `site`, `attribution` of each position.
-        totals: `prompt`, `site`, `metric`, `attribution` of all features.
-
-    Returns:
-        `site`, the means over lists `features`, `error`, their sum `both` and `metric`, and
-        `error_share`.
-    """
-    keys = ["prompt", "site"]
-    own = errors.groupby(keys, sort=False)["attribution"].sum().rename("error").reset_index()
-    table = totals.rename(columns={"attribution": "features"}).merge(own, on=keys, validate="1:1")
-    table["both"] = table["features"] + table["error"]
-    sizes = table[["features", "error"]].abs()
-    table["error_share"] = sizes["error"] / sizes.sum(axis=1)
-    columns = ["features", "error", "both", "metric", "error_share"]
-    return table.groupby("site", sort=False)[columns].mean().reset_index()
-
-
 def error_words(shares: pd.DataFrame) -> str:
-    """One sentence on the table of `error_shares`."""
+    """Write one sentence on the table of `sae.attributed.error_shares`."""
     ordered = shares.sort_values("error_share")
     least, most = ordered.iloc[0], ordered.iloc[-1]
     return (
@@ -111,35 +87,46 @@ def error_words(shares: pd.DataFrame) -> str:
 
 
 def community_words(found: pd.DataFrame) -> str:
-    """A sentence or two on communities: how many, and what their lists have in common."""
+    """Write a sentence or two on communities: how many, and what their lists have in common."""
     if found.empty:
         return "No community of lists that express features together was found."
     topical = found[found["topic_p"] < 0.05]
     single = topical[topical["topic"] != "mixed"]
     named = ", ".join(sorted(set(single["topic"])))
-    alone = f", in {len(single)} of them one topic alone ({named})" if named else ""
+    one_topic = f", in {len(single)} of them one topic alone ({named})" if named else ""
     return (
         f"{len(found)} communities of lists that express features together were found at "
         f"{found['site'].nunique()} sites. In {len(topical)} lists of a topic keep together (more "
-        f"of the commonest than chance, p < 0.05, corrected for the number of topics){alone}. "
+        f"of the commonest than chance, p < 0.05, corrected for the number of topics){one_topic}. "
         f"Beyond topics, against features shuffled over whole topics, p < 0.05 in "
         f"{int((found['p'] < 0.05).sum())}."
     )
 
 
-def finding(table: pd.DataFrame, references: pd.DataFrame, lists: int) -> str:
-    """One paragraph: which autoencoders' features keep lists from ending, by how much.
+def absent_words(sites: Sequence[str]) -> list[str]:
+    """Write a sentence that names the sites without an expression matrix, if there are any."""
+    if not sites:
+        return []
+    return [
+        f"No expression matrix of {', '.join(sites)}: fewer than two features or unlike lists are "
+        "left there."
+    ]
 
-    An autoencoder counts where the interval of the change in items is above 0 as printed and its
-    mean above those of all its random features' intervals, by the same position rule. Of one whose
-    reconstruction alone does as much, this is said.
+
+def finding(table: pd.DataFrame, references: pd.DataFrame, lists: int) -> str:
+    """Write one paragraph: ablating which autoencoders' features lengthens lists, and by how much.
+
+    An autoencoder counts if the interval of the change in items is above 0 as printed and its mean
+    is above the intervals of all its random features, under the same position rule. The text
+    mentions if reconstruction alone has as large an effect.
     """
     rows = table[table["column"] == "n_items_mean"]
     topics, base = int(rows["n"].max()), float(rows["base"].iloc[0])
-    said = " ".join(_longer(rows, rule) for rule in RULES)
-    beside = references[references["column"] == "n_items_mean"]
+    said = " ".join(_longer(rows, rule) for rule in RULE_WORDS)
+    items_references = references[references["column"] == "n_items_mean"]
     others = ", ".join(
-        f"{name} {mean:+.1f}" for name, mean in zip(beside["name"], beside["mean"], strict=True)
+        f"{name} {mean:+.1f}"
+        for name, mean in zip(items_references["name"], items_references["mean"], strict=True)
     )
     return (
         f"Asked for a short list the model gives {base:.1f} items ({lists} lists, {topics} topics; "
@@ -149,7 +136,7 @@ def finding(table: pd.DataFrame, references: pd.DataFrame, lists: int) -> str:
 
 
 def _reconstructed(table: pd.DataFrame) -> str:
-    """Where reconstruction alone changes diversity, as then ablating is not what does."""
+    """Name the sites where reconstruction alone already changes diversity."""
     rows = table[(table["column"] == "diversity_mean") & (table["source"] == "none")]
     moved = rows[(rows["low"] > 0) | (rows["high"] < 0)]
     if moved.empty:
@@ -163,17 +150,22 @@ def _reconstructed(table: pd.DataFrame) -> str:
 
 
 def _longer(rows: pd.DataFrame, rule: str) -> str:
-    own = rows[rows["positions"] == rule].set_index("site")
-    strong = own[own["source"] == "attributed"]
-    random = own[own["source"] == "random"].groupby("site")["high"].max().reindex(strong.index)
-    alone = rows[rows["source"] == "none"].set_index("site")["mean"]
+    rule_rows = rows[rows["positions"] == rule].set_index("site")
+    strong = rule_rows[rule_rows["source"] == "attributed"]
+    random = (
+        rule_rows[rule_rows["source"] == "random"]
+        .groupby("site")["high"]
+        .max()
+        .reindex(strong.index)
+    )
+    reconstruction = rows[rows["source"] == "none"].set_index("site")["mean"]
     above = strong["low"].round(1) > 0
     longer = strong[above & ~(strong["mean"] <= random)].sort_values("mean", ascending=False)
     listed = []
     for site, row in longer.iterrows():
         words = f"{site} by {row['mean']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
-        if round(alone.get(site, float("-inf")), 1) >= round(row["mean"], 1):
-            words += f" (its reconstruction alone does as much, {alone[site]:+.1f})"
+        if round(reconstruction.get(site, float("-inf")), 1) >= round(row["mean"], 1):
+            words += f" (its reconstruction alone does as much, {reconstruction[site]:+.1f})"
         listed.append(words)
     control = (
         "; no random features were ablated beside them"
@@ -181,8 +173,8 @@ def _longer(rows: pd.DataFrame, rule: str) -> str:
         else ", beyond random active features"
     )
     return (
-        f"Ablated {RULES[rule]}, the features of {len(longer)} of {len(strong)} autoencoders make "
-        f"lists longer{control}" + (f": {'; '.join(listed)}." if listed else ".")
+        f"Ablated {RULE_WORDS[rule]}, the features of {len(longer)} of {len(strong)} autoencoders "
+        f"make lists longer{control}" + (f": {'; '.join(listed)}." if listed else ".")
     )
 
 

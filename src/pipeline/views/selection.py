@@ -1,21 +1,8 @@
-"""The rows of a table that a view shows, and how the pipeline's terms read in a figure."""
+"""Select the rows that a figure shows, and translate pipeline terms to figure text."""
 
 import pandas as pd
 
-METRICS = {
-    "refusal": "refuses",
-    "refusal_odds": "log-odds of refusing (nats)",
-    "kl": "KL divergence (nats)",
-    "compliance": "complies",
-    "n_items": "items per list",
-    "filler_blanks": "filler blanks per list",
-    "unique_items": "distinct items in a list",
-    "diversity": "distinct items over a topic",
-    "self_bleu": "self-BLEU",
-    "at_length_limit": "cut at the length limit",
-    "cross_entropy": "cross-entropy (nats per token)",
-}
-"""How our metrics read on an axis; any other is shown by its own name."""
+from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL, CURVE
 
 INTERVENTIONS = {
     "add": "added to",
@@ -27,7 +14,7 @@ CONTROLS = {
     "covariance": "covariance-drawn",
     "isotropic": "isotropic",
 }
-"""Sources of a direction that carry no meaning, in the order of a legend."""
+"""Control sources of a direction, in legend order."""
 
 POSITIONS = {
     "all": "at all positions",
@@ -41,12 +28,12 @@ POSITIONS = {
 
 
 def select(table: pd.DataFrame, **wanted: object) -> pd.DataFrame:
-    """The rows whose columns have the wanted value, or one of a list of them.
+    """Select the rows whose columns equal the given value, or one of a list of values.
 
-    Columns are narrowed in the order given.
+    Columns are filtered in the given order.
 
     Raises:
-        ValueError: a wanted value is not there; names it and those that are.
+        ValueError: a value does not occur; names it and the valid ones.
     """
     for column, values in wanted.items():
         choices = values if isinstance(values, list) else [values]
@@ -61,10 +48,10 @@ def select(table: pd.DataFrame, **wanted: object) -> pd.DataFrame:
 
 
 def rows_told_apart(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """The table sorted by `columns`, once sure that no two rows agree in all of them.
+    """Sort the table by `columns`, after checking that they identify each row.
 
     Raises:
-        ValueError: two rows do; names their conditions.
+        ValueError: duplicate rows; names their conditions.
     """
     table = table.sort_values(columns, kind="stable")
     again = table.duplicated(columns).to_numpy()
@@ -76,17 +63,32 @@ def rows_told_apart(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def steered_of(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of conditions with an intervention."""
-    return table[table["intervention"] != "none"]
+    """Select the rows of all conditions but the baseline."""
+    return table[table["role"] != BASELINE]
+
+
+def fitted_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Select the rows that are neither baseline nor control."""
+    return table[table["role"].isin([CANDIDATE, CURVE])]
+
+
+def controls_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Select the rows of controls."""
+    return table[table["role"] == CONTROL]
+
+
+def label_of(means: pd.DataFrame) -> str:
+    """Return the axis label of the metric of a summary's rows."""
+    return str(means["metric_label"].iloc[0])
 
 
 def baseline_of(summary: pd.DataFrame) -> pd.Series:
-    """The row of the one condition without an intervention.
+    """Return the row of the only baseline.
 
     Raises:
-        ValueError: there is none, or more than one.
+        ValueError: no baseline, or more than one.
     """
-    rows = summary[summary["intervention"] == "none"]
+    rows = summary[summary["role"] == BASELINE]
     if len(rows) != 1:
         arms = ", ".join(summary["arm"].unique())
         raise ValueError(f"{len(rows)} baselines in arm {arms}; valid: 1")
@@ -94,12 +96,12 @@ def baseline_of(summary: pd.DataFrame) -> pd.Series:
 
 
 def chosen_rule(means: pd.DataFrame) -> str:
-    """The position rule that an arm was chosen to be reported by.
+    """Return the position rule of an arm's chosen setting.
 
     Raises:
-        ValueError: no fitted direction is marked as chosen, or of more than one rule.
+        ValueError: no fitted direction at the chosen setting, or several position rules.
     """
-    fitted = means[means["chosen"] & (means["source"] == "fitted")]
+    fitted = fitted_of(means[means["at_setting"]])
     rules = fitted["positions"].unique()
     if len(rules) != 1:
         raise ValueError(f"chosen position rules: {', '.join(rules) or 'none'}; valid: one an arm")
@@ -107,29 +109,44 @@ def chosen_rule(means: pd.DataFrame) -> str:
 
 
 def rule_in_words(means: pd.DataFrame) -> str:
-    """At which positions the rows of one rule act."""
+    """Describe the positions of the rows' position rule in words."""
     rule = means["positions"].iloc[0]
     return POSITIONS.get(rule, f"at {rule}")
 
 
 def question(arm: pd.DataFrame) -> str:
-    """What an arm asks, in words: "Added to harmless requests"."""
+    """Describe an arm in words: "Added to harmless requests"."""
     verbs = " / ".join(INTERVENTIONS[name] for name in steered_of(arm)["intervention"].unique())
     labels = " and ".join(sorted(arm["label"].unique()))
     return f"{verbs} {labels} requests".capitalize()
 
 
 def counts_in_words(means: pd.DataFrame) -> str:
-    """How many scored and unscored rows stand behind each mean of a summary."""
+    """State the numbers of scored and unscored rows behind each mean of a summary."""
     low, high = means["n"].min(), means["n"].max()
     unscored = means["n_unscored"].max()
     scored = f"n = {low}" if low == high else f"n = {low} to {high}"
     return f"{scored} per mean, " + (f"up to {unscored} unscored" if unscored else "none unscored")
 
 
+def shown_times(means: pd.DataFrame) -> int:
+    """Return the display factor of a metric's values: 100 if shown in per cent, else 1."""
+    return 100 if means["percent"].iloc[0] else 1
+
+
+def baseline_in_words(means: pd.DataFrame) -> str:
+    """State the baseline mean and its interval.
+
+    Raises:
+        ValueError: as `baseline_of`.
+    """
+    low, mean, high = baseline_of(means)[["low", "mean", "high"]] * shown_times(means)
+    return f"Without intervention: {mean:.3g}, 95 % interval {low:.3g} to {high:.3g}."
+
+
 def controls_in_words(means: pd.DataFrame) -> str:
-    """Which controls a summary holds, and of how many draws."""
-    present = means[means["source"].isin(list(CONTROLS))]
+    """State which controls a summary contains, and with how many draws."""
+    present = controls_of(means)
     draws = present.groupby("source")["draw"].nunique()
     if draws.empty:
         return "No controls."

@@ -1,0 +1,142 @@
+"""Plan a study before it runs: build its conditions with placeholders for its fits."""
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pipeline.config.contracts import call, returns
+from pipeline.config.errors import at_key
+from pipeline.config.sections import Study
+from pipeline.config.wiring import ordered_fits
+from pipeline.data.prompts import select_prompts
+from pipeline.engine.conditions import CANDIDATE, Condition, Edit
+from pipeline.engine.sweeps import Part, arm_conditions, touches_prompt
+from pipeline.measures.settings import Setting, reported, validated
+from pipeline.model.loading import LanguageModel, NeedsRun
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """The plan of a study, computed before it runs.
+
+    Attributes:
+        prompts: the dataset with tokens.
+        collected: number of activations to store per site.
+        model: the model without weights.
+        parts: conditions and prompts of every arm, on the val split and as reported, except of arms
+            that compute with the model's weights.
+    """
+
+    prompts: pd.DataFrame
+    collected: int
+    model: LanguageModel
+    parts: tuple[Part, ...]
+
+
+def stand_ins(study: Study, model: LanguageModel, prompts: pd.DataFrame) -> dict[str, Any]:
+    """Build placeholder fits of the right shapes for fits that are not computed yet.
+
+    A fit class supports this if it has a `stand_in`. That receives those of the fit's options that
+    it has parameters for, and the stand-ins of the fits that this one uses.
+
+    Raises:
+        ValueError: options that the class rejects.
+    """
+    fits = _StandIns(study.fits)
+    for name in ordered_fits(study):
+        node = study.fits[name]
+        stand_in = getattr(returns(node), "stand_in", None)
+        if stand_in is None:
+            continue
+        parameters = inspect.signature(stand_in).parameters
+        options = {"fits": fits} | {
+            option: value for option, value in node.items() if option != "_target_"
+        }
+        with at_key(f"fits.{name}"):
+            fits[name] = stand_in(
+                model,
+                prompts,
+                **{key: value for key, value in options.items() if key in parameters},
+            )
+    return fits
+
+
+class _StandIns(dict[str, Any]):
+    """Stand-ins by name; distinguishes a fit without a stand-in from an unknown fit."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self._names = names
+
+    def __missing__(self, name: str) -> Any:
+        if name in self._names or "/" in name:
+            raise NeedsRun(f"fit {name} has no stand-in")
+        raise ValueError(f"no fit {name!r}; valid: {', '.join(self._names) or 'none'}")
+
+
+def planned_parts(
+    study: Study, model: LanguageModel, prompts: pd.DataFrame, fits: Mapping[str, Any]
+) -> Iterator[Part]:
+    """Yield the checked conditions and prompts of every arm, on the val split and as reported.
+
+    Skips arms that compute with the model's weights or use a fit without a stand-in.
+
+    Raises:
+        ValueError: no such prompts, or a condition that the arm's node or the model rejects.
+    """
+    if study.sweep is None:
+        return
+    for name in study.sweep.arms:
+        arm, node = study.sweep.settings(name), study.sweep.node(name)
+        splits = [("", arm.splits), *([("-validation", ["val"])] if arm.goal else [])]
+        for suffix, arm_splits in splits:
+            with at_key(f"sweep.arms.{name}.prompts"):
+                rows = select_prompts(prompts, arm.prompts, arm_splits)
+            if node is None:
+                conditions: tuple[Condition, ...] = arm_conditions(name, ())
+            else:
+                with at_key(f"sweep.arms.{name}"):
+                    try:
+                        inputs = _ArmInputs(model, rows, fits, study.sweep.seed)
+                        conditions = arm_conditions(name, call(node, inputs))
+                    except NeedsRun:
+                        continue
+                    _check_conditions(model, conditions, arm.metric in study.sweep.logit_metrics)
+            if arm.goal:
+                conditions = _reported(conditions) if not suffix else validated(conditions)
+            yield Part(f"{name}{suffix}", conditions, rows)
+
+
+def _reported(conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
+    """Return conditions as for the test split; their number does not depend on the setting."""
+    candidate = next(c for c in conditions if c.role == CANDIDATE)
+    return reported(conditions, Setting(candidate.axes, candidate.id, "validation"))
+
+
+@dataclass(frozen=True, eq=False)
+class _ArmInputs:
+    model: LanguageModel
+    prompts: pd.DataFrame
+    fits: Mapping[str, Any]
+    seed: int
+
+
+def _check_conditions(
+    model: LanguageModel, conditions: tuple[Condition, ...], of_logits: bool
+) -> None:
+    for site in {edit.site for condition in conditions for edit in condition.edits}:
+        model.check(site)
+    for condition in conditions:
+        if of_logits and not touches_prompt(condition):
+            rule = _rule(condition.edits[0])
+            raise ValueError(
+                f"positions: {rule!r} names no token of a prompt, after which the arm's metric is "
+                "measured"
+            )
+
+
+def _rule(edit: Edit) -> str:
+    return str(getattr(edit.positions, "rule", edit.positions))

@@ -1,0 +1,133 @@
+"""Run a score over blocks of prompts and groups of conditions that restart at the same place."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.engine.chunks import block_tokens, blocks, pass_tokens
+from pipeline.engine.conditions import Condition
+from pipeline.engine.edit_table import EditTable
+from pipeline.engine.limits import (
+    check_aligned,
+    check_context,
+    check_listed,
+    check_scored,
+    check_sites,
+)
+from pipeline.engine.memory import in_batches
+from pipeline.engine.restart import CleanRun, Start
+from pipeline.model.hooks import with_hooks
+from pipeline.model.loading import LanguageModel
+
+Score = Callable[[CleanRun, Start, list[int], list[int]], Tensor]
+"""Scores rows that share a start, given each row's condition and its prompt's index in the block.
+"""
+
+
+class Scorer:
+    """Check prompts and conditions once, then score subsets of the prompts.
+
+    Args:
+        model: the model.
+        prompts: tokens of every prompt and of the answer after it, if any.
+        conditions: conditions to run on every prompt.
+        score: computes the scores of rows of a block.
+        batch_tokens: token budget of a batch.
+        ends: number of prompt tokens of each sequence; None if no answer follows.
+        clean: whether the score needs the clean run's logits.
+
+    Raises:
+        ValueError: nothing to run, a sequence longer than the context, or an edit that does not fit
+            or never fires.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        conditions: Sequence[Condition],
+        score: Score,
+        *,
+        batch_tokens: int,
+        ends: Sequence[int] | None = None,
+        clean: bool = False,
+    ) -> None:
+        _check_any(conditions, prompts)
+        self._model, self._prompts, self._score = model, prompts, score
+        self._batch_tokens, self._ends, self._clean = batch_tokens, ends, clean
+        self._lengths = [len(prompt) for prompt in prompts]
+        if ends is not None:
+            check_scored(ends, self._lengths)
+        check_context(model, prompts)
+        check_sites(model, conditions)
+        check_aligned(conditions, len(prompts))
+        # The last answer token predicts nothing that is scored.
+        read = [length - (ends is not None) for length in self._lengths]
+        check_listed(conditions, ends or self._lengths, read)
+        self._table = EditTable(model, conditions)
+
+    def __call__(
+        self, only: Sequence[int] | None = None
+    ) -> Float[Tensor, "conditions prompts ..."]:
+        """Score the prompts with these indexes, in their order; all prompts if None.
+
+        Raises:
+            ValueError: no prompt, or an edit that never touched a token.
+        """
+        numbers = range(len(self._prompts)) if only is None else only
+        _check_any(self._table.conditions, numbers)
+        return in_batches(self._model, self._batch_tokens, partial(self._scores, numbers))
+
+    def _scores(self, numbers: Sequence[int], batch_tokens: int) -> Tensor:
+        results: Tensor | None = None
+        model, table = self._model, self._table
+        table.expect_all()
+        lengths = [self._lengths[number] for number in numbers]
+        computed = pass_tokens(model, batch_tokens)
+        block_budget = block_tokens(batch_tokens, len(table.conditions))
+        for members in blocks(lengths, min(computed, block_budget)):
+            block = [numbers[n] for n in members]
+            ends = None if self._ends is None else [self._ends[number] for number in block]
+            clean_run = CleanRun(model, self._prompts, block, table, ends=ends, clean=self._clean)
+            with torch.inference_mode(), with_hooks(model, table.hooks):
+                for start, together in _together(clean_run, batch_tokens, computed):
+                    owners = [condition for condition in together for _ in block]
+                    rows = [*range(len(block))] * len(together)
+                    scores = self._score(clean_run, start, owners, rows).cpu()
+                    if results is None:
+                        shape = len(table.conditions), len(numbers), *scores.shape[1:]
+                        # An inference tensor could not be modified outside inference mode.
+                        with torch.inference_mode(False):
+                            results = torch.empty(shape, dtype=scores.dtype)
+                    index = torch.tensor(together)[:, None], torch.tensor(members)
+                    results[index] = scores.unflatten(0, (len(together), len(block)))
+            # Free the memory for the next clean run.
+            del clean_run
+        table.check_fired()
+        assert results is not None
+        return results
+
+
+def _check_any(conditions: Sequence[Condition], prompts: Sequence[object]) -> None:
+    if not conditions or not prompts:
+        raise ValueError(f"{len(conditions)} conditions and {len(prompts)} prompts: nothing to run")
+
+
+def _together(clean_run: CleanRun, held: int, computed: int) -> Iterator[tuple[Start, list[int]]]:
+    """Group conditions that share a start into passes over a block.
+
+    `held` is the budget of tokens that the rows of a pass hold, KV cache included; `computed` is
+    that of tokens fed to the model.
+    """
+    by_start: dict[Start, list[int]] = defaultdict(list)
+    for number, start in enumerate(clean_run.starts):
+        by_start[start].append(number)
+    for start, members in sorted(by_start.items()):
+        fed = len(clean_run.ids) * max(1, clean_run.width - start.column)
+        at_once = max(1, min(held // clean_run.ids.numel(), computed // fed))
+        for first in range(0, len(members), at_once):
+            yield start, members[first : first + at_once]

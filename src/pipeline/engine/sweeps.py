@@ -1,0 +1,263 @@
+"""Run sweeps: conditions on prompts, chunk by chunk, into tables."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from pipeline.engine.chunks import CHUNK_TOKENS, Chunk, blocks
+from pipeline.engine.conditions import BASELINE, Condition, Edit, PerPrompt, PromptPositions
+from pipeline.engine.decoding import Decoding
+from pipeline.engine.generation import Generation
+from pipeline.engine.restart import CleanRun, Start
+from pipeline.engine.scorer import Score, Scorer
+from pipeline.engine.scoring import Reading, log_probability, mean_loss, of_reading
+from pipeline.measures.logits import NextToken
+from pipeline.measures.scale import TEXT_METRIC
+from pipeline.measures.scores import SCORE_COLUMNS, TEXT, long_table
+from pipeline.model import chat
+from pipeline.model.loading import LanguageModel
+from pipeline.runs.scratch import run_or_resume
+
+COMPLETION = ["condition", "sample", "repeat", "completion", "tokens", "n_tokens", "stopped"]
+ON_TEXT = ("all", "after_first", "generated")
+"""Position rules that apply to any text; other rules need a prompt."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Conditions and the prompts that they run on; `name` is unique in the study."""
+
+    name: str
+    conditions: tuple[Condition, ...]
+    prompts: pd.DataFrame
+
+
+def arm_conditions(arm: str, conditions: Iterable[Condition]) -> tuple[Condition, ...]:
+    """Prepend the baseline to an arm's conditions, and add `arm` as their first axis.
+
+    Raises:
+        ValueError: two conditions have the same axes, so tables could not tell them apart.
+    """
+    with_baseline = [Condition(role=BASELINE), *conditions]
+    labelled = [replace(each, axes={"arm": arm, **each.axes}) for each in with_baseline]
+    by_id = {condition.id: condition for condition in labelled}
+    if len(by_id) < len(labelled):
+        duplicate = next(c for c in reversed(labelled) if by_id[c.id] is not c)
+        raise ValueError(f"two conditions have the same axes: {duplicate}")
+    return tuple(labelled)
+
+
+def conditions_table(parts: Sequence[Part]) -> pd.DataFrame:
+    """Tabulate `condition` (the id), `role` and axes of every condition; NA for an unset axis."""
+    rows = [
+        {"condition": condition.id, "role": condition.role, **condition.axes}
+        for part in parts
+        for condition in part.conditions
+    ]
+    table = pd.DataFrame(rows)
+    integer_axes = [
+        name for name in table.columns[2:] if all(isinstance(row.get(name, 0), int) for row in rows)
+    ]
+    # Nullable integers: with NA in the column, pandas would turn them into floats.
+    return table.astype(dict.fromkeys(integer_axes, "Int64"))
+
+
+def complete(
+    model: LanguageModel, parts: Sequence[Part], work: Path, *, decoding: Decoding, seed: int
+) -> pd.DataFrame:
+    """Complete every prompt under every condition, skipping chunks already finished in `work`.
+
+    `decoding` is for conditions without a decoding of their own.
+
+    Returns:
+        One row per condition, sample and repeat, with the columns `COMPLETION`.
+    """
+    jobs: dict[str, Callable[[], pd.DataFrame]] = {}
+    for part in parts:
+        run = Generation(
+            model,
+            _tokens(part.prompts),
+            part.conditions,
+            decoding,
+            seed=seed,
+            samples=part.prompts["sample"].tolist(),
+        )
+        ids = [condition.id for condition in part.conditions]
+        jobs |= {
+            f"{part.name}-chunk-{chunk.number:05d}": partial(_completed, run, chunk, ids)
+            for chunk in run.plan(model.batch_tokens)
+        }
+    return pd.concat(run_or_resume("completions", jobs, work), ignore_index=True)
+
+
+def _completed(run: Generation, chunk: Chunk, ids: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            (
+                ids[completion.condition],
+                run.samples[completion.prompt],
+                completion.repeat,
+                completion.text,
+                completion.tokens,
+                len(completion.tokens),
+                completion.stopped,
+            )
+            for completion in run.complete(chunk)
+        ],
+        columns=COMPLETION,
+    )
+
+
+def score_logits(
+    model: LanguageModel,
+    parts: Sequence[Part],
+    metrics: Mapping[str, Callable[[NextToken], Tensor]],
+    answer_metrics: Mapping[str, Callable[[Tensor], Tensor]],
+    work: Path,
+) -> pd.DataFrame:
+    """Compute logit metrics of every prompt, under the baseline and conditions that edit prompts.
+
+    `metrics` take the next-token logits after the prompt. `answer_metrics` take the
+    log-probability [rows] of each sample's answer, of one or more tokens; samples without an answer
+    get no score.
+
+    Returns:
+        The long table of scores.
+    """
+    jobs: dict[str, Callable[[], pd.DataFrame]] = {}
+    budget = model.batch_tokens
+    for part in parts:
+        scored = [condition for condition in part.conditions if touches_prompt(condition)]
+        prompts = part.prompts.reset_index(drop=True)
+        if metrics:
+            measure = partial(_measured, model, metrics, prompts)
+            scorer = partial(Scorer, model, score=of_reading(measure), clean=True)
+            name = f"{part.name}-logits"
+            edited = [_on_prompt(condition) for condition in scored]
+            jobs |= _jobs(name, prompts, _tokens(prompts), edited, scorer, [*metrics], budget)
+        if answer_metrics:
+            answered = prompts[prompts["answer"] != ""].reset_index(drop=True)
+            tokens = _with_answers(model, answered)
+            ends = [len(row) for row in answered["tokens"]]
+            scorer = partial(Scorer, model, score=_scored_answers(answer_metrics), ends=ends)
+            name = f"{part.name}-answers"
+            jobs |= _jobs(name, answered, tokens, scored, scorer, [*answer_metrics], budget)
+    return long_table(run_or_resume("logits", jobs, work))
+
+
+def score_texts(
+    model: LanguageModel, texts: pd.DataFrame, conditions: Sequence[Condition], work: Path
+) -> pd.DataFrame:
+    """Compute the cross-entropy of unrelated texts, under conditions that apply to any text.
+
+    Returns:
+        The long table of scores, with `TEXT` as the split.
+    """
+    scored = [condition for condition in conditions if _fits_texts(condition)]
+    rows = texts.assign(split=TEXT)
+    scorer = partial(Scorer, model, score=mean_loss, ends=[1] * len(rows))
+    tokens = _tokens(rows)
+    jobs = _jobs("texts", rows, tokens, scored, scorer, [TEXT_METRIC], model.batch_tokens)
+    return long_table(run_or_resume("texts", jobs, work))
+
+
+def touches_prompt(condition: Condition) -> bool:
+    """Whether a condition has no edit, or one that can change the logits after the prompt."""
+    return not condition.edits or bool(_on_prompt(condition).edits)
+
+
+def _on_prompt(condition: Condition) -> Condition:
+    """Drop the edits of completion tokens, which a forward pass over a prompt does not have."""
+
+    def is_of_completion(edit: Edit) -> bool:
+        rule = (
+            edit.positions.rule if isinstance(edit.positions, PromptPositions) else edit.positions
+        )
+        return rule in ("answer", "generated")
+
+    edits = tuple(edit for edit in condition.edits if not is_of_completion(edit))
+    return replace(condition, edits=edits)
+
+
+def _fits_texts(condition: Condition) -> bool:
+    return all(
+        edit.positions in ON_TEXT
+        and not any(isinstance(value, PerPrompt) for value in vars(edit.intervention).values())
+        for edit in condition.edits
+    )
+
+
+def _jobs(
+    name: str,
+    prompts: pd.DataFrame,
+    tokens: Sequence[list[int]],
+    conditions: Sequence[Condition],
+    make_scorer: Callable[..., Scorer],
+    metrics: Sequence[str],
+    batch_tokens: int,
+) -> dict[str, Callable[[], pd.DataFrame]]:
+    """Make one job per chunk of prompts; all conditions run on it and share its clean run.
+
+    Chunks are the same on every device, so that a run can be resumed on another one.
+    """
+    if not conditions or prompts.empty:
+        return {}
+    scorer = make_scorer(tokens, conditions, batch_tokens=batch_tokens)
+    packed = blocks([len(row) for row in tokens], min(batch_tokens, CHUNK_TOKENS))
+    ids = [condition.id for condition in conditions]
+    samples = list(zip(prompts["split"], prompts["sample"], strict=True))
+
+    def run(chunk: list[int]) -> pd.DataFrame:
+        scores = scorer(chunk).reshape(len(ids), len(chunk), len(metrics))
+        return pd.DataFrame(
+            [
+                (condition, *samples[prompt], 0, metric, value)
+                for number, metric in enumerate(metrics)
+                for condition, values in zip(ids, scores[..., number].tolist(), strict=True)
+                for prompt, value in zip(chunk, values, strict=True)
+            ],
+            columns=SCORE_COLUMNS,
+        )
+
+    return {f"{name}-{number:05d}": partial(run, chunk) for number, chunk in enumerate(packed)}
+
+
+def _measured(
+    model: LanguageModel,
+    metrics: Mapping[str, Callable[[NextToken], Tensor]],
+    prompts: pd.DataFrame,
+    reading: Reading,
+) -> Float64[Tensor, "rows metrics"]:
+    samples = prompts.iloc[reading.prompts].reset_index(drop=True)
+    after = NextToken(reading.logits, reading.clean, model.tokenizer, samples)
+    return torch.stack([metric(after).double() for metric in metrics.values()], -1)
+
+
+def _scored_answers(metrics: Mapping[str, Callable[[Tensor], Tensor]]) -> Score:
+    def score(clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]) -> Tensor:
+        logs = log_probability(clean_run, start, owners, rows)
+        return torch.stack([metric(logs).double() for metric in metrics.values()], -1)
+
+    return score
+
+
+def _with_answers(model: LanguageModel, prompts: pd.DataFrame) -> list[list[int]]:
+    """Tokenize prompts with their answers; raise a ValueError if a prompt's tokens change."""
+    rows = zip(prompts["tokens"], prompts["prompt"], prompts["answer"], prompts["raw"], strict=True)
+    tokens = []
+    for ids, prompt, answer, raw in rows:
+        full, _ = chat.with_answer(model.tokenizer, prompt, answer, raw=bool(raw))
+        if full[: len(ids)] != list(map(int, ids)):
+            raise ValueError(f"the tokens of answer {answer!r} do not follow those of {prompt!r}")
+        tokens.append(full)
+    return tokens
+
+
+def _tokens(prompts: pd.DataFrame) -> list[list[int]]:
+    return [list(map(int, row)) for row in prompts["tokens"]]

@@ -1,0 +1,58 @@
+"""The scale of a metric's scores, declared in the metric's return annotation."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TEXT_METRIC = "cross_entropy"
+"""Metric of unrelated text: mean negative log-probability per token, in nats."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a metric's scores are labelled and averaged.
+
+    Attributes:
+        name: axis label; `{option}` is replaced by the value of the metric's option.
+        unit: `nats`, `items`, ...; empty for shares.
+        share: all scores are 0 or 1; means are shares in per cent with Wilson's interval.
+        bounded: all scores are in [0, 1]; shown in per cent with bootstrap intervals.
+
+    A metric declares its scale as `-> Annotated[Series, Scale("refuses", share=True)]`.
+    """
+
+    name: str
+    unit: str = ""
+    share: bool = False
+    bounded: bool = False
+
+    @property
+    def percent(self) -> bool:
+        """Whether scores are shown in per cent."""
+        return self.share or self.bounded
+
+    @property
+    def label(self) -> str:
+        """Axis label: name and unit."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+def scale_of(metric: Callable[..., Any], options: Mapping[str, Any] | None = None) -> Scale:
+    """Return the scale declared in a metric's return annotation.
+
+    Raises:
+        ValueError: the metric declares none.
+    """
+    annotation = inspect.signature(metric).return_annotation
+    for note in getattr(annotation, "__metadata__", ()):
+        if isinstance(note, Scale):
+            shown = {
+                name: ", ".join(map(repr, value)) if isinstance(value, list) else value
+                for name, value in (options or {}).items()
+            }
+            return Scale(note.name.format(**shown), note.unit, note.share, note.bounded)
+    raise ValueError(f"metric {metric} declares no Scale in its return annotation")
+
+
+TEXT_SCALE = Scale("cross-entropy of unrelated text", "nats per token")

@@ -1,0 +1,1 @@
+"""Sparse autoencoders: training, published file formats, features, attribution and ablation."""

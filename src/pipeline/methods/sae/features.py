@@ -1,0 +1,146 @@
+"""Summarise features over the rows of a store, and read them over the layers of a model."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pipeline.measures.features import Example, FeatureSummary, Tally, extremes
+from pipeline.methods.sae.autoencoder import SparseAutoencoder, activate
+from pipeline.model import hooks
+from pipeline.model.loading import LanguageModel
+from pipeline.model.sites import Site
+from pipeline.model.unembedding import direct_logits
+from pipeline.store.store import ActivationStore, SiteRows
+
+RESIDUAL_STREAM = ("resid_pre", "resid_mid", "resid_post")
+"""Components of the residual stream: an encoder of one layer can be applied at all layers."""
+
+
+def summarise_features(
+    model: LanguageModel,
+    sae: SparseAutoencoder,
+    store: ActivationStore,
+    features: Sequence[int],
+    *,
+    examples: int = 20,
+    tokens: int = 10,
+    batch_rows: int = 4096,
+) -> list[FeatureSummary]:
+    """Compute density, histogram, examples and logits of features in one pass over the store.
+
+    A second pass reads only the rows of the examples' samples. Special tokens of the tokenizer are
+    excluded: activations there are often a hundred times larger, and autoencoders are not trained
+    on them. Logits: `direct_logits` of the decoder rows.
+
+    Args:
+        model: provides logits and special tokens.
+        sae: the autoencoder; computation runs on its device.
+        store: activations at its site; whole samples, so that examples show their context.
+        features: feature indices.
+        examples: number of example samples per feature.
+        tokens: number of top and of bottom tokens of a feature's logits.
+        batch_rows: rows to encode at a time.
+
+    Raises:
+        ValueError: no such feature, or a model or store that is not the autoencoder's.
+
+    Source: Bricken et al. 2023 (their feature pages).
+    """
+    sae_site = Site.parse(sae.site)
+    sae.check(model, sae_site)
+    sae.check_features(features)
+    site, table = sae.rows_of(store), store.rows
+    ids, samples = table["token"].to_numpy(), table["sample"].to_numpy()
+    special = np.isin(ids, model.tokenizer.all_special_ids)
+    tallies = [Tally(examples) for _ in features]
+    for numbers, x in _ordinary(site, ~special, batch_rows):
+        active = _activations(sae, features, x).cpu().numpy()
+        for tally, column in zip(tallies, active.T, strict=True):
+            tally.add(column, numbers, samples[numbers])
+    logits = direct_logits(model, sae_site, sae.decoder[list(features)]).cpu().numpy()
+    summaries = []
+    for feature, tally, direct in zip(features, tallies, logits, strict=True):
+        counts, edges = tally.histogram()
+        top, bottom = extremes(direct, tokens)
+        shown = []
+        for peak in tally.peaks:
+            rows = np.flatnonzero(samples == samples[peak])
+            active = _activations(sae, [feature], site[rows])[:, 0].cpu().numpy()
+            shown.append(
+                Example(
+                    sample=int(samples[peak]),
+                    peak=int(np.flatnonzero(rows == peak)[0]),
+                    positions=table["position"].to_numpy()[rows],
+                    tokens=ids[rows],
+                    activations=np.where(special[rows], np.float32("nan"), active),
+                )
+            )
+        summaries.append(
+            FeatureSummary(
+                feature=feature,
+                site=sae.site,
+                kind=sae.kind,
+                n_features=sae.n_features,
+                rows=tally.rows,
+                active=tally.active,
+                counts=counts,
+                edges=edges,
+                examples=tuple(shown),
+                top=top,
+                bottom=bottom,
+            )
+        )
+    return summaries
+
+
+def activations_by_layer(
+    model: LanguageModel, sae: SparseAutoencoder, feature: int, tokens: Sequence[int]
+) -> Float[np.ndarray, "layer pos"]:
+    """Apply a feature's encoder to the residual stream of every layer.
+
+    Reads the same component as the autoencoder's site (`resid_pre`, `resid_mid` or `resid_post`).
+    At other layers the encoder is out of distribution: an activation there shows that the direction
+    is present in the residual stream, not that the layer has this feature.
+
+    Raises:
+        ValueError: another model, no such feature, or a site outside the residual stream.
+    """
+    sae_site = Site.parse(sae.site)
+    sae.check(model, sae_site)
+    sae.check_features([feature])
+    if sae_site.component not in RESIDUAL_STREAM:
+        raise ValueError(
+            f"{sae_site} is not the residual stream, which all layers share; "
+            f"valid: {', '.join(RESIDUAL_STREAM)}"
+        )
+    sites = [Site(layer, sae_site.component) for layer in range(model.n_layers)]
+    ids, mask = model.pad([tokens])
+    activations = hooks.read(model, sites, ids, mask, partial(_activations, sae, [feature]))
+    return torch.stack([activations[site][0, :, 0].cpu() for site in sites]).numpy()
+
+
+def _ordinary(
+    site: SiteRows, mask: Bool[np.ndarray, " rows"], batch_rows: int
+) -> Iterator[tuple[Int[np.ndarray, " batch"], Float[Tensor, "batch width"]]]:
+    """Yield row numbers and activations of a mask's rows, one batch in memory at a time."""
+    for rows, shard in site:
+        chosen = np.flatnonzero(mask[rows])
+        for start in range(0, len(chosen), batch_rows):
+            part = chosen[start : start + batch_rows]
+            yield rows.start + part, shard[torch.from_numpy(part)].float()
+
+
+def _activations(
+    sae: SparseAutoencoder, features: Sequence[int], x: Float[Tensor, "*axes width"]
+) -> Float[Tensor, "*axes feature"]:
+    x = x.to(sae.encoder.device).float()
+    if sae.kind == "topk":
+        # Top-k needs all pre-activations.
+        return sae.encode(x)[..., list(features)]
+    chosen = torch.tensor(features, device=x.device)
+    pre = x @ sae.encoder[:, chosen] + sae.encoder_bias[chosen]
+    return activate(sae.kind, pre, sae.k, sae.threshold[chosen])

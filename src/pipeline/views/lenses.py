@@ -1,0 +1,207 @@
+"""Figures of lens readings: token by token for one prompt, and layer means over prompts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+
+from pipeline.measures.statistics import cluster_means, simultaneous_band
+from pipeline.views.glyphs import drawable, families
+from pipeline.views.marks import draw_band, draw_curve, legend_key
+from pipeline.views.panels import COLOURS, caption, legend, panels
+from pipeline.views.readings import column_of, table_of
+from pipeline.views.selection import select
+
+_QUANTITIES = {
+    "reciprocal_rank": "reciprocal rank",
+    "rank": "rank",
+    "probability": "probability",
+    "entropy": "entropy (nats)",
+    "kl": "KL from the model's output (nats)",
+}
+"""Suffix of a column -> axis label; the prefix is a column of the dataset."""
+_UP_TO_ONE = ("probability", "reciprocal rank")
+"""The quantities with maximum 1; all quantities are at least 0."""
+
+
+def token_map(
+    readings: Mapping[str, pd.DataFrame],
+    *,
+    reading: str,
+    sample: int,
+    colour: str = "probability",
+) -> Figure:
+    """Draw the lens's top token at every position (x) and layer (y) of one prompt.
+
+    Args:
+        readings: tables by name.
+        reading: of `lenses.logit_lens` at all positions, or at some.
+        sample: the prompt.
+        colour: a column of the reading; ranks are on a logarithmic scale.
+
+    Raises:
+        ValueError: no such reading, sample or column.
+    """
+    rows = select(table_of(readings, reading), sample=sample)
+    column_of(rows, colour)
+    values = rows.pivot(index="layer", columns="position", values=colour)
+    texts = rows.pivot(index="layer", columns="position", values="top_piece")
+    pieces = rows.drop_duplicates("position").sort_values("position")["piece"]
+    width = float(np.clip(0.86 * values.shape[1] + 2, 7.5, 17))
+    most = max(3, int(11.5 * (width - 2) / values.shape[1]))
+    with panels(1, width, 0.42 * len(values) + 1.6) as (figure, (axis,)):
+        axis.grid(False)
+        name, quantity = _named(colour)
+        scale, shades = _scale(quantity, values.to_numpy(dtype=float))
+        image = axis.imshow(values, aspect="auto", origin="lower", cmap=shades, norm=scale)
+        for row, column in np.ndindex(*values.shape):
+            red, green, blue, _ = image.cmap(scale(values.iloc[row, column]))
+            style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8.5}
+            # Perceived brightness.
+            style["color"] = "k" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "w"
+            text = drawable(texts.iloc[row, column], most)
+            axis.text(column, row, text, fontfamily=families(), **style)
+        named = [drawable(piece, 16) for piece in pieces]
+        turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        axis.set_xticks(range(len(named)), named, fontfamily=families(), fontsize=10, **turned)
+        _layer_ticks(axis.set_yticks, range(len(values)), values.index.tolist())
+        axis.tick_params(length=0)
+        axis.set_xlabel("token of the prompt")
+        axis.set_ylabel("layer whose input is read")
+        axis.set_title("Which token does each layer predict next?")
+        label = f"{quantity} of {name}" if name else quantity
+        figure.colorbar(image, ax=axis, label=label, pad=0.02)
+        first = rows.iloc[0]
+        caption(
+            figure,
+            [
+                f"n = 1 prompt: sample {sample} of the {first['split']} split, {first['label']}.",
+                "Cells: likeliest next token of the lens, no intervention. Control: the top row",
+                "is the model's own output. ␣: the token begins with a blank.",
+            ],
+        )
+    return figure
+
+
+def mean_by_layer(
+    prompts: pd.DataFrame,
+    readings: Mapping[str, pd.DataFrame],
+    cluster: str,
+    seed: int,
+    *,
+    reading: str,
+    values: list[str],
+    controls: list[str] | None = None,
+    by: str = "label",
+    split: str = "test",
+) -> Figure:
+    """Plot means of lens columns against the layer, one panel per value of `by`.
+
+    Lines: the columns, with 95 % bands, simultaneous over layers and resampled over `cluster`.
+    Dashed in the same colour: the control of each.
+
+    Args:
+        prompts: the dataset, for its extra columns.
+        readings: tables by name.
+        cluster: a dataset column whose values are resampled together.
+        seed: of the bootstrap.
+        reading: of `lenses.logit_lens`, at one position of each sample.
+        values: columns of the reading, all of one quantity, such as `bridge_reciprocal_rank`.
+        controls: one column for each of them, or none.
+        by: a column of the dataset.
+        split: of the dataset.
+
+    Raises:
+        ValueError: no such reading or column, several positions of a sample or quantities, or
+            another number of controls.
+    """
+    controls = controls or []
+    if controls and len(controls) != len(values):
+        raise ValueError(f"{len(controls)} controls of {len(values)} values; valid: one for each")
+    table = select(table_of(readings, reading), split=split)
+    if table.duplicated(["sample", "layer"]).any():
+        raise ValueError(f"reading {reading} has several positions a sample; valid: one")
+    for column in (by, cluster):
+        if column not in prompts:
+            raise ValueError(f"no column {column!r} in the dataset; it has: {', '.join(prompts)}")
+    for value in (*values, *controls):
+        column_of(table, value)
+    quantities = sorted({_named(value)[1] for value in (*values, *controls)})
+    if len(quantities) != 1:
+        raise ValueError(f"quantities {', '.join(quantities)} in one figure; valid: one")
+    named = [column for column in dict.fromkeys((by, cluster)) if column != "sample"]
+    table = table.drop(columns=named, errors="ignore").merge(prompts[["sample", *named]])
+    groups = list(table.groupby(by, sort=False))
+    layers = sorted(table["layer"].unique().tolist())
+    within = 0.0, 1.0 if quantities[0] in _UP_TO_ONE else np.inf
+    with panels(len(groups)) as (figure, axes):
+        for axis, (name, rows) in zip(axes, groups, strict=True):
+            for number, value in enumerate(values):
+                colour = COLOURS[number % len(COLOURS)]
+                matrix = cluster_means(rows.assign(score=rows[value]), "layer", cluster)[layers]
+                band = simultaneous_band(matrix.to_numpy(), seed=seed)
+                draw_band(axis, layers, band, colour, within=within)
+                draw_curve(axis, layers, pd.Series(band.mean), colour, label=value)
+                if controls:
+                    means = rows.groupby("layer")[controls[number]].mean()[layers]
+                    axis.plot(layers, means, color=colour, lw=1.5, ls="--", label=controls[number])
+            count = f"{rows['sample'].nunique()} prompts, {rows[cluster].nunique()} {cluster}s"
+            axis.set_title(f"{name}\nn = {count}")
+            axis.set_xlabel("layer whose input is read")
+            _layer_ticks(axis.set_xticks, layers, layers)
+        if quantities[0] in _UP_TO_ONE:
+            axes[0].set_ylim(-0.03, 1.03)
+        axes[0].set_ylabel(f"mean {quantities[0]}")
+        legend(figure, _keys(values, controls))
+        count = f"n = {table['sample'].nunique()} prompts"
+        caption(
+            figure,
+            [
+                f"{split.capitalize()} split, {count}, no intervention.",
+                f"Lines: mean over {cluster}s; bands: 95 %, simultaneous over layers, resampled",
+                f"over {cluster}s.",
+                "Dashed: control of the same colour." if controls else "No control.",
+                "out: the model's output.",
+            ],
+        )
+    return figure
+
+
+def _named(column: str) -> tuple[str, str]:
+    """Split a lens column into dataset column (empty: the whole distribution) and quantity."""
+    for ending, quantity in _QUANTITIES.items():
+        if column == ending:
+            return ("the likeliest token" if ending == "probability" else ""), quantity
+        if column.endswith(f"_{ending}"):
+            return column.removesuffix(f"_{ending}").replace("_", " "), quantity
+    raise ValueError(f"column {column!r} is of no known quantity; valid: {', '.join(_QUANTITIES)}")
+
+
+def _scale(quantity: str, values: np.ndarray) -> tuple[Normalize, str]:
+    if quantity == "rank":
+        return LogNorm(1, max(10.0, float(values.max()))), "viridis_r"
+    if quantity in _UP_TO_ONE:
+        return Normalize(0, 1), "viridis"
+    return Normalize(0, float(values.max()) or 1), "viridis_r"
+
+
+def _layer_ticks(set_ticks: Any, places: Sequence[int], layers: Sequence[int]) -> None:
+    """Label layers by number, thinned out if there are many, and the last as the model's output."""
+    step = -(-len(layers) // 13)
+    numbered = range(0, len(layers) - step, step)
+    last = len(layers) - 1
+    names = [*(str(layers[n]) for n in numbered), "out"]
+    set_ticks([*(places[n] for n in numbered), places[last]], names)
+
+
+def _keys(values: list[str], controls: list[str]) -> dict[str, Any]:
+    keys = {}
+    for number, value in enumerate(values):
+        colour = COLOURS[number % len(COLOURS)]
+        keys[_named(value)[0] or value] = legend_key(color=colour, lw=2.4)
+        if controls:
+            keys[_named(controls[number])[0]] = legend_key(color=colour, ls="--")
+    return keys

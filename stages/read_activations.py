@@ -1,0 +1,20 @@
+"""The model, activations/, fits/ and completions -> readings/: one table per reading."""
+
+from pipeline.config.errors import at_key
+from stages import Job, main
+
+
+def run(job: Job) -> None:
+    """Compute every reading of the study."""
+    with job.scratch("readings") as work:
+        folder = work / "readings"
+        folder.mkdir(exist_ok=True)
+        for name, node in job.study.readings.items():
+            with at_key(f"readings.{name}"):
+                table = job.call(node, work=work)
+            table.to_parquet(folder / f"{name}.parquet")
+            job.tracked.summary({f"rows/{name}": len(table)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Completions with and without an intervention, side by side."""
+
+import pandas as pd
+import pytest
+
+from pipeline.views.completions import completion_table, side_by_side
+
+
+@pytest.fixture
+def sweep() -> pd.DataFrame:
+    rows = {
+        "condition": ["base", "base", "base", "add", "add"],
+        "sample": [2, 1, 3, 1, 2],
+        "repeat": 0,
+        "label": "short",
+        "topic": "fruit",
+        "instruction": ["List two.", "List one.", "List three.", "List one.", "List two."],
+        "completion": ["pear\nfig \n", "plum", "?", "I cannot help you with that request now", "a"],
+        "stopped": ["end", "end", "end", "length", "end"],
+    }
+    return pd.DataFrame(rows)
+
+
+def test_completions_are_paired(sweep: pd.DataFrame) -> None:
+    table = completion_table(sweep, "base", "add", n=5)
+    assert table["sample"].tolist() == [1, 2]
+    assert table["baseline"].tolist() == ["plum", "pear\nfig \n"]
+    assert table["steered"].tolist() == ["I cannot help you with that request now", "a"]
+    assert table["steered_stopped"].tolist() == ["length", "end"]
+    assert len(completion_table(sweep, "base", "add", n=1)) == 1
+
+
+def test_completions_side_by_side(sweep: pd.DataFrame) -> None:
+    assert side_by_side(sweep, "base", "add", n=2, width=43).splitlines() == [
+        "base | add",
+        "",
+        "[1.0] List one.",
+        "baseline             | steered",
+        "-------------------- | --------------------",
+        "plum                 | I cannot help you",
+        "                     | with that request",
+        "                     | now…",
+        "",
+        "[2.0] List two.",
+        "baseline             | steered",
+        "-------------------- | --------------------",
+        "pear⏎                | a",
+        "fig␣⏎                |",
+        "                     |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("steered", "n", "width", "message"),
+    [
+        ("adds", 1, 80, "condition = adds; present: add, base"),
+        ("add", 0, 80, "n = 0; valid: 1 or more"),
+        ("add", 1, 10, "width = 10; valid: 40 or more"),
+    ],
+)
+def test_completions_refuse(
+    sweep: pd.DataFrame, steered: str, n: int, width: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        side_by_side(sweep, "base", steered, n=n, width=width)
+
+
+def test_conditions_without_a_common_sample_are_refused(sweep: pd.DataFrame) -> None:
+    apart = sweep[(sweep["condition"] == "add") | (sweep["sample"] == 3)]
+    with pytest.raises(ValueError, match="base and add share no sample"):
+        completion_table(apart, "base", "add", n=1)

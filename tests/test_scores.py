@@ -1,0 +1,95 @@
+"""Tables of scores: long, by ids, and joined with what the ids stand for."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.engine.conditions import BASELINE, Condition
+from pipeline.engine.sweeps import Part, arm_conditions, conditions_table
+from pipeline.measures.scores import (
+    SCORE_COLUMNS,
+    long_table,
+    score_completions,
+    with_conditions,
+    with_prompts,
+)
+
+PROMPTS = pd.DataFrame(
+    {
+        "sample": [0, 1, 2],
+        "label": ["short", "long", "long"],
+        "topic": ["fruit", "fruit", "trees"],
+        "split": ["val", "test", "test"],
+        "year": [1900, 1901, 1902],
+        "prompt": ["p0", "p1", "p2"],
+        "tokens": [[1], [2], [3]],
+    }
+)
+COMPLETIONS = pd.DataFrame(
+    [("b", 2, 0, "xx"), ("b", 1, 0, "x"), ("a", 0, 0, ""), ("a", 1, 0, "xxx"), ("a", 0, 1, "xxxx")],
+    columns=["condition", "sample", "repeat", "completion"],
+)
+
+
+def test_completions_get_the_columns_of_their_prompts():
+    joined = with_prompts(COMPLETIONS, PROMPTS)
+    assert list(joined) == [*COMPLETIONS, "label", "topic", "split", "year"]
+    assert joined[list(COMPLETIONS)].equals(COMPLETIONS)
+    assert joined["year"].tolist() == [1902, 1901, 1900, 1901, 1900]
+
+
+def test_a_score_for_every_row_and_metric():
+    def length(samples: pd.DataFrame) -> pd.Series:
+        return samples["completion"].str.len().astype(float).where(samples["completion"] != "")
+
+    def of_set(samples: pd.DataFrame) -> pd.Series:
+        return pd.Series(float(len(samples)), index=samples.index)
+
+    joined = with_prompts(COMPLETIONS, PROMPTS)
+    table = score_completions(joined, {"length": length, "set": of_set})
+    assert list(table) == SCORE_COLUMNS and len(table) == 2 * 5
+    scores = table.set_index(["metric", "condition", "sample", "repeat"])["score"]
+    lengths = {("b", 2, 0): 2, ("b", 1, 0): 1, ("a", 0, 0): np.nan, ("a", 1, 0): 3, ("a", 0, 1): 4}
+    pd.testing.assert_series_equal(
+        scores["length"].sort_index(), pd.Series(lengths).sort_index(), check_names=False
+    )
+    # A metric is given the completions of one condition and split at a time.
+    assert scores["set"].to_dict() == {
+        ("b", 2, 0): 2,
+        ("b", 1, 0): 2,
+        ("a", 0, 0): 2,
+        ("a", 0, 1): 2,
+        ("a", 1, 0): 1,
+    }
+
+
+def test_texts_are_samples_of_their_own():
+    """A text's number is no prompt's: it must not take that prompt's label and topic."""
+    rows = pd.DataFrame({"condition": "a", "sample": [1, 1, 5], "split": ["test", "text", "text"]})
+    joined = with_prompts(rows, PROMPTS)
+    assert joined["label"].tolist() == ["long", "text", "text"]
+    assert joined["topic"].tolist() == ["fruit", "1", "5"]
+    assert joined["split"].tolist() == ["test", "text", "text"]
+
+
+def test_rows_get_the_role_and_axes_of_their_conditions_in_their_order():
+    named = arm_conditions("add", [Condition({"layer": n, "strength": 0.5}) for n in (1, 2)])
+    conditions = conditions_table([Part("a", named, PROMPTS)])
+    ids = [condition.id for condition in named]
+    rows = pd.DataFrame({"condition": [ids[2], ids[0], ids[2]], "score": [1.0, 2.0, 3.0]})
+    joined = with_conditions(rows, conditions)
+    assert joined["score"].tolist() == [1.0, 2.0, 3.0]
+    assert joined["role"].tolist() == ["candidate", BASELINE, "candidate"]
+    assert joined["layer"].tolist() == [2, pd.NA, 2] and str(joined["layer"].dtype) == "Int64"
+    twice = pd.concat([conditions, conditions])
+    with pytest.raises(pd.errors.MergeError):
+        with_conditions(rows, twice)
+
+
+def test_no_scores_are_a_table_with_its_columns():
+    assert list(long_table([])) == SCORE_COLUMNS
+    empty = pd.DataFrame(columns=SCORE_COLUMNS)
+    one = pd.DataFrame([("c", "test", 0, 0, "m", 1.0)], columns=SCORE_COLUMNS)
+    table = long_table([empty, one.assign(more=1), one])
+    assert list(table) == SCORE_COLUMNS and table.index.tolist() == [0, 1]
+    assert table["score"].dtype == float

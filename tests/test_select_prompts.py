@@ -1,0 +1,60 @@
+"""The prompts that an arm or a fit names."""
+
+import pandas as pd
+import pytest
+
+from pipeline.data.prompts import select_prompts
+
+PROMPTS = pd.DataFrame(
+    {
+        "sample": range(8),
+        "label": ["harmful", "harmless"] * 4,
+        "split": ["train", "train", "val", "val", "test", "test", "test", "train"],
+        "year": [1900, 1900, 1900, 1901, 1901, 1902, 1902, 1902],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "splits", "expected"),
+    [
+        (None, None, range(8)),
+        ({}, None, range(8)),
+        ("harmful", None, [0, 2, 4, 6]),
+        ("harmful", ["test"], [4, 6]),
+        ({"label": "harmless"}, ["train", "val"], [1, 3, 7]),
+        ({"label": ["harmful", "harmless"], "year": 1902}, None, [5, 6, 7]),
+        ({"year": [1900, 1901], "label": "harmful"}, None, [0, 2, 4]),
+        (None, ["val"], [2, 3]),
+    ],
+)
+def test_rows_are_taken_in_their_order(wanted, splits, expected):
+    rows = select_prompts(PROMPTS, wanted, splits)
+    assert rows["sample"].tolist() == list(expected)
+    assert list(rows) == list(PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "splits", "message"),
+    [
+        ("neutral", None, "no prompt has label 'neutral'; valid: harmful, harmless"),
+        ({"labl": "harmful"}, None, "no column 'labl'; valid: sample, label, split, year"),
+        ({"year": 2000}, None, "no prompt has year 2000; valid: 1900, 1901, 1902"),
+        ({"label": ["harmful", "mixed"]}, None, "no prompt has label 'mixed'; valid: harmful"),
+        # Narrowed column by column: the years are those of the label.
+        (
+            {"label": "harmful", "split": "val", "year": 1902},
+            None,
+            "no prompt has year 1902; valid: 1900",
+        ),
+        (
+            {"year": 1900},
+            ["test"],
+            r"no prompt of \{'year': 1900\} is in test; they are in: train, val",
+        ),
+        (None, ["dev"], "no prompt of the dataset is in dev; they are in: test, train, val"),
+    ],
+)
+def test_what_no_prompt_has_is_named(wanted, splits, message):
+    with pytest.raises(ValueError, match=message):
+        select_prompts(PROMPTS, wanted, splits)
