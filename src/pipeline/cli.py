@@ -163,17 +163,20 @@ def _print_study(folder: Path, completions: int) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from pipeline.config.study import config_file, load_study
-    from pipeline.runs.records import compare, read_runs
+    from pipeline.runs.records import compare, read_runs, scored
 
     root = _project()
-    scored = [r for r in read_runs(root) if r["stage"] == "score_metrics"]
-    records = [r for r in scored if r["status"] == "finished"]
+    finished = [r for r in read_runs(root) if r["status"] == "finished"]
+    records = [r for r in finished if r["stage"] == "score_metrics"]
     compared = []
     for name in options.runs:
         config = config_file(root / "outputs" / name)
-        # A study's name means its outputs, not a newer run with overrides.
-        study_id = load_study(config).id if config.is_file() else name
-        matching = [r for r in records if study_id in (r["study_id"], r["experiment"])]
+        if config.is_file():
+            # A study's name means its outputs, not a newer run with overrides.
+            wanted = scored(load_study(config).config)
+            matching = [r for r in records if scored(r["config"]) == wanted]
+        else:
+            matching = [r for r in records if name in (r["study_id"], r["experiment"])]
         if not matching:
             valid = sorted({r["study_id"] for r in records})
             raise ValueError(f"no run of {name!r}; there are: {', '.join(valid) or 'none'}")
@@ -182,7 +185,7 @@ def _compare(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.runs[0]} and {options.runs[1]} are the same run")
     comparison = compare(*compared)
     print(f"a: {compared[0]['study_id']}  b: {compared[1]['study_id']}")
-    print("\nsettings that differ:")
+    print("\nconfiguration keys that differ:")
     print(comparison.config.to_string(index=False) if len(comparison.config) else "  none")
     real = comparison.summary["excludes_zero"].map({True: "yes", False: "no"}).fillna("")
     table = comparison.summary.assign(real=real).drop(columns="excludes_zero")
