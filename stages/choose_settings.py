@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.config.arms import arm_part, run_parts
 from pipeline.config.contracts import bound, imported
 from pipeline.config.errors import at_key
 from pipeline.engine.sweeps import Part, conditions_table
@@ -15,7 +16,6 @@ from pipeline.measures.settings import Setting, choose_setting, validated
 from pipeline.measures.statistics import summarise
 from pipeline.runs.scratch import whole_file
 from stages import Job, main
-from stages.sweep_layers import arm_part, run_parts
 
 
 def run(job: Job) -> None:
@@ -40,7 +40,9 @@ def run(job: Job) -> None:
 
 
 def _grid(job: Job, name: str) -> Part:
-    part = arm_part(job, name, ["val"], f"{name}-validation")
+    sweep = job.study.sweep
+    assert sweep is not None
+    part = arm_part(sweep, name, ["val"], f"{name}-validation", job.inputs)
     return Part(part.name, validated(part.conditions), part.prompts)
 
 
@@ -48,8 +50,8 @@ def _scores(job: Job, parts: list[Part], work: Path) -> pd.DataFrame:
     """Compute the scores that the arms choose by, joined with prompts."""
     sweep = job.study.sweep
     assert sweep is not None
-    completions, logits = run_parts(job, parts, work)
-    by = {sweep.settings(name).metric for name in sweep.chosen()}
+    completions, logits = run_parts(sweep, job.inputs.model, parts, work)
+    by = {sweep.arm(name).metric for name in sweep.chosen()}
     metrics = {n: bound(node) for n, node in job.study.score.metrics.items() if n in by}
     of_completions = score_completions(with_prompts(completions, job.inputs.prompts), metrics)
     return with_prompts(long_table([of_completions, logits]), job.inputs.prompts)
@@ -59,7 +61,7 @@ def _choose(job: Job, name: str, part: Part, scores: pd.DataFrame) -> tuple[Sett
     """Choose an arm's setting; also return the means it was chosen from."""
     study = job.study
     assert study.sweep is not None
-    arm = study.sweep.settings(name)
+    arm = study.sweep.arm(name)
     node = (study.sweep.logit_metrics | study.score.metrics)[str(arm.metric)]
     share = scale_of(imported(node["_target_"]), node).share
     conditions = conditions_table([part])

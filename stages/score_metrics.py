@@ -40,7 +40,7 @@ def run(job: Job) -> None:
         percent=[scales[name].percent for name in summary["metric"]],
     )
     settings = json.loads((job.folder / "settings.json").read_text())
-    arms = {name: study.sweep.settings(name) for name in study.sweep.arms}
+    arms = {name: study.sweep.arm(name) for name in study.sweep.arms}
     reported = headline(
         joined,
         {name: (arm.metric, arm.goal) for name, arm in arms.items() if arm.metric is not None},

@@ -83,17 +83,17 @@ def test_groups_of_tokens_are_compared_by_their_summed_probability():
     level[0, [9, 10, 11]] = torch.tensor([0.5, 0.3, 0.2]).log()
     level[1, [9, 10, 11]] = torch.tensor([0.2, 0.3, 0.5]).log()
     now = after(level, pd.DataFrame())
-    scores = group_log_odds(now, tokens=["w9", "w10"], others=["w11"])
+    scores = group_log_odds(now, tokens=["w9", "w10"], foils=["w11"])
     assert_scores(scores, [np.log(0.8 / 0.2), 0.0])
 
 
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ({"tokens": [], "others": ["w9"]}, r"tokens = \[\], others = \['w9'\]; valid: one or more"),
-        ({"tokens": ["w9"], "others": []}, "valid: one or more, each once"),
-        ({"tokens": ["w9"], "others": ["w8", "w9"]}, "valid: one or more, each once"),
-        ({"tokens": ["w9"], "others": ["w8 w9"]}, "'w8 w9' is 2 tokens to the model, not one"),
+        ({"tokens": [], "foils": ["w9"]}, r"tokens = \[\], foils = \['w9'\]; valid: one or more"),
+        ({"tokens": ["w9"], "foils": []}, "valid: one or more, each once"),
+        ({"tokens": ["w9"], "foils": ["w8", "w9"]}, "valid: one or more, each once"),
+        ({"tokens": ["w9"], "foils": ["w8 w9"]}, "'w8 w9' is 2 tokens to the model, not one"),
     ],
 )
 def test_what_is_no_two_groups_of_tokens_is_refused(groups, message):
@@ -126,7 +126,7 @@ METRICS = {
     "rank": answer_rank,
     "foil": answer_over_foil,
     "deep": partial(answer_probability, layer=2),
-    "groups": partial(group_log_odds, tokens=["w9"], others=["w20", "w21"]),
+    "groups": partial(group_log_odds, tokens=["w9"], foils=["w20", "w21"]),
 }
 
 

@@ -45,7 +45,7 @@ def attributed(prompts, saes) -> AttributedFeatures:
         {"saes": saes},
         fit="saes",
         token="w11",
-        other="w17",
+        foil="w17",
         select="short",
         top=2,
         checked=4,

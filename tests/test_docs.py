@@ -118,7 +118,7 @@ def test_every_study_is_in_the_readme():
     listed = re.findall(r"^\| (`.*?`) \|", README, re.MULTILINE)
     assert {name for cell in listed for name in re.findall(r"`(\w+)`", cell)} == studies
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    assert set(params["studies"]) | {"refusal_odds"} == studies
+    assert set(params["studies"]) == studies
 
 
 def test_the_table_of_families_is_that_of_the_code_and_of_the_tests():

@@ -11,7 +11,7 @@ import torch
 from families import FAMILIES, LAYERS, VOCAB, WIDTH, random_prompts, tiny
 from transformers import TopPLogitsWarper
 
-from pipeline.engine import chunks, generation, scoring
+from pipeline.engine import chunks, generation, scorer
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit, PromptPositions, position_mask
 from pipeline.engine.decoding import Decoding, choose, gumbel, least_kept, row_keys
@@ -200,7 +200,7 @@ def test_tokens_after_the_first_are_looked_for_before_the_model_runs(monkeypatch
 @pytest.mark.parametrize("rule", ["all", "last"])
 def test_an_edit_whose_site_is_never_visited_is_an_error(rule, monkeypatch):
     model, edited = tiny("llama"), condition(Add(vector(1)), rule)
-    for module in (generation, scoring):
+    for module in (generation, scorer):
         monkeypatch.setattr(module, "with_hooks", lambda model, hooks: nullcontext())
     silent = pytest.raises(ValueError, match=f"never fired: no token is at positions '{rule}'")
     with silent:

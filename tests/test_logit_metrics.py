@@ -60,7 +60,7 @@ def test_metrics_read_the_tokens_that_are_named():
         log_odds(after, tokens=["w9", "w10"]), np.log([0.8 / 0.2, 0.5 / 0.5]), atol=1e-5
     )
     np.testing.assert_allclose(
-        logit_difference(after, token="w11", other="w9"), np.log([0.2 / 0.5, 0.5 / 0.2]), atol=1e-5
+        logit_difference(after, token="w11", foil="w9"), np.log([0.2 / 0.5, 0.5 / 0.2]), atol=1e-5
     )
     np.testing.assert_allclose(kl_divergence(after), [entropy(Q, P), entropy(P, Q)], atol=1e-4)
 
@@ -105,7 +105,7 @@ def axis(table: pd.DataFrame, name: str, rules=("last", "all")) -> pd.Series:
 
 METRICS = {
     "odds": lambda after: log_odds(after, tokens=["w9", "w10"]),
-    "difference": lambda after: logit_difference(after, token="w11", other="w12"),
+    "difference": lambda after: logit_difference(after, token="w11", foil="w12"),
     "kl": kl_divergence,
 }
 

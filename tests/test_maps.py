@@ -1,11 +1,11 @@
-"""Maps of two axes draw the means of their table, and count what was mended and broken."""
+"""Maps of two axes draw the means of their table, and count what was fixed and broken."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline.measures.statistics import summarise
-from pipeline.views.maps import axes_map, mended_and_broken
+from pipeline.views.maps import axes_map, fixed_and_broken
 from pipeline.views.panels import save
 
 PAIRS = [(1, 0), (2, 0), (2, 1)]
@@ -109,12 +109,12 @@ def test_prompts_of_several_labels_are_told_apart(summary):
         axes_map(both, **CALL, label="heard")
 
 
-def test_mended_and_broken_are_counted_over_the_same_samples(scores):
-    figure = mended_and_broken(scores, control="other_states", **CALL)
-    mended, broken = figure.axes[:2]
-    assert mended.get_title(loc="left") == "Mended: n = 4 wrong answers"
+def test_fixed_and_broken_are_counted_over_the_same_samples(scores):
+    figure = fixed_and_broken(scores, control="other_states", **CALL)
+    fixed, broken = figure.axes[:2]
+    assert fixed.get_title(loc="left") == "Fixed: n = 4 wrong answers"
     assert broken.get_title(loc="left") == "Broken: n = 2 right answers"
-    np.testing.assert_allclose(cells(mended), [[np.nan, 25], [25, 25]])
+    np.testing.assert_allclose(cells(fixed), [[np.nan, 25], [25, 25]])
     np.testing.assert_allclose(cells(broken), [[np.nan, 100], [0, 50]])
     text = words(figure)
     assert "at most 1 of 4 by one condition" in text and "2 by any of 3 (50 %" in text
@@ -125,15 +125,15 @@ def test_mended_and_broken_are_counted_over_the_same_samples(scores):
 
 def test_an_arm_without_a_wrong_answer_is_drawn(scores):
     right = scores[scores["sample"].isin([4, 5])]
-    figure = mended_and_broken(right, **CALL)
-    assert figure.axes[0].get_title(loc="left") == "Mended: n = 0 wrong answers"
+    figure = fixed_and_broken(right, **CALL)
+    assert figure.axes[0].get_title(loc="left") == "Fixed: n = 0 wrong answers"
     assert "no answer is wrong. No control." in words(figure)
 
 
 def test_maps_are_written_alike_twice(summary, scores, tmp_path):
     for name in "ab":
         save(axes_map(summary, **CALL), tmp_path / f"map-{name}", {})
-        save(mended_and_broken(scores, **CALL), tmp_path / f"both-{name}", {})
+        save(fixed_and_broken(scores, **CALL), tmp_path / f"both-{name}", {})
     for name in ("map", "both"):
         first, second = (tmp_path / f"{name}-{which}" for which in "ab")
         assert first.read_bytes() == second.read_bytes()
@@ -143,10 +143,10 @@ def test_what_cannot_be_drawn_is_named(summary, scores):
     with pytest.raises(ValueError, match="no rows with arm = swap; present: back_patch"):
         axes_map(summary, **{**CALL, "arm": "swap"})
     with pytest.raises(ValueError, match="no axis 'layer'; valid: condition, arm"):
-        mended_and_broken(scores, **{**CALL, "x": "layer"})
+        fixed_and_broken(scores, **{**CALL, "x": "layer"})
     with pytest.raises(ValueError, match="agree in source_layer, target_layer"):
         axes_map(pd.concat([summary, summary[summary["role"] == "candidate"]]), **CALL)
     with pytest.raises(ValueError, match=r"metric exact has the score 0\.5; valid: 0 and 1"):
-        mended_and_broken(scores.assign(score=scores["score"].replace(1, 0.5)), **CALL)
+        fixed_and_broken(scores.assign(score=scores["score"].replace(1, 0.5)), **CALL)
     with pytest.raises(ValueError, match="several scores of one source_layer, target_layer"):
-        mended_and_broken(pd.concat([scores, scores[scores["role"] == "candidate"]]), **CALL)
+        fixed_and_broken(pd.concat([scores, scores[scores["role"] == "candidate"]]), **CALL)

@@ -173,7 +173,7 @@ def test_every_metric_declares_its_scale() -> None:
     helpers = {logits.summed_log_odds, logits.divergence}
     assert set(public) - helpers == {*ALL, *OF_LOGITS}
     for metric in (*ALL, *OF_LOGITS):
-        scale = scale_of(metric, {"tokens": ["a"], "others": ["b"], "token": "a", "other": "b"})
+        scale = scale_of(metric, {"tokens": ["a"], "foils": ["b"], "token": "a", "foil": "b"})
         assert scale.name and not (scale.share and scale.bounded)
         assert "{" not in scale.label and not (scale.unit and scale.percent)
     for helper in helpers:
@@ -183,7 +183,7 @@ def test_every_metric_declares_its_scale() -> None:
 
 def test_a_scale_has_the_metrics_options_in_its_name() -> None:
     assert scale_of(metrics.refusal) == Scale("refuses", share=True)
-    difference = scale_of(logits.logit_difference, {"token": "Yes", "other": "No", "layer": None})
+    difference = scale_of(logits.logit_difference, {"token": "Yes", "foil": "No", "layer": None})
     assert difference.label == "logit(Yes) - logit(No) (nats)"
     odds = scale_of(logits.log_odds, {"tokens": ["I", "As"]})
     assert odds.label == "log-odds of 'I', 'As' (nats)" and not odds.percent

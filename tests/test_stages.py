@@ -100,7 +100,7 @@ def test_the_tables_are_those_of_a_naive_loop(whole, monkeypatch):
     expected, compared = 0, []
     settings = json.loads((whole / "settings.json").read_text())
     for name in study.sweep.arms:
-        rows = select_prompts(dataset, study.sweep.settings(name).prompts, ["test"])
+        rows = select_prompts(dataset, study.sweep.arm(name).prompts, ["test"])
         conditions = call(study.sweep.node(name), inputs.replaced(prompts=rows))
         conditions = reported(arm_conditions(name, conditions), Setting(**settings[name]))
         expected += len(conditions) * len(rows[::2])
@@ -261,6 +261,10 @@ def test_runs_are_shown_and_compared(whole):
     assert compared.returncode == 0, compared.stderr
     assert "sweep.arms.add.strengths" in compared.stdout
     assert "add.steered" in compared.stdout
+    config = project / "outputs" / ids[0] / "config.yaml"
+    config.write_text(config.read_text().replace("question: ", "question: Otherwise, "))
+    again = run(project, "compare", *ids)
+    assert again.returncode == 0, again.stderr
     unknown = run(project, "compare", ids[0], "nothing")
     assert unknown.returncode == 2
     assert "no run of 'nothing'; there are: small-" in unknown.stderr

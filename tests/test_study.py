@@ -194,11 +194,9 @@ def test_a_fit_waits_for_the_last_of_the_fits_that_it_uses():
     study = compose_study("endings", root=ROOT)
     assert params_of(study)["fits"]["endings-attributed"]["after"] == "fits/saes"
     # An option names the later one first: what it was made from need not be waited for.
-    study.fits["further"] = study.fits["attributed"] | {"fit": "attributed", "other": "saes"}
+    study.fits["further"] = study.fits["attributed"] | {"fit": "attributed", "foil": "saes"}
     assert params_of(study)["fits"]["endings-further"]["after"] == "fits/attributed"
     study.fits["saes_too"] = dict(study.fits["saes"])
-    study.fits["apart"] = study.fits["attributed"] | {"fit": "saes", "other": "saes_too"}
-    with pytest.raises(
-        ValueError, match=r"fits\.apart uses saes_too and saes, neither"
-    ):
+    study.fits["apart"] = study.fits["attributed"] | {"fit": "saes", "foil": "saes_too"}
+    with pytest.raises(ValueError, match=r"fits\.apart uses saes_too and saes, neither"):
         params_of(study)

@@ -24,14 +24,14 @@ from pipeline.engine.conditions import (
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.engine.sweeps import (
-    COMPLETION,
+    COMPLETION_COLUMNS,
     Part,
     arm_conditions,
     complete,
     conditions_table,
+    is_scored_after_prompt,
     score_logits,
     score_texts,
-    touches_prompt,
 )
 from pipeline.measures.logits import answer_log_probability, kl_divergence
 from pipeline.measures.scores import SCORE_COLUMNS
@@ -123,7 +123,7 @@ def test_a_run_is_checked_once_for_all_its_chunks(
 
 def test_completions_are_those_of_the_engine_for_each_sample(tmp_path):
     table = completed(tmp_path)
-    assert list(table) == COMPLETION
+    assert list(table) == COMPLETION_COLUMNS
     assert len(table) == (4 * 6 + 2 * 3) * 2
     numbers = {condition.id: number for number, condition in enumerate(CONDITIONS)}
     done = generate(tiny("llama"), PROMPTS, CONDITIONS, DECODING, seed=0)
@@ -183,7 +183,7 @@ def test_conditions_that_touch_completions_only_have_no_logit_score(tmp_path):
     late = [adding(1, "generated", n=1), adding(1, answers, n=2)]
     early = [adding(1, "last", n=3), adding(1, subjects, n=4), Condition({"n": 5})]
     both = Condition({"n": 6}, late[0].edits + early[0].edits)
-    assert [touches_prompt(c) for c in (*late, *early, both)] == [False] * 2 + [True] * 4
+    assert [is_scored_after_prompt(c) for c in (*late, *early, both)] == [False] * 2 + [True] * 4
     part = Part("arm", (*late, *early, both), frame())
     table = score_logits(tiny("llama"), [part], {"kl": kl_divergence}, {}, tmp_path)
     assert set(table["condition"]) == {c.id for c in (*early, both)}

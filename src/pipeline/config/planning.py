@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.config.contracts import call, returns
+from pipeline.config.arms import ArmInputs, arm_part
+from pipeline.config.contracts import returns
 from pipeline.config.errors import at_key
 from pipeline.config.sections import Study
 from pipeline.config.wiring import ordered_fits
-from pipeline.data.prompts import select_prompts
 from pipeline.engine.conditions import CANDIDATE, Condition, Edit
-from pipeline.engine.sweeps import Part, arm_conditions, touches_prompt
+from pipeline.engine.sweeps import Part, is_scored_after_prompt
 from pipeline.measures.settings import Setting, reported, validated
 from pipeline.model.loading import LanguageModel, NeedsRun
 
@@ -89,25 +89,21 @@ def planned_parts(
     """
     if study.sweep is None:
         return
+    inputs = ArmInputs(model, prompts, fits, study.sweep.seed)
     for name in study.sweep.arms:
-        arm, node = study.sweep.settings(name), study.sweep.node(name)
+        arm = study.sweep.arm(name)
         splits = [("", arm.splits), *([("-validation", ["val"])] if arm.goal else [])]
         for suffix, arm_splits in splits:
-            with at_key(f"sweep.arms.{name}.prompts"):
-                rows = select_prompts(prompts, arm.prompts, arm_splits)
-            if node is None:
-                conditions: tuple[Condition, ...] = arm_conditions(name, ())
-            else:
-                with at_key(f"sweep.arms.{name}"):
-                    try:
-                        inputs = _ArmInputs(model, rows, fits, study.sweep.seed)
-                        conditions = arm_conditions(name, call(node, inputs))
-                    except NeedsRun:
-                        continue
-                    _check_conditions(model, conditions, arm.metric in study.sweep.logit_metrics)
+            try:
+                part = arm_part(study.sweep, name, arm_splits, name + suffix, inputs)
+            except NeedsRun:
+                continue
+            conditions = part.conditions
+            with at_key(f"sweep.arms.{name}"):
+                _check_conditions(model, conditions, arm.metric in study.sweep.logit_metrics)
             if arm.goal:
                 conditions = _reported(conditions) if not suffix else validated(conditions)
-            yield Part(f"{name}{suffix}", conditions, rows)
+            yield Part(part.name, conditions, part.prompts)
 
 
 def _reported(conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
@@ -116,21 +112,13 @@ def _reported(conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
     return reported(conditions, Setting(candidate.axes, candidate.id, "validation"))
 
 
-@dataclass(frozen=True, eq=False)
-class _ArmInputs:
-    model: LanguageModel
-    prompts: pd.DataFrame
-    fits: Mapping[str, Any]
-    seed: int
-
-
 def _check_conditions(
     model: LanguageModel, conditions: tuple[Condition, ...], of_logits: bool
 ) -> None:
     for site in {edit.site for condition in conditions for edit in condition.edits}:
         model.check(site)
     for condition in conditions:
-        if of_logits and not touches_prompt(condition):
+        if of_logits and not is_scored_after_prompt(condition):
             rule = _rule(condition.edits[0])
             raise ValueError(
                 f"positions: {rule!r} names no token of a prompt, after which the arm's metric is "

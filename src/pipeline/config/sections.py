@@ -90,7 +90,7 @@ class Sweep:
     decoding: DecodingSection | None = field(default_factory=DecodingSection)
     seed: int = 0
 
-    def settings(self, arm: str) -> Arm:
+    def arm(self, arm: str) -> Arm:
         """Return the `Arm` fields of an arm."""
         names = [f.name for f in dataclasses.fields(Arm)]
         return Arm(**{name: self.arms[arm][name] for name in names if name in self.arms[arm]})
@@ -103,7 +103,7 @@ class Sweep:
 
     def chosen(self) -> list[str]:
         """List the arms whose setting is chosen on validation prompts."""
-        return [name for name in self.arms if self.settings(name).goal is not None]
+        return [name for name in self.arms if self.arm(name).goal is not None]
 
 
 @dataclass

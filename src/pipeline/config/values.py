@@ -77,7 +77,7 @@ def _check_sweep(sweep: Sweep, metrics: list[str]) -> None:
     if not sweep.arms:
         raise ValueError("sweep.arms is empty: nothing would run")
     for name in sweep.arms:
-        key, arm = f"sweep.arms.{name}", sweep.settings(name)
+        key, arm = f"sweep.arms.{name}", sweep.arm(name)
         if arm.goal is not None:
             _among(f"{key}.goal", arm.goal, ("raise", "lower"))
             if arm.metric is None:

@@ -21,7 +21,7 @@ class Stage:
         nodes: the nodes that it runs.
         inputs: paths that it reads in the study's output folder.
         outputs: paths that it writes there.
-        values: further keys of the study that its result depends on, not tracked by DVC.
+        values: further keys that its nodes read, such as `score.seed`; part of `code`'s digest.
     """
 
     name: str
@@ -118,7 +118,7 @@ def _sweep_stages(study: Study) -> Iterator[Stage]:
     arms = [study.sweep.node(name) for name in study.sweep.arms]
     nodes = (*(node for node in arms if node), *study.sweep.logit_metrics.values())
     # Only metrics that choose a setting: changing any other must not rerun the stage.
-    by = {study.sweep.settings(name).metric for name in study.sweep.chosen()}
+    by = {study.sweep.arm(name).metric for name in study.sweep.chosen()}
     metrics = tuple(node for name, node in study.score.metrics.items() if name in by)
     fits = _fits(study, nodes)
     yield Stage(

@@ -59,7 +59,7 @@ def resolve(
     """Convert a sweep's rule, one of `EDITED` or a list, to the engine's positions for a dataset.
 
     Raises:
-        ValueError: as `place`.
+        ValueError: as `locate`.
     """
     check_rule(rule, EDITED)
     if rule in POSITION_RULES:

@@ -17,7 +17,7 @@ _UNEMBEDDED = 256
 """Positions unembedded at a time: 0.3 GB of float32 logits with a vocabulary of 256 000."""
 
 
-class Reading:
+class RowLogits:
     """Next-token logits of rows from one forward pass, edited and clean, with the logit lens."""
 
     def __init__(
@@ -81,7 +81,7 @@ def score_change(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     conditions: Sequence[Condition],
-    measure: Callable[[Reading], Tensor],
+    measure: Callable[[RowLogits], Tensor],
     *,
     batch_tokens: int,
     only: Sequence[int] | None = None,
@@ -92,20 +92,20 @@ def score_change(
         model: the model.
         prompts: tokens of all prompts.
         conditions: conditions to run on every prompt.
-        measure: maps a `Reading` of rows to scores. Each pass stores `resid_pre` of every block at
-            the last token for it.
+        measure: maps the `RowLogits` of rows to scores. For its logit lens, each pass stores every
+            block's `resid_pre` at the last token.
         batch_tokens: token budget of a batch.
         only: indexes of the prompts to run, in the order of the scores; None for all.
     """
-    score = of_reading(measure)
+    score = of_row_logits(measure)
     return Scorer(model, prompts, conditions, score, batch_tokens=batch_tokens, clean=True)(only)
 
 
-def of_reading(measure: Callable[[Reading], Tensor]) -> Score:
-    """Turn a function of a `Reading` into a `Score`."""
+def of_row_logits(measure: Callable[[RowLogits], Tensor]) -> Score:
+    """Turn a function of `RowLogits` into a `Score`."""
 
     def score(clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]) -> Tensor:
-        return measure(Reading(clean_run, start, owners, rows))
+        return measure(RowLogits(clean_run, start, owners, rows))
 
     return score
 

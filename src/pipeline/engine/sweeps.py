@@ -16,7 +16,7 @@ from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import Generation
 from pipeline.engine.restart import CleanRun, Start
 from pipeline.engine.scorer import Score, Scorer
-from pipeline.engine.scoring import Reading, log_probability, mean_loss, of_reading
+from pipeline.engine.scoring import RowLogits, log_probability, mean_loss, of_row_logits
 from pipeline.measures.logits import NextToken
 from pipeline.measures.scale import TEXT_METRIC
 from pipeline.measures.scores import SCORE_COLUMNS, TEXT, long_table
@@ -24,7 +24,15 @@ from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
 from pipeline.runs.scratch import run_or_resume
 
-COMPLETION = ["condition", "sample", "repeat", "completion", "tokens", "n_tokens", "stopped"]
+COMPLETION_COLUMNS = [
+    "condition",
+    "sample",
+    "repeat",
+    "completion",
+    "tokens",
+    "n_tokens",
+    "stopped",
+]
 ON_TEXT = ("all", "after_first", "generated")
 """Position rules that apply to any text; other rules need a prompt."""
 
@@ -76,7 +84,7 @@ def complete(
     `decoding` is for conditions without a decoding of their own.
 
     Returns:
-        One row per condition, sample and repeat, with the columns `COMPLETION`.
+        One row per condition, sample and repeat, with the columns `COMPLETION_COLUMNS`.
     """
     jobs: dict[str, Callable[[], pd.DataFrame]] = {}
     for part in parts:
@@ -110,7 +118,7 @@ def _completed(run: Generation, chunk: Chunk, ids: Sequence[str]) -> pd.DataFram
             )
             for completion in run.complete(chunk)
         ],
-        columns=COMPLETION,
+        columns=COMPLETION_COLUMNS,
     )
 
 
@@ -121,11 +129,11 @@ def score_logits(
     answer_metrics: Mapping[str, Callable[[Tensor], Tensor]],
     work: Path,
 ) -> pd.DataFrame:
-    """Compute logit metrics of every prompt, under the baseline and conditions that edit prompts.
+    """Compute logit metrics of every prompt, under conditions without edits or with prompt edits.
 
-    `metrics` take the next-token logits after the prompt. `answer_metrics` take the
-    log-probability [rows] of each sample's answer, of one or more tokens; samples without an answer
-    get no score.
+    Conditions that only edit completion tokens are skipped, for both kinds of metrics. `metrics`
+    take the next-token logits after the prompt. `answer_metrics` take the log-probability [rows] of
+    each sample's answer, summed over its tokens; samples without an answer get no score.
 
     Returns:
         The long table of scores.
@@ -133,11 +141,11 @@ def score_logits(
     jobs: dict[str, Callable[[], pd.DataFrame]] = {}
     budget = model.batch_tokens
     for part in parts:
-        scored = [condition for condition in part.conditions if touches_prompt(condition)]
+        scored = [condition for condition in part.conditions if is_scored_after_prompt(condition)]
         prompts = part.prompts.reset_index(drop=True)
         if metrics:
             measure = partial(_measured, model, metrics, prompts)
-            scorer = partial(Scorer, model, score=of_reading(measure), clean=True)
+            scorer = partial(Scorer, model, score=of_row_logits(measure), clean=True)
             name = f"{part.name}-logits"
             edited = [_on_prompt(condition) for condition in scored]
             jobs |= _jobs(name, prompts, _tokens(prompts), edited, scorer, [*metrics], budget)
@@ -159,7 +167,7 @@ def score_texts(
     Returns:
         The long table of scores, with `TEXT` as the split.
     """
-    scored = [condition for condition in conditions if _fits_texts(condition)]
+    scored = [condition for condition in conditions if _applies_to_texts(condition)]
     rows = texts.assign(split=TEXT)
     scorer = partial(Scorer, model, score=mean_loss, ends=[1] * len(rows))
     tokens = _tokens(rows)
@@ -167,7 +175,7 @@ def score_texts(
     return long_table(run_or_resume("texts", jobs, work))
 
 
-def touches_prompt(condition: Condition) -> bool:
+def is_scored_after_prompt(condition: Condition) -> bool:
     """Whether a condition has no edit, or one that can change the logits after the prompt."""
     return not condition.edits or bool(_on_prompt(condition).edits)
 
@@ -185,7 +193,7 @@ def _on_prompt(condition: Condition) -> Condition:
     return replace(condition, edits=edits)
 
 
-def _fits_texts(condition: Condition) -> bool:
+def _applies_to_texts(condition: Condition) -> bool:
     return all(
         edit.positions in ON_TEXT
         and not any(isinstance(value, PerPrompt) for value in vars(edit.intervention).values())
@@ -232,10 +240,10 @@ def _measured(
     model: LanguageModel,
     metrics: Mapping[str, Callable[[NextToken], Tensor]],
     prompts: pd.DataFrame,
-    reading: Reading,
+    row_logits: RowLogits,
 ) -> Float64[Tensor, "rows metrics"]:
-    samples = prompts.iloc[reading.prompts].reset_index(drop=True)
-    after = NextToken(reading.logits, reading.clean, model.tokenizer, samples)
+    samples = prompts.iloc[row_logits.prompts].reset_index(drop=True)
+    after = NextToken(row_logits.logits, row_logits.clean, model.tokenizer, samples)
     return torch.stack([metric(after).double() for metric in metrics.values()], -1)
 
 

@@ -90,31 +90,31 @@ def log_odds(
 
 
 def logit_difference(
-    after: NextToken, *, token: str, other: str, layer: int | None = None
-) -> Annotated[Float64[Tensor, " rows"], Scale("logit({token}) - logit({other})", "nats")]:
-    """Compute logit(token) - logit(other), the log of their probability ratio, in nats.
+    after: NextToken, *, token: str, foil: str, layer: int | None = None
+) -> Annotated[Float64[Tensor, " rows"], Scale("logit({token}) - logit({foil})", "nats")]:
+    """Compute logit(token) - logit(foil), the log of their probability ratio, in nats.
 
     Raises:
         ValueError: either is not a single token.
     """
-    chosen, against = after.ids([token, other])
+    chosen, against = after.ids([token, foil])
     logits = after.logits(layer)
     return (logits[:, chosen] - logits[:, against]).double()
 
 
 def group_log_odds(
-    after: NextToken, *, tokens: list[str], others: list[str], layer: int | None = None
-) -> Annotated[Float64[Tensor, " rows"], Scale("log-odds of {tokens} against {others}", "nats")]:
-    """Compute log sum p(tokens) - log sum p(others), in nats.
+    after: NextToken, *, tokens: list[str], foils: list[str], layer: int | None = None
+) -> Annotated[Float64[Tensor, " rows"], Scale("log-odds of {tokens} against {foils}", "nats")]:
+    """Compute log sum p(tokens) - log sum p(foils), in nats.
 
     Raises:
         ValueError: an empty group, a duplicate, or a word that is not a single token.
     """
-    both = [*tokens, *others]
-    if not tokens or not others or len(set(both)) < len(both):
-        raise ValueError(f"tokens = {tokens}, others = {others}; valid: one or more, each once")
+    both = [*tokens, *foils]
+    if not tokens or not foils or len(set(both)) < len(both):
+        raise ValueError(f"tokens = {tokens}, foils = {foils}; valid: one or more, each once")
     logits = after.logits(layer).double()
-    summed, against = (logits[:, after.ids(group)].logsumexp(-1) for group in (tokens, others))
+    summed, against = (logits[:, after.ids(group)].logsumexp(-1) for group in (tokens, foils))
     return summed - against
 
 

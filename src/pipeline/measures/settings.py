@@ -83,15 +83,15 @@ def choose_setting(means: pd.DataFrame, axes: Sequence[str], goal: str) -> Setti
 
 
 def validated(conditions: Sequence[Condition]) -> tuple[Condition, ...]:
-    """Return the conditions a setting is chosen from: all but controls."""
+    """Return the conditions to run on validation prompts: all but controls."""
     return tuple(condition for condition in conditions if condition.role != CONTROL)
 
 
 def reported(conditions: Sequence[Condition], setting: Setting) -> tuple[Condition, ...]:
-    """Return the conditions of an arm to run on the test split.
+    """Return the conditions to run on test prompts, given the setting chosen on validation.
 
-    The baseline, conditions that differ from the setting in at most one axis besides the layer, and
-    controls that differ in none.
+    These are the baseline, the conditions that differ from the setting in at most one axis, and the
+    controls that differ in none; differences in the axes `FREE` do not count.
     """
 
     def is_reported(condition: Condition) -> bool:

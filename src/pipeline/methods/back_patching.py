@@ -37,9 +37,10 @@ def back_patch(
 ) -> Iterator[Condition]:
     """Yield a condition for every source layer s and target layer t < s.
 
-    h_t[i] := h_s[i] at every position i of the position rule, h_s from the clean run; the blocks
-    after t then run on the state of layer s. States come from the same prompt or, as a control,
-    from the same rule's positions in another prompt.
+    h_t[i] := h_s[i] at every position i that the position rule selects, with h_s from the clean
+    run; everything downstream of the patched site then sees the state of layer s at these
+    positions. States come from the same prompt or, as a control, from the positions that the rule
+    selects in another prompt.
 
     Args:
         model: the model.
@@ -56,8 +57,9 @@ def back_patch(
         Conditions with the axes `source_layer`, `target_layer`, `positions` and `donor`.
 
     Raises:
-        ValueError: an unknown component, donor, layer or position, no pair with t < s, or a rule
-            with a different number of positions in some prompts.
+        ValueError: an unknown component, donor, layer or position; no pair with t < s; a rule that
+            selects different numbers of positions in different prompts; or donor `other` with only
+            one prompt.
 
     Source: Biran et al. 2024, "Hopping too late".
     """

@@ -26,13 +26,13 @@ def attributed_endings(
     *,
     fit: str,
     token: str = " ",
-    other: str = "\n",
+    foil: str = "\n",
     select: Any = None,
     top: int = 5,
     checked: int = 50,
     stored: int = 200,
 ) -> AttributedFeatures:
-    """Attribute logit(token) - logit(other) after the last item of the prompts' recorded lists.
+    """Attribute logit(token) - logit(foil) after the last item of the prompts' recorded lists.
 
     Only lists that have an end: see `list_ends`. Arguments are those of
     `sae.attributed.attributed_features`.
@@ -48,7 +48,7 @@ def attributed_endings(
         for (sample, prompt, completion), end in zip(rows.itertuples(), ends, strict=True)
     }
     return attribute_at_ends(
-        model, tokens, fits[fit], token, other, top=top, checked=checked, stored=stored
+        model, tokens, fits[fit], token, foil, top=top, checked=checked, stored=stored
     )
 
 

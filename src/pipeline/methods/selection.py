@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from pipeline.engine.conditions import Condition, Edit
-from pipeline.engine.scoring import Reading, score_change, score_last
+from pipeline.engine.scoring import RowLogits, score_change, score_last
 from pipeline.measures.logits import divergence, summed_log_odds
 from pipeline.methods.interventions import Add, ProjectOut
 from pipeline.model.loading import LanguageModel
@@ -130,7 +130,7 @@ def evaluate_candidates(
         for (_, layer), direction in candidates.items()
     ]
 
-    def moved(read: Reading) -> Tensor:
+    def moved(read: RowLogits) -> Tensor:
         return divergence(read.clean(), read.logits())
 
     run = partial(score_last, model, batch_tokens=batch_tokens)

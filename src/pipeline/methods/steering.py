@@ -31,15 +31,15 @@ def add(
     """Add each layer's direction at the layer it was fitted at: x + strength * direction.
 
     Axes: `intervention`, `source` and `draw` of the direction, `layer`, `strength`, `positions`.
-    Source: Turner et al. 2023.
+    Reference: Turner et al. 2023.
 
     Args:
         model: the model.
         prompts: the prompts of the arm.
-        fits: contains the directions.
-        fit: the name of the directions.
-        components: the layer's components to add them at.
-        strengths: multiples of the direction.
+        fits: the study's fits by name.
+        fit: name of the fit with the directions, one per layer.
+        components: components of the layer to edit, such as `resid_pre`.
+        strengths: factors of the direction; 1 adds it as it was fitted.
         positions: rules of `data.positions.EDITED`, or lists of positions.
         layers: `all` layers that have a direction, or a list.
 
@@ -84,8 +84,8 @@ def project_out(
 ) -> Iterator[Condition]:
     """Project each layer's direction out: x - strength * (x . r) r, r the unit direction.
 
-    With `everywhere`, out of the components of all layers. Axes, other arguments and errors are
-    those of `add`. Source: Arditi et al. 2024.
+    With `everywhere`, project it out at the components of every layer. Axes, other arguments and
+    errors are those of `add`. Reference: Arditi et al. 2024.
     """
     grid = _Grid(model, prompts, fits[fit], strengths, positions, layers)
     return grid.conditions("project_out", ProjectOut, components, everywhere=everywhere)

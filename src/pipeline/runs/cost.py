@@ -10,7 +10,7 @@ from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate_chunk
 from pipeline.engine.scoring import score_last
-from pipeline.engine.sweeps import Part, touches_prompt
+from pipeline.engine.sweeps import Part, is_scored_after_prompt
 from pipeline.model.loading import LanguageModel, load_model
 from pipeline.model.sites import Site
 
@@ -81,7 +81,7 @@ def _scored(study: Study, part: Part) -> int:
     """Count the conditions of a part that get logit metrics."""
     if study.sweep is None or not study.sweep.logit_metrics:
         return 0
-    return sum(map(touches_prompt, part.conditions))
+    return sum(map(is_scored_after_prompt, part.conditions))
 
 
 def _probe(model: LanguageModel, prompts: list[list[int]], new: int) -> int:

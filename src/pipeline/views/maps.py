@@ -77,7 +77,7 @@ def axes_map(
     return figure
 
 
-def mended_and_broken(
+def fixed_and_broken(
     scores: pd.DataFrame,
     *,
     arm: str,
@@ -89,8 +89,8 @@ def mended_and_broken(
 ) -> Figure:
     """Draw two maps: share of wrong answers that become right, and of right ones that become wrong.
 
-    mended = P(score 1 | baseline 0), broken = P(score 0 | baseline 1), on the same samples and
-    repeats. The share mended by the best of many conditions, or by any of them, is biased upward by
+    fixed = P(score 1 | baseline 0), broken = P(score 0 | baseline 1), on the same samples and
+    repeats. The share fixed by the best of many conditions, or by any of them, is biased upward by
     selection; the same numbers of a control arm show by how much.
 
     Args:
@@ -110,7 +110,7 @@ def mended_and_broken(
     """
     changes, unscored = _changes(scores, arm, metric, split, x, y)
     sides = [
-        ("Mended", "wrong", "become right", changes[changes["before"] == 0]),
+        ("Fixed", "wrong", "become right", changes[changes["before"] == 0]),
         ("Broken", "right", "become wrong", changes[changes["before"] == 1]),
     ]
     grids = [100 * grid_of(rows, x, y, "changed", changes) for *_, rows in sides]
@@ -125,14 +125,14 @@ def mended_and_broken(
         sentences = [
             f"{split.capitalize()} split, {in_words(arm)}, n in the titles, {unscored}",
             "unscored pairs left out. Wrong and right: without intervention.",
-            f"Mended: {_best_in_words(sides[0][-1], x, y)}",
+            f"Fixed: {_best_in_words(sides[0][-1], x, y)}",
         ]
         if control is None:
             sentences.append("No control.")
         else:
             others, _ = _changes(scores, control, metric, split, x, y)
-            mended = _best_in_words(others[others["before"] == 0], x, y)
-            sentences.append(f"Control, {in_words(control)}: {mended}")
+            fixed = _best_in_words(others[others["before"] == 0], x, y)
+            sentences.append(f"Control, {in_words(control)}: {fixed}")
         caption(figure, [*sentences, "Hatched: not measured."])
     return figure
 
@@ -156,19 +156,19 @@ def _changes(
 
 
 def _best_in_words(wrong: pd.DataFrame, x: str, y: str) -> str:
-    """State how many wrong answers the best condition and any condition mend."""
+    """State how many wrong answers the best condition and any condition fix."""
     if wrong.empty:
         return "no answer is wrong."
     n = len(wrong.drop_duplicates(_PAIR))
-    mended = wrong.groupby([x, y])["changed"].sum()
-    if not mended.any():
-        return f"none of {n} by any of {len(mended)} conditions."
-    best = mended.idxmax()
+    fixed = wrong.groupby([x, y])["changed"].sum()
+    if not fixed.any():
+        return f"none of {n} by any of {len(fixed)} conditions."
+    best = fixed.idxmax()
     anywhere = int(wrong.groupby(_PAIR)["changed"].any().sum())
     low, high = (100 * float(bound) for bound in wilson(anywhere / n, n))
     return (
-        f"at most {mended.max()} of {n} by one condition ({in_words(x)} {tick(best[0])}, "
-        f"{in_words(y)} {tick(best[1])}), {anywhere} by any of {len(mended)} "
+        f"at most {fixed.max()} of {n} by one condition ({in_words(x)} {tick(best[0])}, "
+        f"{in_words(y)} {tick(best[1])}), {anywhere} by any of {len(fixed)} "
         f"({100 * anywhere / n:.0f} %, 95 % interval {low:.0f} to {high:.0f})."
     )
 

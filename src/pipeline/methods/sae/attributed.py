@@ -100,7 +100,7 @@ class AttributedFeatures:
         fits: Mapping[str, Any],
         fit: str,
         token: str,
-        other: str,
+        foil: str,
         select: Any,
         top: int,
         checked: int,
@@ -115,7 +115,7 @@ class AttributedFeatures:
         for name, value, least in (("top", top, 1), ("checked", checked, 2), ("stored", stored, 1)):
             if value < least:
                 raise ValueError(f"{name}: {value} is less than {least}")
-        single_tokens(model.tokenizer, [token, other])
+        single_tokens(model.tokenizer, [token, foil])
         with at_key("select"):
             rows = select_prompts(prompts, select)
         saes: SparseAutoencoders = fits[fit]
@@ -143,13 +143,13 @@ def attributed_features(
     *,
     fit: str,
     token: str,
-    other: str,
+    foil: str,
     select: Any = None,
     top: int = 5,
     checked: int = 50,
     stored: int = 200,
 ) -> AttributedFeatures:
-    """Attribute logit(token) - logit(other) after each prompt to (position, feature) pairs.
+    """Attribute logit(token) - logit(foil) after each prompt to (position, feature) pairs.
 
     Args:
         model: the model.
@@ -157,7 +157,7 @@ def attributed_features(
         fits: contains the autoencoders.
         fit: the name of the autoencoders.
         token: a single token.
-        other: another single token.
+        foil: another single token.
         select: selection of prompts, as an arm's `prompts`.
         top: number of (position, feature) pairs to choose per site.
         checked: number of largest attributions per site to check by ablation.
@@ -172,7 +172,7 @@ def attributed_features(
         for sample, prompt in zip(rows["sample"], rows["tokens"], strict=True)
     }
     return attribute_at_ends(
-        model, tokens, fits[fit], token, other, top=top, checked=checked, stored=stored
+        model, tokens, fits[fit], token, foil, top=top, checked=checked, stored=stored
     )
 
 
@@ -181,20 +181,20 @@ def attribute_at_ends(
     tokens: Mapping[int, list[int]],
     autoencoders: SparseAutoencoders,
     token: str,
-    other: str,
+    foil: str,
     *,
     top: int,
     checked: int,
     stored: int,
 ) -> AttributedFeatures:
-    """Attribute logit(token) - logit(other) after the last token of each sample.
+    """Attribute logit(token) - logit(foil) after the last token of each sample.
 
     Args:
         model: the model.
         tokens: of each sample, up to its end.
         autoencoders: only those at sites are used, not further sizes.
         token: see `attributed_features`, as for all below.
-        other: another single token.
+        foil: another single token.
         top: pairs to choose per site.
         checked: ablations per site.
         stored: attributions to store per sample and site.
@@ -202,7 +202,7 @@ def attribute_at_ends(
     Raises:
         ValueError: as `attributed_features`.
     """
-    first, second = single_tokens(model.tokenizer, [token, other])
+    first, second = single_tokens(model.tokenizer, [token, foil])
 
     def measure(logits: Tensor) -> Float[Tensor, " rows"]:
         return logits[:, first] - logits[:, second]
@@ -232,7 +232,7 @@ def attribute_at_ends(
             model.weights,
             dataset=dataset,
             sites=tuple(autoencoders.at_sites),
-            how=f"gradient times activation of logit({token!r}) - logit({other!r})",
+            how=f"gradient times activation of logit({token!r}) - logit({foil!r})",
         ),
     )
 
