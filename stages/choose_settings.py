@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.config.arms import arm_part, run_parts
 from pipeline.config.contracts import bound, imported
 from pipeline.config.errors import at_key
+from pipeline.engine.arms import arm_part, run_parts
 from pipeline.engine.sweeps import Part, conditions_table
 from pipeline.measures.scale import scale_of
 from pipeline.measures.scores import long_table, score_completions, with_conditions, with_prompts

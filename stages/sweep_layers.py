@@ -2,7 +2,7 @@
 
 import json
 
-from pipeline.config.arms import arm_part, run_parts
+from pipeline.engine.arms import arm_part, run_parts
 from pipeline.engine.conditions import BASELINE, Condition
 from pipeline.engine.sweeps import Part, conditions_table, score_texts
 from pipeline.measures.scores import long_table

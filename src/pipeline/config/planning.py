@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.config.arms import ArmInputs, arm_part
 from pipeline.config.contracts import returns
 from pipeline.config.errors import at_key
 from pipeline.config.sections import Study
 from pipeline.config.wiring import ordered_fits
+from pipeline.engine.arms import ArmInputs, arm_part
 from pipeline.engine.conditions import CANDIDATE, Condition, Edit
 from pipeline.engine.sweeps import Part, is_scored_after_prompt
 from pipeline.measures.settings import Setting, reported, validated
