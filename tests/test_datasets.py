@@ -124,6 +124,9 @@ def test_templates_are_filled_with_every_topic(tmp_path):
         ["long", "w8 w6 w9", "test"],
     ]
     assert frame["subject"].tolist() == ["w5", "w5", "w6", "w6"]
+    assert frame["subject_start"].tolist() == [3, 3, 3, 3]
+    twice = fill_templates(path=path, templates={"l": "{topic} and {topic}"})
+    assert twice["subject_start"].tolist() == [7, 7]
     templates = {"short": "w7 {topic}", "long": "w8 {topic} w9"}
     named = fill_templates(path=path, templates=templates, subjects={"long": "w8"})
     assert named["subject"].tolist() == ["w5", "w8", "w6", "w8"]

@@ -39,6 +39,7 @@ def test_pairs_become_texts_with_their_answers(tmp_path):
     }  # fmt: skip
     row = frame.iloc[3]
     assert (row["instruction"], row["subject"], row["answer"]) == ("w10 w13 w6", "w13", " w113")
+    assert row["subject_start"] == 4
     tokens = tokenise(frame, tokenizer())
     assert tokens.at[3, "prompt"] == "w10 w13 w6"  # a text to be continued has no line break
     assert tokens.at[3, "tokens"] == [10, 13, 6]

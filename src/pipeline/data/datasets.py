@@ -3,7 +3,8 @@
 A loader returns the columns of `PROMPT_COLUMNS`, then the file's further columns. `instruction` and
 `label` are required in the file, the others have defaults. A `raw` instruction is continued as is,
 without a chat template. The position rules `subject` and `answer` locate the texts in the columns
-of the same names.
+of the same names; `subject_start` is the index of the subject in the instruction, -1 for its last
+mention.
 """
 
 import hashlib
@@ -13,10 +14,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.data.tables import read_table
+from pipeline.data.tables import own_column, read_table, text_column
 from pipeline.model import chat
 
-PROMPT_COLUMNS = ("instruction", "label", "split", "topic", "demand", "subject", "answer", "raw")
+PROMPT_COLUMNS = (
+    "instruction",
+    "label",
+    "split",
+    "topic",
+    "demand",
+    "subject",
+    "subject_start",
+    "answer",
+    "raw",
+)
 SPLITS = ("train", "val", "test")
 RESERVED = ("sample", "prompt", "tokens", "condition", "arm", "role", "repeat", "metric", "score")
 """Columns added by later stages."""
@@ -44,11 +55,11 @@ def load_table(
         part: the split of a Hub dataset.
 
     Raises:
-        ValueError: no such file, an unknown format, no rows, a missing column, or a row without
-            instruction, label or split.
+        ValueError: no such file, an unknown format, no rows, a missing column, a row without
+            instruction, label or split, or a list where there must be text.
     """
     renamed = columns or {}
-    texts = [column for column in PROMPT_COLUMNS if column != "raw"]
+    texts = [column for column in PROMPT_COLUMNS if column not in ("subject_start", "raw")]
     unknown = sorted(set(renamed) - set(texts))
     if unknown:
         raise ValueError(f"dataset column {unknown[0]!r} is unknown; valid: {', '.join(texts)}")
@@ -57,10 +68,8 @@ def load_table(
     for ours in texts:
         theirs = renamed.get(ours, ours)
         if theirs in table:
-            empty = table[theirs].isna()
-            if empty.any() and ours in ("instruction", "label", "split"):
-                raise ValueError(f"{path}: row {empty.idxmax()} has no {theirs}")
-            frame[ours] = table[theirs].astype(str).mask(empty, "")
+            needed = ours in ("instruction", "label", "split")
+            frame[ours] = text_column(table, theirs, path, needed=needed)
         elif ours in ("instruction", "label") or ours in renamed:
             raise ValueError(
                 f"{path} has no column {theirs!r} for {ours}; it has: {', '.join(table.columns)}"
@@ -70,10 +79,10 @@ def load_table(
     read = {renamed.get(ours, ours) for ours in texts}
     for column in table.columns:
         if column not in read:
-            frame[column] = table[column]
+            frame[column] = own_column(table, column, path)
     if "split" not in frame:
         frame["split"] = draw_splits(frame["label"], shares or [0.6, 0.2, 0.2], seed)
-    return checked(frame.assign(raw=raw), path)
+    return checked(frame.assign(subject_start=-1, raw=raw), path)
 
 
 def fill_templates(
@@ -99,12 +108,8 @@ def fill_templates(
     """
     if draws < 1:
         raise ValueError(f"dataset.draws: {draws} is less than 1")
-    topics = read_table(path)
-    for column in ("topic", "split"):
-        if column not in topics:
-            raise ValueError(
-                f"{path} has no column {column!r}; it has: {', '.join(topics.columns)}"
-            )
+    table = read_table(path)
+    topics, splits = (text_column(table, column, path) for column in ("topic", "split"))
     for label, template in templates.items():
         if "{topic}" not in template:
             raise ValueError(f"template {label} has no {{topic}}: {template!r}")
@@ -114,16 +119,17 @@ def fill_templates(
             raise ValueError(f"subjects: {label!r} is no template; valid: {', '.join(templates)}")
     rows = [
         {
-            "instruction": template.replace("{topic}", str(row["topic"])),
+            "instruction": template.replace("{topic}", topic),
             "label": label,
-            "split": row["split"],
-            "topic": str(row["topic"]),
+            "split": split,
+            "topic": topic,
             "demand": "",
-            "subject": subject_of.get(label, str(row["topic"])),
+            "subject": subject_of.get(label, topic),
+            "subject_start": -1 if label in subject_of else filled_at(template, "{topic}", topic),
             "answer": "",
             "raw": False,
         }
-        for row in topics.to_dict("records")
+        for topic, split in zip(topics, splits, strict=True)
         for label, template in templates.items()
     ]
     prompts = checked(pd.DataFrame(rows), path)
@@ -132,16 +138,20 @@ def fill_templates(
     return pd.concat([prompts.assign(draw=draw) for draw in range(draws)], ignore_index=True)
 
 
+def filled_at(template: str, placeholder: str, text: str) -> int:
+    """Return the index of a template's last placeholder after all are replaced by a text."""
+    before = template.count(placeholder) - 1
+    return template.rindex(placeholder) + before * (len(text) - len(placeholder))
+
+
 def load_texts(path: str) -> pd.DataFrame:
     """Load the texts of a file's column `text`, numbered by `sample`.
 
     Raises:
         ValueError: as `load_table`.
     """
-    frame = read_table(path)
-    if "text" not in frame:
-        raise ValueError(f"{path} has no column 'text'; it has: {', '.join(frame.columns)}")
-    return pd.DataFrame({"sample": np.arange(len(frame)), "text": frame["text"].astype(str)})
+    texts = text_column(read_table(path), "text", path)
+    return pd.DataFrame({"sample": np.arange(len(texts)), "text": texts})
 
 
 def tokenise(

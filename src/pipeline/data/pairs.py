@@ -1,12 +1,13 @@
 """Load input-output pairs in published file formats."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pipeline.data.datasets import checked, draw_splits
+from pipeline.data.datasets import checked, draw_splits, filled_at
+from pipeline.data.tables import as_text, read_json
 
 
 def load_pairs(
@@ -35,12 +36,12 @@ def load_pairs(
         raise ValueError(f"dataset.template has no {{input}}: {template!r}")
     rows = []
     for label, path in paths.items():
-        pairs = _read(path)
+        pairs = read_json(Path(path))
         if not isinstance(pairs, list) or not pairs:
             raise ValueError(f"dataset file {path!r} is no list of pairs")
         rows += [
-            _row(label, label, template.replace("{input}", source), source, output)
-            for source, output in (_entry(pair, path, "input", "output") for pair in pairs)
+            _row(label, label, template, "{input}", source, output)
+            for source, output in _entries(pairs, path, "input", "output")
         ]
     return _with_splits(rows, shares, seed, paths)
 
@@ -68,7 +69,7 @@ def load_relation(
     """
     rows = []
     for label, path in paths.items():
-        relation = _read(path)
+        relation = read_json(Path(path))
         parts = ("name", "prompt_templates", "samples")
         if not isinstance(relation, dict) or not all(relation.get(part) for part in parts):
             raise ValueError(f"dataset file {path!r} is no relation with {', '.join(parts)}")
@@ -78,36 +79,34 @@ def load_relation(
                 f"dataset.template: {path!r} has no prompt template {template}; "
                 f"valid: 0 to {len(templates) - 1}"
             )
-        for sample in relation["samples"]:
-            subject, answer = _entry(sample, path, "subject", "object")
-            text = templates[template].replace("{}", subject)
-            rows.append(_row(label, relation["name"], text, subject, answer))
+        where = f"dataset file {path!r}"
+        topic = as_text(relation["name"], f"{where}: name")
+        text = as_text(templates[template], f"{where}: prompt template {template}")
+        for subject, answer in _entries(relation["samples"], path, "subject", "object"):
+            rows.append(_row(label, topic, text, "{}", subject, answer))
     return _with_splits(rows, shares, seed, paths)
 
 
-def _read(path: str) -> Any:
-    if not Path(path).is_file():
-        raise ValueError(f"dataset file {path!r} does not exist")
-    try:
-        return json.loads(Path(path).read_text())
-    except ValueError as error:
-        raise ValueError(f"dataset file {path!r} is no json: {error}") from error
+def _entries(entries: list[Any], path: str, *names: str) -> Iterator[list[str]]:
+    for number, entry in enumerate(entries):
+        where = f"dataset file {path!r}: entry {number}"
+        for name in names:
+            if not isinstance(entry, dict) or name not in entry:
+                raise ValueError(f"{where}: {entry} has no {name!r}")
+        yield [as_text(entry[name], f"{where}: {name}").strip() for name in names]
 
 
-def _entry(entry: Any, path: str, *names: str) -> list[str]:
-    for name in names:
-        if not isinstance(entry, dict) or name not in entry:
-            raise ValueError(f"dataset file {path!r}: {entry} has no {name!r}")
-    return [str(entry[name]).strip() for name in names]
-
-
-def _row(label: str, topic: str, text: str, subject: str, answer: str) -> dict[str, Any]:
+def _row(
+    label: str, topic: str, template: str, placeholder: str, subject: str, answer: str
+) -> dict[str, Any]:
+    has_place = placeholder in template
     return {
-        "instruction": text,
+        "instruction": template.replace(placeholder, subject),
         "label": label,
         "topic": topic,
         "demand": "",
         "subject": subject,
+        "subject_start": filled_at(template, placeholder, subject) if has_place else -1,
         "answer": f" {answer}",
         "raw": True,
     }

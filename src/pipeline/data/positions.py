@@ -31,7 +31,8 @@ def locate(
 
     Args:
         dataset: prompts with `sample`, `prompt`, `tokens`, `subject`, `answer`, `raw` and, for
-            `completion`, `completion_tokens`.
+            `completion`, `completion_tokens`. With `instruction` and `subject_start`, the subject
+            is not searched in the whole prompt.
         tokenizer: of the tokens.
         rule: one of `COLLECTED`, or a list of positions.
         variables: of the chat template.
@@ -76,10 +77,7 @@ def _finder(
     if rule == "completion":
         return _completion_finder()
     if rule == "subject":
-        return lambda row: (
-            list(row["tokens"]),
-            (chat.subject_position(tokenizer, row["prompt"], row["subject"], raw=row["raw"]),),
-        )
+        return lambda row: (list(row["tokens"]), (_subject(tokenizer, row),))
     if rule == "all":
         return lambda row: (list(row["tokens"]), tuple(range(len(row["tokens"]))))
     if rule == "template":
@@ -87,6 +85,17 @@ def _finder(
         return lambda row: (list(row["tokens"]), _region(row, length))
     listed = [-1] if rule == "last" else rule
     return lambda row: (list(row["tokens"]), _inside(listed, len(row["tokens"])))
+
+
+def _subject(tokenizer: Any, row: dict[str, Any]) -> int:
+    return chat.subject_position(
+        tokenizer,
+        row["prompt"],
+        row["subject"],
+        instruction=row.get("instruction"),
+        start=row.get("subject_start", -1),
+        raw=row["raw"],
+    )
 
 
 def _completion_finder() -> Callable[[dict[str, Any]], tuple[Tokens, Place]]:

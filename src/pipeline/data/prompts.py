@@ -37,7 +37,7 @@ def tokenised_texts(path: str | None, tokenizer: Any) -> pd.DataFrame:
     if path is None:
         return pd.DataFrame({"sample": [], "tokens": []})
     texts = datasets.load_texts(path)
-    return texts.assign(tokens=[tokenizer.encode(text) for text in texts["text"]])
+    return texts.assign(tokens=[chat.encode(tokenizer, text, raw=True) for text in texts["text"]])
 
 
 def select_prompts(
@@ -62,7 +62,10 @@ def select_prompts(
         for value in values if isinstance(values, list) else [values]:
             if value not in present:
                 valid = ", ".join(map(str, sorted(present)[:20]))
-                raise ValueError(f"no prompt has {column} {value!r}; valid: {valid}")
+                texts = any(isinstance(text, str) for text in present)
+                is_wrong_type = texts and not isinstance(value, str)
+                quote = " (no text: quote it in the YAML)" if is_wrong_type else ""
+                raise ValueError(f"no prompt has {column} {value!r}{quote}; valid: {valid}")
         chosen = values if isinstance(values, list) else [values]
         prompts = prompts[prompts[column].isin(chosen)]
     if splits is not None:

@@ -1,0 +1,193 @@
+"""Tables whose values look like something else: numbers, missing values, lists."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.data.datasets import fill_templates, load_table, load_texts
+from pipeline.data.pairs import load_pairs, load_relation
+from pipeline.data.tables import read_table
+
+LOOKALIKES = [
+    "007",
+    "042",
+    "1_0",
+    "1.50",
+    "1e5",
+    "12345678901234567890",
+    "NA",
+    "None",
+    "null",
+    "nan",
+]
+FORMATS = ("csv", "json", "jsonl", "parquet")
+
+
+def write(folder, kind: str, columns: dict, name: str = "table") -> str:
+    path = folder / f"{name}.{kind}"
+    frame = pd.DataFrame(columns, dtype=object)
+    rows = frame.to_dict("records")
+    if kind == "csv":
+        frame.to_csv(path, index=False)
+    elif kind == "parquet":
+        frame.to_parquet(path)
+    elif kind == "json":
+        path.write_text(json.dumps(rows))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_text_that_looks_like_a_number_or_like_nothing_is_kept(tmp_path, kind):
+    count = len(LOOKALIKES)
+    columns = {
+        "instruction": LOOKALIKES,
+        "label": ["None"] * count,
+        "answer": [*LOOKALIKES[:-1], None],
+    }
+    for column in ("subject", "topic", "demand"):
+        columns[column] = LOOKALIKES
+    table = load_table(path=write(tmp_path, kind, columns))
+    for column in ("instruction", "subject", "topic", "demand"):
+        assert table[column].tolist() == LOOKALIKES
+    # A single missing value changes no other.
+    assert table["answer"].tolist() == [*LOOKALIKES[:-1], ""]
+    assert set(table["label"]) == {"None"}
+    topics = write(tmp_path, kind, {"topic": LOOKALIKES, "split": ["train"] * count}, "topics")
+    prompts = fill_templates(path=topics, templates={"l": "List of {topic}"})
+    assert prompts["instruction"].tolist() == [f"List of {text}" for text in LOOKALIKES]
+    texts = write(tmp_path, kind, {"text": LOOKALIKES}, "texts")
+    assert load_texts(texts)["text"].tolist() == LOOKALIKES
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_folder_in_the_hubs_layout_is_read_alike(tmp_path, kind):
+    columns = {"instruction": LOOKALIKES, "label": LOOKALIKES, "answer": [*LOOKALIKES[:-1], None]}
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data", kind, columns, "train")
+    table = load_table(path=str(tmp_path / "data"))
+    assert table["instruction"].tolist() == table["label"].tolist() == LOOKALIKES
+    assert table["answer"].tolist() == [*LOOKALIKES[:-1], ""]
+
+
+def test_numbers_are_the_text_that_the_file_has(tmp_path):
+    path = tmp_path / "table.jsonl"
+    path.write_text('{"topic": 1990, "split": "train"}\n{"topic": 1.50, "split": "test"}\n')
+    prompts = fill_templates(path=str(path), templates={"l": "{topic}"})
+    assert prompts["instruction"].tolist() == ["1990", "1.50"]
+    integers = write(
+        tmp_path, "parquet", {"instruction": ["a", "b"], "label": "l", "answer": [12, None]}
+    )
+    assert load_table(path=integers)["answer"].tolist() == ["12", ""]
+
+
+def test_own_columns_keep_their_numbers(tmp_path):
+    path = tmp_path / "table.jsonl"
+    rows = [
+        {"instruction": "a", "label": "l", "hops": n, "rate": n / 4, "names": ["x"]} for n in (1, 2)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = load_table(path=str(path))
+    assert table["hops"].tolist() == [1, 2] and table["rate"].sum() == 0.75
+    assert table["names"].tolist() == [["x"], ["x"]]
+    path.write_text(path.read_text() + json.dumps({**rows[0], "hops": "three"}) + "\n")
+    with pytest.raises(ValueError, match="column 'hops' mixes types"):
+        load_table(path=str(path))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    ("columns", "load", "message"),
+    [
+        ({"topic": ["1990", None], "split": "train"}, "topics", "row 1 has no topic"),
+        ({"topic": ["x", "y"], "split": ["train", None]}, "topics", "row 1 has no split"),
+        ({"topic": ["x", "y"], "split": ["train", "dev"]}, "topics", "split 'dev' is unknown"),
+        ({"text": ["a", "b", None]}, "texts", "row 2 has no text"),
+        ({"instruction": ["a", None], "label": "l"}, "table", "row 1 has no instruction"),
+        ({"instruction": ["a", "b"], "label": [None, "l"]}, "table", "row 0 has no label"),
+    ],
+)  # fmt: skip
+def test_a_row_without_a_needed_value_is_named(tmp_path, kind, columns, load, message):
+    path = write(tmp_path, kind, columns)
+    loaders = {
+        "topics": lambda: fill_templates(path=path, templates={"l": "{topic}"}),
+        "texts": lambda: load_texts(path),
+        "table": lambda: load_table(path=path),
+    }
+    with pytest.raises(ValueError, match=f"table.{kind}: {message}"):
+        loaders[load]()
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ([{"role": "user", "content": "Hi"}], "a list"),
+        ({"content": "Hi"}, "an object"),
+        (True, "a boolean"),
+    ],
+)
+@pytest.mark.parametrize("column", ["instruction", "label", "answer", "subject"])
+def test_what_is_no_text_is_refused(tmp_path, kind, value, named, column):
+    columns = {"instruction": ["a"], "label": ["l"], column: [value]}
+    with pytest.raises(ValueError, match=f"row 0: {column} holds {named}, not text"):
+        load_table(path=write(tmp_path, kind, columns))
+
+
+def test_pairs_and_relations_refuse_what_is_no_text(tmp_path):
+    path = tmp_path / "pairs.json"
+    for value, named in [(["large", "huge"], "a list"), (None, "nothing")]:
+        path.write_text(
+            json.dumps([{"input": "big", "output": "x"}, {"input": "b", "output": value}])
+        )
+        with pytest.raises(ValueError, match=f"entry 1: output holds {named}, not text"):
+            load_pairs(paths={"t": str(path)})
+    path.write_text('[{"input": 007, "output": "x"}]')
+    with pytest.raises(ValueError, match="is no json"):
+        load_pairs(paths={"t": str(path)})
+    path.write_text('[{"input": 1.50, "output": "007"}]')
+    assert load_pairs(paths={"t": str(path)})[["subject", "answer"]].values.tolist() == [
+        ["1.50", " 007"]
+    ]
+    relation = {
+        "name": "r",
+        "prompt_templates": ["{}"],
+        "samples": [{"subject": "x", "object": None}],
+    }
+    path.write_text(json.dumps(relation))
+    with pytest.raises(ValueError, match="entry 0: object holds nothing, not text"):
+        load_relation(paths={"t": str(path)})
+
+
+def test_rows_and_headers_of_csv_files_must_agree(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("instruction,label\na,l\nb, or c,l\n")
+    with pytest.raises(ValueError, match="row 1 has 3 fields; the header has 2"):
+        load_table(path=str(path))
+    path.write_text("label,label\na,l\n")
+    with pytest.raises(ValueError, match="two columns have the same name"):
+        load_table(path=str(path))
+    path.write_text('instruction,label\n"b, or\nc",l\n\n"d ""e""",m\n')
+    assert load_table(path=str(path))["instruction"].tolist() == ["b, or\nc", 'd "e"']
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
+def test_byte_order_marks_are_read_past(tmp_path, kind):
+    path = write(tmp_path, kind, {"instruction": ["a"], "label": ["l"]})
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(b"\xef\xbb\xbf" + content)
+    assert list(read_table(path).columns) == ["instruction", "label"]
+
+
+def test_json_of_another_form_is_refused(tmp_path):
+    path = tmp_path / "table.jsonl"
+    path.write_text('{"instruction": "a", "label": "l"}\n["a"]\n')
+    with pytest.raises(ValueError, match="row 1 is a list, not an object"):
+        read_table(str(path))
+    path = tmp_path / "table.json"
+    path.write_text('{"instruction": {"0": "a"}}')
+    with pytest.raises(ValueError, match="must be a list of objects"):
+        read_table(str(path))
