@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.errors import explain
 from pipeline.config.sections import MISSING, Node
+from pipeline.config.text_fields import check_text
 
 READS = {
     "model": "the language model",
@@ -102,8 +103,10 @@ def check_node(
     except ValueError as error:
         raise ValueError(f"{key}._target_ {path!r} {error}") from error
     options = {name: value for name, value in node.items() if name != "_target_"}
+    schema = _schema(function, settings)
+    check_text(options, schema, key)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(_schema(function, settings)), options)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), options)
         filled = OmegaConf.to_container(merged, throw_on_missing=True, resolve=True)
     except OmegaConfBaseException as error:
         raise ValueError(explain(error, key)) from error

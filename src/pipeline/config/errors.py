@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 
 
 @contextmanager
@@ -22,10 +22,19 @@ def explain(error: OmegaConfBaseException, prefix: str) -> str:
     """Format an OmegaConf error as `key: problem`."""
     key = ".".join(part for part in (prefix, error.full_key or "") if part)
     text = (error.msg or str(error)).splitlines()[0]
+    if isinstance(error, KeyValidationError):
+        return f"{key}: {not_text(error.key)}"
     valid = _fields(error.object_type)
     if valid and (error.key is not None) and str(error.key) not in valid:
         return f"{key}: unknown key; {_suggest(str(error.key), valid)}"
     return f"{key}: {text}"
+
+
+def not_text(value: Any) -> str:
+    """Describe a YAML boolean or number that stands where text is expected."""
+    kind = "boolean" if isinstance(value, bool) else "number"
+    shown = str(value).lower() if isinstance(value, bool) else value
+    return f"YAML reads this as the {kind} {shown}, but it must be text; quote it in the YAML"
 
 
 def one_line(error: BaseException) -> str:

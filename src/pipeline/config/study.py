@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.config.contracts import PACKAGES, check_node
 from pipeline.config.errors import at_key, explain, one_line
 from pipeline.config.sections import Arm, Model, Node, Study
+from pipeline.config.text_fields import check_text, without_text_types
 from pipeline.config.values import check_values
 
 
@@ -22,6 +23,7 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
             the full key and the valid ones.
     """
     # Imported here so that stages, which only read composed studies, do not load Hydra.
+    import yaml
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
@@ -30,11 +32,11 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
     if name not in known:
         raise ValueError(f"study {name!r} is unknown; valid: {', '.join(known)}")
     # Only the schema tells Hydra about keys that the YAML leaves at their defaults.
-    ConfigStore.instance().store(name="schema", node=Study)
+    ConfigStore.instance().store(name="schema", node=without_text_types(Study))
     with initialize_config_dir(str((root / "conf").resolve()), version_base="1.3"):
         try:
             config = compose("config", overrides=[f"study={name}", *map(_forced, overrides)])
-        except HydraException as error:
+        except (HydraException, yaml.YAMLError) as error:
             raise ValueError(one_line(error)) from error
     study = _typed(config)
     with at_key("packages"):
@@ -70,7 +72,9 @@ def load_model_section(path: Path) -> Model:
         ValueError: an unknown key, a wrong type or a missing value.
     """
     try:
-        section = OmegaConf.merge(OmegaConf.structured(Model), OmegaConf.load(path))
+        values = OmegaConf.load(path)
+        check_text(OmegaConf.to_container(values), Model, f"conf/model/{path.name}: model")
+        section = OmegaConf.merge(OmegaConf.structured(Model), values)
         OmegaConf.to_container(section, throw_on_missing=True)
         model = OmegaConf.to_object(section)
     except OmegaConfBaseException as error:
@@ -110,6 +114,7 @@ def _sections(study: Study) -> Iterator[tuple[str, dict[str, Node], str]]:
 
 def _baseline(values: Node, key: str) -> Node:
     """Check the types of an arm without a node and fill in its defaults."""
+    check_text(values, Arm, key)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Arm), values)
     except OmegaConfBaseException as error:
@@ -134,6 +139,7 @@ def check_packages(packages: Sequence[str]) -> None:
 def _typed(config: Any) -> Study:
     try:
         plain = OmegaConf.to_container(config, throw_on_missing=True, resolve=True)
+        check_text(plain, Study, "")
         study = OmegaConf.to_object(
             OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.create(plain))
         )
