@@ -13,6 +13,7 @@ from pipeline.engine.chunks import Chunk, Row, divided, plan_decodings
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding, choose, row_keys
 from pipeline.engine.edit_table import EditTable
+from pipeline.engine.finite import check_finite
 from pipeline.engine.limits import check_aligned, check_context, check_listed, check_sites
 from pipeline.engine.memory import in_parts
 from pipeline.engine.restart import CleanRun, Start
@@ -50,8 +51,8 @@ def generate(
     depend on the other conditions of the run.
 
     Raises:
-        ValueError: a site that the model does not have, a sequence longer than its context, or an
-            edit that never touched a token.
+        ValueError: a site that the model does not have, a sequence longer than its context, an edit
+            that never touched a token, or logits that are not finite.
     """
     run = Generation(model, prompts, conditions, decoding, seed=seed, samples=range(len(prompts)))
     completions = [row for chunk in run.plan(batch_tokens) for row in run.complete(chunk)]
@@ -218,6 +219,10 @@ class _Run:
         """Choose the next token of each row; also return the indexes of unfinished rows."""
         steps = torch.tensor([len(self._tokens[row]) for row in rows], device=logits.device)
         chosen = choose(logits, self._decoding, self._keys[list(rows)], steps)
+        # The largest logit: NaN if any is, as argmax takes NaN for the largest.
+        largest = logits.gather(-1, chosen[:, None])[:, 0]
+        under = [self._table.conditions[self._owners[row]] for row in rows]
+        check_finite(largest.isfinite(), logits.dtype, "logits", under)
         ends, stay = self._model.end_tokens, []
         for index, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
             if token in ends:

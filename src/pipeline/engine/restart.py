@@ -12,6 +12,7 @@ from transformers import DynamicCache
 from pipeline.engine.cache import GrowingLayer, cache_of, selected, view
 from pipeline.engine.conditions import Condition, Positions, position_mask
 from pipeline.engine.edit_table import EditTable
+from pipeline.engine.finite import check_finite
 from pipeline.model.hooks import Hook, starting_at, token_positions, with_hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
@@ -56,7 +57,7 @@ class CleanRun:
         ends: Sequence[int] | None = None,
         clean: bool = False,
     ) -> None:
-        self.model, self._table = model, table
+        self.model, self.conditions, self._table = model, table.conditions, table
         self.ids, self.mask = model.pad([prompts[p] for p in block])
         self.width = self.ids.shape[1]
         self.numbers = torch.tensor(block, device=model.device)
@@ -143,6 +144,9 @@ class CleanRun:
         Returns:
             Logits after the last token, and the KV cache, whose layers below the start are not
             filled yet: see `fill_cache`.
+
+        Raises:
+            ValueError: logits that are not finite.
         """
         layer, column = start
         index = torch.tensor(rows)
@@ -154,11 +158,14 @@ class CleanRun:
             for number, clean in enumerate(self._cache.layers)
         )
         if column == self.width:
-            return self._logits[index], cache
-        self._set(start, owners, index)
-        ids, mask, absolute = self.ids[index], self.mask[index], self._positions[index]
-        with self._from(start, index):
-            logits = self._forward(ids[:, column:], mask, absolute[:, column:], cache)
+            logits = self._logits[index]
+        else:
+            self._set(start, owners, index)
+            ids, mask, absolute = self.ids[index], self.mask[index], self._positions[index]
+            with self._from(start, index):
+                logits = self._forward(ids[:, column:], mask, absolute[:, column:], cache)
+        under = [self.conditions[owner] for owner in owners]
+        check_finite(logits.isfinite().all(-1), self.model.dtype, "logits", under)
         return logits, cache
 
     def streams(

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.engine.conditions import Condition
+from pipeline.engine.finite import check_finite
 from pipeline.engine.restart import CleanRun, Start
 from pipeline.engine.scorer import Score, Scorer
 from pipeline.model.loading import LanguageModel
@@ -183,6 +184,8 @@ def _generated_losses(
     targets = clean_run.generated[rows, start.column + 1 :]
     losses = torch.zeros(targets.shape, device=ids.device)
     losses[targets] = _losses(clean_run.model, stream[:, :-1][targets], ids[targets])
+    under = [clean_run.conditions[owner] for owner in owners]
+    check_finite(losses.isfinite().all(-1), clean_run.model.dtype, "log-probabilities", under)
     return losses, targets
 
 

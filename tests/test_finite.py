@@ -1,0 +1,104 @@
+"""Logits, losses and activations that are not finite stop a run, in one line that says why."""
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+from families import LAYERS, random_prompts, tiny
+from torch import Tensor
+
+from pipeline.engine.collection import collect
+from pipeline.engine.conditions import Condition, Edit
+from pipeline.engine.decoding import Decoding
+from pipeline.engine.generation import generate
+from pipeline.engine.scoring import cross_entropy, score_answers, score_change, score_last
+from pipeline.methods.interventions import Add
+from pipeline.model.loading import LanguageModel
+from pipeline.model.sites import Site
+
+PROMPTS = random_prompts(3)
+SITE = Site(1, "resid_pre")
+
+
+@dataclass(frozen=True, eq=False)
+class Spoil:
+    """An intervention that writes one value everywhere."""
+
+    value: float
+
+    def edit(self, hidden: Tensor) -> Tensor:
+        return hidden * 0 + self.value
+
+
+def spoiled(value: float, positions="all") -> list[Condition]:
+    edit = Edit(SITE, Spoil(value), positions)
+    return [Condition({"arm": "fine"}), Condition({"arm": "spoiled"}, edits=(edit,))]
+
+
+RUNS = {
+    "generate": lambda model, c: generate(model, PROMPTS, c, Decoding(max_new_tokens=3)),
+    "sampled": lambda model, c: generate(
+        model, PROMPTS, c, Decoding(max_new_tokens=3, temperature=1.0, top_k=5, top_p=0.9)
+    ),
+    "last": lambda model, c: score_last(model, PROMPTS, c, lambda x: x[:, 0], batch_tokens=200),
+    "change": lambda model, c: score_change(
+        model, PROMPTS, c, lambda x: x.logits()[:, 0], batch_tokens=200
+    ),
+    "texts": lambda model, c: cross_entropy(model, PROMPTS, c, batch_tokens=200),
+    "answers": lambda model, c: score_answers(
+        model, PROMPTS, [[5, 6]] * len(PROMPTS), c, batch_tokens=200
+    ),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_run_stops_and_names_the_condition(run, value):
+    RUNS[run](tiny("llama"), spoiled(1.0))
+    with pytest.raises(ValueError, match=r"rows are not finite, first under arm spoiled: "):
+        RUNS[run](tiny("llama"), spoiled(value))
+
+
+@pytest.mark.parametrize("top", [{}, {"top_k": 5}, {"top_p": 0.9}])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_edits_of_generated_tokens_are_checked_too(temperature, top):
+    if top and not temperature:
+        top = {}
+    with pytest.raises(ValueError, match=r"logits of .* rows are not finite, first under arm spoi"):
+        generate(
+            tiny("llama"),
+            PROMPTS,
+            spoiled(float("nan"), "generated"),
+            Decoding(max_new_tokens=4, temperature=temperature, **top),
+        )
+
+
+def overflowing() -> LanguageModel:
+    """A float16 model whose last MLP writes more than 65504, though its weights are finite."""
+    of = tiny("llama")
+    hf = copy.deepcopy(of.hf).half()
+    mlp = hf.model.layers[LAYERS - 1].mlp
+    mlp.down_proj.weight.data.fill_(6e4)
+    mlp.up_proj.weight.data *= 10
+    assert all(bool(parameter.isfinite().all()) for parameter in hf.parameters())
+    return LanguageModel(hf, of.tokenizer, name="overflowing")
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_float16_that_overflows_is_told_what_would_hold_it(run):
+    model = overflowing()
+    with pytest.raises(ValueError, match="float16 ends at 65504; set model"):
+        RUNS[run](model, [Condition()])
+    model.hf.float()
+    RUNS[run](model, [Condition()])
+
+
+def test_infinite_activations_are_not_collected():
+    site = Site(LAYERS - 1, "mlp_out")
+    with pytest.raises(ValueError, match=f"activations at {site} of .* are not finite: float16"):
+        collect(overflowing(), PROMPTS, [site], "all")
+    model = tiny("llama")
+    huge = Add(torch.full((model.d_model,), 1e38), 1e3)
+    with pytest.raises(ValueError, match="a smaller strength, or model"):
+        generate(model, PROMPTS, [Condition(edits=(Edit(SITE, huge),))])
