@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.runs.scratch import scratch, whole_file
+from pipeline.runs.scratch import scratch, sha256, whole_file
 from pipeline.store.store import ActivationStore, Fingerprint
 from pipeline.store.writer import StoreWriter
 
@@ -183,6 +183,25 @@ def test_verify_names_what_is_damaged(unbroken):
     flip(unbroken / "rows.parquet")
     with pytest.raises(ValueError, match=r"damaged: shard-00002\.safetensors, rows\.parquet"):
         store.verify()
+
+
+def test_damage_is_found_when_a_shard_is_first_read(unbroken, monkeypatch):
+    """Whenever it happened, and by one reading of the file per opened store."""
+    store = ActivationStore(unbroken)
+    read = []
+    monkeypatch.setattr(
+        "pipeline.store.store.sha256", lambda path: read.append(path.name) or sha256(path)
+    )
+    numbers = np.array([0, 6])
+    for _ in range(2):
+        assert len(store[SITES[0]][numbers]) == len(store[SITES[1]][numbers]) == 2
+    assert read == ["shard-00000.safetensors", "shard-00001.safetensors"]
+    flip(unbroken / "shard-00002.safetensors")
+    with pytest.raises(ValueError, match=r"shard-00002\.safetensors is damaged: .*; delete "):
+        list(store[SITES[0]])
+    flip(unbroken / "rows.parquet")
+    with pytest.raises(ValueError, match=r"rows\.parquet is damaged"):
+        store.rows  # noqa: B018
 
 
 def test_a_cut_shard_or_a_wrong_index_does_not_open(unbroken):

@@ -10,8 +10,9 @@ from pipeline.data.datasets import dataset_digest
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import PromptPositions
 from pipeline.model import chat
-from pipeline.model.loading import LanguageModel, tokenizer_digest
+from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.model.tokenizer import tokenizer_digest
 from pipeline.store.store import ActivationStore, Fingerprint
 from pipeline.store.writer import StoreWriter
 

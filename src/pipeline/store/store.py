@@ -8,7 +8,7 @@ a folder without it is unfinished.
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -144,13 +144,17 @@ def intact(path: Path, checksum: str) -> bool:
 
 @dataclass(frozen=True)
 class SiteRows:
-    """Rows of one site across all shards, read from disk on access."""
+    """Rows of one site across all shards, read from disk on access.
+
+    `verified` holds the names of shards whose checksums have been verified.
+    """
 
     site: str
     folder: Path
     shards: tuple[Shard, ...]
     dtype: torch.dtype
     width: int
+    verified: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -201,12 +205,27 @@ class SiteRows:
         return rows.astype(np.int64)
 
     def _open(self, shard: Shard) -> Tensor:
+        """Map a shard into memory; verify its checksum when it is first opened."""
+        if shard.file not in self.verified:
+            _require_intact(self.folder / shard.file, shard.sha256)
+            self.verified.add(shard.file)
         with safe_open(self.folder / shard.file, "pt") as file:
             return file.get_tensor(self.site)
 
 
+def _require_intact(path: Path, checksum: str) -> None:
+    if sha256(path) != checksum:
+        raise ValueError(
+            f"{path} is damaged: its checksum is not that of the index; delete {path.parent} and "
+            "run the study again"
+        )
+
+
 class ActivationStore:
-    """A finished store: `store[site]` has the activations of a site, `store.rows` their origin."""
+    """A finished store: `store[site]` has the activations of a site, `store.rows` their origin.
+
+    Each file's checksum is verified once, when it is first read.
+    """
 
     def __init__(self, folder: Path, expected: Fingerprint | None = None) -> None:
         """Open a store; only its index is read.
@@ -225,6 +244,7 @@ class ActivationStore:
                 raise ValueError(f"{path} is missing or not {shard.bytes} bytes long")
         self.folder = folder
         self.index = index
+        self._verified: set[str] = set()
         self.fingerprint = index.fingerprint
 
     @property
@@ -236,7 +256,9 @@ class ActivationStore:
         if site not in self.sites:
             raise ValueError(f"site {site!r} is not in {self.folder}: {', '.join(self.sites)}")
         dtype, width = self.index.layout[site]
-        return SiteRows(site, self.folder, self.index.shards, getattr(torch, dtype), width)
+        return SiteRows(
+            site, self.folder, self.index.shards, getattr(torch, dtype), width, self._verified
+        )
 
     def __len__(self) -> int:
         return sum(shard.rows for shard in self.index.shards)
@@ -244,6 +266,7 @@ class ActivationStore:
     @cached_property
     def rows(self) -> pd.DataFrame:
         """Table with `sample`, `position` and `token` of every row."""
+        _require_intact(self.folder / ROWS, self.index.rows_sha256)
         return pd.read_parquet(self.folder / ROWS)
 
     def verify(self) -> None:
