@@ -3,7 +3,7 @@
 from pipeline.config.contracts import bound
 from pipeline.config.errors import at_key
 from pipeline.data.prompts import tokenised_prompts, tokenised_texts
-from pipeline.model.loading import load_tokenizer
+from pipeline.model.tokenizer import load_tokenizer
 from pipeline.runs.scratch import whole_file
 from stages import Job, main
 

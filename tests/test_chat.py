@@ -100,6 +100,28 @@ def test_the_subject_ends_where_its_text_does(template, adds_bos, subject):
     assert not tokenizer.decode(tokens[:place]).endswith(subject)
 
 
+@pytest.mark.parametrize(
+    ("instruction", "subject", "start", "before"),
+    [
+        ("Q: A\nA:", "A", 3, "Q: "),
+        ("A realistic list, in a realistic way", "list", -1, "A realistic "),
+        ("Paris is in France, not Paris.", "Paris", 0, ""),
+        ("Paris is in France, not Paris.", "Paris", -1, "Paris is in France, not "),
+        ("Answer the user", "user", -1, "Answer the "),
+        ("unrealistic", "list", -1, "unrea"),
+        ("  Paris is in France.", "France", 14, "Paris is in "),
+    ],
+)
+def test_the_subject_is_the_one_of_the_instruction(instruction, subject, start, before):
+    """Not a later mention, a part of another word, or a word of the template."""
+    tokenizer = byte_tokenizer("{{ 'user Paris' }}" + TURNS + "list user", adds_bos=False)
+    prompt = chat.render(tokenizer, instruction, system="Answer the user. Paris!")
+    place = chat.subject_position(tokenizer, prompt, subject, instruction=instruction, start=start)
+    spelled = tokenizer.decode(chat.encode(tokenizer, prompt)[: place + 1])
+    begin = prompt.rindex(instruction.strip())
+    assert begin + len(before + subject) <= len(spelled) <= begin + len(before + subject) + 1
+
+
 @pytest.mark.parametrize("template", [None, TURNS])
 @pytest.mark.parametrize("answer", [" Paris.", "Paris", "(A)", "巴黎"])
 def test_the_answer_is_the_tokens_after_the_prompt(template, answer):

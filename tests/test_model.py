@@ -28,10 +28,10 @@ from pipeline.model.loading import (
     LanguageModel,
     NeedsRun,
     choose_device,
-    load_tokenizer,
     without_weights,
 )
 from pipeline.model.sites import COMPONENTS, Site, check_component
+from pipeline.model.tokenizer import load_tokenizer
 
 PROMPTS = random_prompts(4, seed=3)
 
@@ -313,7 +313,7 @@ def test_damaged_weights_and_missing_tokenizers_are_named(tmp_path):
         LanguageModel.load(str(tmp_path), device="cpu")
     for file in tmp_path.glob("token*"):
         file.unlink()
-    with pytest.raises(ValueError, match="has no tokenizer: text gives no tokens"):
+    with pytest.raises(ValueError, match="has no tokenizer: its vocabulary is empty"):
         load_tokenizer(str(tmp_path))
 
 

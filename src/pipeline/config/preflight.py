@@ -22,10 +22,11 @@ from pipeline.model.loading import (
     check_device_map,
     choose_device,
     choose_dtype,
-    load_tokenizer,
     without_weights,
 )
 from pipeline.model.sites import Site, check_component
+from pipeline.model.tokenizer import load_tokenizer
+from pipeline.model.weights import check_files
 
 
 def check(study: Study) -> Planned:
@@ -40,6 +41,7 @@ def check(study: Study) -> Planned:
         choose_device(study.model.device)
         check_device_map(study.model.device_map)
     check_path(study.model.path, study.model.revision)
+    check_files(study.model.path)
     tokenizer = load_tokenizer(study.model.path, study.model.revision)
     model = without_weights(study.model, tokenizer)
     for key, options in _node_options(study):
@@ -54,6 +56,7 @@ def check(study: Study) -> Planned:
     with at_key("text"):
         texts = tokenised_texts(study.text, tokenizer)
     collected = _collected(study, model, prompts)
+    _check_tokens(model, prompts, texts)
     _check_lengths(study, model, prompts, texts)
     _check_logit_metrics(study, model, prompts)
     fits = stand_ins(study, model, prompts)
@@ -170,6 +173,19 @@ def _check_position(
         )
     if position not in valid:
         raise ValueError(f"{position} is not collected; valid: {valid}")
+
+
+def _check_tokens(model: LanguageModel, prompts: pd.DataFrame, texts: pd.DataFrame) -> None:
+    """Fail if the tokenizer has a token that the model has no embedding of."""
+    last = model.hf.get_input_embeddings().weight.shape[0] - 1
+    for what, table in (("prompt of sample", prompts), ("text of row", texts)):
+        for sample, tokens in zip(table["sample"], table["tokens"], strict=True):
+            if max(tokens, default=0) > last:
+                word = model.tokenizer.decode([max(tokens)])
+                raise ValueError(
+                    f"{what} {sample} has token {max(tokens)} ({word}); the model has embeddings "
+                    f"0 to {last}"
+                )
 
 
 def _check_lengths(

@@ -3,16 +3,26 @@
 import functools
 import hashlib
 import logging
+import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
+from unittest.mock import patch
 
 import jinja2
+from transformers.utils import chat_template_utils
 
 log = logging.getLogger(__name__)
 UNLIKE = ("Why 7?", "a) Sing!b")
 """Instructions without a common first or last token."""
-DATE = "26 Jul 2024"
-"""Date for templates that would insert today's, so that prompts do not change from day to day."""
+
+
+class _FixedDate(datetime):
+    """The date of templates that insert today's, so that a prompt is the same every day."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> "_FixedDate":
+        return cls(2024, 7, 26, tzinfo=tz)
 
 
 def render(
@@ -68,9 +78,11 @@ def announce(tokenizer: Any, system: str | None = None) -> None:
 def encode(tokenizer: Any, prompt: str, *, raw: bool = False) -> list[int]:
     """Tokenize a prompt, with exactly one beginning-of-sequence token if the tokenizer adds one.
 
-    A rendered chat template contains its special tokens already; a `raw` text does not.
+    A rendered chat template contains its special tokens already; a `raw` text does not. Tokens that
+    the tokenizer adds after the text, such as an end-of-sequence token, are left out: the prompt is
+    to be continued.
     """
-    return tokenizer.encode(prompt, add_special_tokens=_needs_special(tokenizer, prompt, raw))
+    return _encoded(tokenizer, prompt, raw)[0]
 
 
 def with_answer(
@@ -103,16 +115,46 @@ def first_token(tokenizer: Any, prompt: str, answer: str, *, raw: bool = False) 
     return tokens[answer_positions[0]]
 
 
-def subject_position(tokenizer: Any, prompt: str, subject: str, *, raw: bool = False) -> int:
-    """Return the position of a subject's last token, at its last mention in the prompt.
+def subject_position(
+    tokenizer: Any,
+    prompt: str,
+    subject: str,
+    *,
+    instruction: str | None = None,
+    start: int = -1,
+    raw: bool = False,
+) -> int:
+    """Return the position of a subject's last token in a rendered prompt.
+
+    Args:
+        tokenizer: the tokenizer.
+        prompt: the rendered prompt.
+        subject: text of the subject.
+        instruction: the part of the prompt that is searched, without the template; None: all of it.
+        start: index of the subject in the instruction; -1: its last mention, as a whole word if
+            there is one.
+        raw: see `encode`.
 
     Raises:
-        ValueError: the subject is empty or not in the prompt.
+        ValueError: the subject is empty or not in the instruction.
     """
-    start = prompt.rfind(subject)
+    text = prompt if instruction is None else instruction.strip()
+    begin = prompt.rfind(text)
+    if begin < 0:  # The template changed the instruction.
+        text, begin, start = prompt, 0, -1
+    if start >= 0 and instruction is not None:
+        start -= len(instruction) - len(instruction.lstrip())
+    else:
+        start = _last_mention(text, subject)
     if not subject or start < 0:
-        raise ValueError(f"subject {subject!r} is not in the prompt {prompt!r}")
-    return _span(tokenizer, prompt, start, start + len(subject), raw)[-1]
+        raise ValueError(f"subject {subject!r} is not in the prompt {text!r}")
+    return _span(tokenizer, prompt, begin + start, begin + start + len(subject), raw)[-1]
+
+
+def _last_mention(text: str, subject: str) -> int:
+    """Find the last mention as a whole word, else any last mention; -1 if there is none."""
+    whole = list(re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", text))
+    return whole[-1].start() if whole else text.rfind(subject)
 
 
 def template_length(tokenizer: Any, *, variables: Mapping[str, Any] | None = None) -> int:
@@ -153,9 +195,12 @@ def single_tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:
 
 
 def _apply(tokenizer: Any, turns: list[dict[str, str]], variables: Mapping[str, Any]) -> str:
-    return tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True, **{"date_string": DATE, **variables}
-    )
+    date = {"date_string": _FixedDate.now().strftime("%d %b %Y")}
+    # A template's `strftime_now` can be replaced in no other way: variables are made plain data.
+    with patch.object(chat_template_utils, "datetime", _FixedDate):
+        return tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, **{**date, **variables}
+        )
 
 
 def _needs_special(tokenizer: Any, prompt: str, raw: bool) -> bool:
@@ -163,11 +208,18 @@ def _needs_special(tokenizer: Any, prompt: str, raw: bool) -> bool:
     return (raw or tokenizer.chat_template is None) and not (bos and prompt.startswith(bos))
 
 
+def _encoded(tokenizer: Any, text: str, raw: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return the tokens of a prompt, and the characters from first to last that each is from."""
+    special = _needs_special(tokenizer, text, raw)
+    encoding = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    tokens, spans = encoding["input_ids"], encoding["offset_mapping"]
+    end = len(tokens)
+    while special and end > 1 and spans[end - 1][0] == spans[end - 1][1]:
+        end -= 1
+    return tokens[:end], spans[:end]
+
+
 def _span(tokenizer: Any, text: str, start: int, end: int, raw: bool) -> tuple[int, ...]:
     """Return the positions of the tokens that overlap the characters from `start` to `end`."""
-    spans = tokenizer(
-        text,
-        add_special_tokens=_needs_special(tokenizer, text, raw),
-        return_offsets_mapping=True,
-    )["offset_mapping"]
+    _, spans = _encoded(tokenizer, text, raw)
     return tuple(n for n, (first, last) in enumerate(spans) if first < end and start < last)

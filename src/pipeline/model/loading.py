@@ -1,7 +1,6 @@
 """Load a causal language model, and map sites to its modules."""
 
-import hashlib
-import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -10,7 +9,6 @@ from typing import Any
 import torch
 import transformers
 from jaxtyping import Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.config.sections import Model
@@ -18,6 +16,10 @@ from pipeline.model import chat
 from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path, folder_digest
 from pipeline.model.sites import Site, check_middle
+from pipeline.model.tokenizer import load_tokenizer
+from pipeline.model.weights import load_config, load_weights, unheeded
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MODULES = {
@@ -87,25 +89,28 @@ class LanguageModel:
                 single device.
 
         Raises:
-            ValueError: no model at the path, damaged weights, an unknown dtype or device, or
-                accelerate is missing.
+            ValueError: no model at the path, an unknown dtype or device, accelerate is missing, or
+                weights or a tokenizer that do not belong to the config.
         """
         torch_dtype = choose_dtype(dtype)
         check_device_map(device_map)
         check_path(path, revision)
-        placement = {"device_map": device_map} if device_map else {}
         device = choose_device(device)
+        load_config(path, revision)
+        tokenizer = load_tokenizer(path, revision)
         if not sys.stderr.isatty():
             transformers.utils.logging.disable_progress_bar()
-        try:
-            hf = transformers.AutoModelForCausalLM.from_pretrained(
-                path, revision=revision, dtype=torch_dtype or "auto", **placement
+        hf = load_weights(path, revision=revision, dtype=torch_dtype, device_map=device_map)
+        ignored = unheeded(hf.generation_config, tokenizer.eos_token_id)
+        if ignored:
+            log.warning(
+                "completions do not follow the generation_config of %s: %s",
+                path,
+                "; ".join(ignored),
             )
-        except SafetensorError as error:
-            raise ValueError(f"the weights of model.path {path!r} are damaged: {error}") from error
         return cls(
             hf if device_map else hf.to(device),
-            load_tokenizer(path, revision),
+            tokenizer,
             name=path,
             weights=folder_digest(path) or str(hf.config._commit_hash),
         )
@@ -174,9 +179,17 @@ class LanguageModel:
 
         Raises:
             NeedsRun: the model was loaded without weights.
+            ValueError: a token past the embedding.
         """
         if self.device.type == "meta":
             raise NeedsRun(f"{self.name} was loaded without weights")
+        last = self.hf.get_input_embeddings().weight.shape[0] - 1
+        highest = max(max(row) for row in rows)
+        if highest > last:
+            raise ValueError(
+                f"token {highest} ({self.tokenizer.decode([highest])}): {self.name} has embeddings "
+                f"0 to {last}"
+            )
         width = max(len(row) for row in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -226,7 +239,7 @@ def load_model(section: Model) -> LanguageModel:
 
 def without_weights(section: Model, tokenizer: Any) -> LanguageModel:
     """Build the model of a study on the meta device, without weights, to check shapes fast."""
-    config = transformers.AutoConfig.from_pretrained(section.path, revision=section.revision)
+    config = load_config(section.path, section.revision)
     with torch.device("meta"):
         hf = transformers.AutoModelForCausalLM.from_config(config)
     model = LanguageModel(hf, tokenizer, name=section.path)
@@ -274,21 +287,3 @@ def check_device_map(device_map: str | None) -> None:
         raise ValueError(
             f"device_map {device_map!r} needs accelerate: pip install 'actsweep[gpus]'"
         )
-
-
-def load_tokenizer(path: str, revision: str | None = None) -> Any:
-    """Load the tokenizer of a model.
-
-    Raises:
-        ValueError: there is none; transformers would silently build an empty one.
-    """
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
-    if not tokenizer.encode("a", add_special_tokens=False):
-        raise ValueError(f"model.path {path!r} has no tokenizer: text gives no tokens")
-    return tokenizer
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """Hash a tokenizer's vocabulary and its processing of text."""
-    state = json.dumps(tokenizer.get_vocab(), sort_keys=True) + repr(tokenizer.backend_tokenizer)
-    return hashlib.sha256(state.encode()).hexdigest()[:16]

@@ -19,7 +19,13 @@ from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path
-from pipeline.model.loading import LanguageModel, choose_device, choose_dtype, load_model
+from pipeline.model.loading import (
+    LanguageModel,
+    choose_device,
+    choose_dtype,
+    load_config,
+    load_model,
+)
 
 PACKAGES = ("actsweep", "torch", "transformers", "datasets", "hydra-core", "dvc", "wandb")
 
@@ -65,7 +71,7 @@ def _caches() -> Iterator[tuple[str, str]]:
 
 def _examine_model(section: Model) -> Iterator[tuple[str, str]]:
     check_path(section.path, section.revision)
-    config = transformers.AutoConfig.from_pretrained(section.path, revision=section.revision)
+    config = load_config(section.path, section.revision)
     architecture_of(config, section.path)
     with torch.device("meta"):
         shapes = transformers.AutoModelForCausalLM.from_config(config)

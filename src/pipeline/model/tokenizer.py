@@ -1,0 +1,40 @@
+"""Load the tokenizer of a model."""
+
+import hashlib
+import json
+from typing import Any
+
+import transformers
+
+
+def load_tokenizer(path: str, revision: str | None = None) -> Any:
+    """Load the tokenizer of a model.
+
+    Raises:
+        ValueError: there is none, for which transformers would silently build an empty one, or it
+            has several chat templates and none is the default.
+    """
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
+    except (ValueError, OSError, ImportError, KeyError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise ValueError(
+            f"the tokenizer of model.path {path!r} cannot be loaded: {reason}"
+        ) from error
+    if len(tokenizer.get_vocab()) <= len(set(tokenizer.all_special_ids)):
+        raise ValueError(f"model.path {path!r} has no tokenizer: its vocabulary is empty")
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict):
+        if "default" not in templates:
+            raise ValueError(
+                f"model.path {path!r} has several chat templates, none named default: "
+                f"{', '.join(templates)}"
+            )
+        tokenizer.chat_template = templates["default"]
+    return tokenizer
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Hash a tokenizer's vocabulary and its processing of text."""
+    state = json.dumps(tokenizer.get_vocab(), sort_keys=True) + repr(tokenizer.backend_tokenizer)
+    return hashlib.sha256(state.encode()).hexdigest()[:16]

@@ -1,0 +1,181 @@
+"""Load the config and the weights of a model; fail in one line if they do not fit together."""
+
+import logging
+import pickle
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+
+log = logging.getLogger(__name__)
+
+_LFS_POINTER = b"version https://git-lfs"
+_INERT = {
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "sequence_bias": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "min_length": 0,
+    "min_new_tokens": None,
+    "exponential_decay_length_penalty": None,
+    "stop_strings": None,
+    "num_beams": 1,
+    "guidance_scale": None,
+    "watermarking_config": None,
+    "min_p": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}
+"""Options of a generation config that the engine does not apply, with their inert values."""
+
+
+def load_config(path: str, revision: str | None = None) -> Any:
+    """Load the config of a model.
+
+    Raises:
+        ValueError: no valid config, or a quantised model.
+    """
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, revision=revision)
+    except (ValueError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise ValueError(f"the config of model.path {path!r} cannot be loaded: {reason}") from error
+    _check_not_quantised(path, config)
+    return config
+
+
+def load_weights(
+    path: str, *, revision: str | None, dtype: torch.dtype | None, device_map: str | None
+) -> Any:
+    """Load a transformers model with all of its weights.
+
+    Warns about weights without a place in the model, which transformers leaves out.
+
+    Raises:
+        ValueError: damaged, missing or wrongly sized weights, or adapters that are not merged; the
+            latter transformers would replace by random ones, or leave out.
+    """
+    check_files(path)
+    placement = {"device_map": device_map} if device_map else {}
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        hf, report = transformers.AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            dtype=dtype or "auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **placement,
+        )
+    except (
+        *(SafetensorError, pickle.UnpicklingError, EOFError, OSError),
+        *(RuntimeError, ImportError, ValueError, KeyError),
+    ) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise ValueError(
+            f"the weights of model.path {path!r} cannot be loaded: {reason}"
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    _check_report(path, report)
+    return hf
+
+
+def check_files(path: str) -> None:
+    """Check the files of a local folder without reading the weights; skip a Hub id.
+
+    Raises:
+        ValueError: a truncated file, a pointer in place of a file, or an adapter.
+    """
+    folder = Path(path)
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"model.path {path!r} has an adapter (adapter_config.json), which would not be "
+            "applied; merge it into the weights first"
+        )
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        with file.open("rb") as content:
+            if content.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise ValueError(
+                    f"model.path {path!r}: {file.name} is a pointer of git-lfs, not the weights; "
+                    "fetch them with `git lfs pull`"
+                )
+        if file.suffix == ".safetensors":
+            try:
+                with safe_open(file, "pt"):
+                    pass
+            except SafetensorError as error:
+                raise ValueError(
+                    f"the weights of model.path {path!r} are damaged: {file.name}: {error}"
+                ) from error
+
+
+def unheeded(generation: Any, eos_token: int | None) -> list[str]:
+    """List what a generation config sets for `generate` that completions here do not follow."""
+    values = {name: getattr(generation, name, None) for name in _INERT}
+    different = [
+        f"{name} {_short(value)}"
+        for name, value in values.items()
+        if value is not None and value != _INERT[name]
+    ]
+    ends = generation.eos_token_id
+    listed = ends if isinstance(ends, list) else [ends]
+    if ends is not None and eos_token is not None and eos_token not in listed:
+        different.append(f"eos_token_id {_short(ends)}, without the tokenizer's {eos_token}")
+    return different
+
+
+def _check_not_quantised(path: str, config: Any) -> None:
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None:
+        record = quantization if isinstance(quantization, Mapping) else quantization.to_dict()
+        method = str(record.get("quant_method", "unknown method"))
+        raise ValueError(
+            f"model.path {path!r} is quantised ({method}), which is not supported; use the model "
+            "that it was made from"
+        )
+
+
+def _check_report(path: str, report: Mapping[str, Any]) -> None:
+    if report["mismatched_keys"]:
+        name, stored, expected = min(report["mismatched_keys"])
+        raise ValueError(
+            f"the weights of model.path {path!r} do not fit its config: {name} is "
+            f"{[*stored]}, the config has {[*expected]}"
+        )
+    if report["missing_keys"]:
+        raise ValueError(
+            f"model.path {path!r}: its files have no {_listed(report['missing_keys'])}"
+        )
+    unexpected = report["unexpected_keys"]
+    if any("lora_" in name for name in unexpected):
+        raise ValueError(
+            f"model.path {path!r} has weights of an adapter that is not merged, such as "
+            f"{min(name for name in unexpected if 'lora_' in name)}; merge it first"
+        )
+    if unexpected:
+        log.warning(
+            "model.path %r: the model has no place for %d weights of its files: %s",
+            path,
+            len(unexpected),
+            _listed(unexpected),
+        )
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(sorted(names)[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
