@@ -61,7 +61,7 @@ class Job:
 
         Contains nothing that can change without DVC rerunning the stage.
         """
-        config = json.dumps({k: self.study.value(k) for k in self.stage.sections}, sort_keys=True)
+        config = json.dumps({k: self.study.value(k) for k in self.stage.sections})
         hashes = {name: digest(self.folder / name) for name in self.stage.inputs}
         return hashes | {"config": hashlib.sha256(config.encode()).hexdigest()}
 
@@ -73,7 +73,7 @@ def stage_key(study: Study, stage: Stage, folder: Path) -> str:
     """
     key = hashlib.sha256()
     sections = {name: study.value(name) for name in stage.sections}
-    key.update(json.dumps(sections, sort_keys=True).encode())
+    key.update(json.dumps(sections).encode())
     code = study.code[stage.name]
     key.update((code if stage.fit is None else code[stage.fit]).encode())
     for name in stage.inputs:

@@ -1,6 +1,7 @@
 """fits/ x conditions on val prompts -> settings.json and validation.parquet: chosen settings."""
 
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from pipeline.measures.settings import Setting, choose_setting, validated
 from pipeline.measures.statistics import summarise
 from pipeline.runs.scratch import whole_file
 from stages import Job, main
+
+log = logging.getLogger(__name__)
 
 
 def run(job: Job) -> None:
@@ -76,7 +79,12 @@ def _choose(job: Job, name: str, part: Part, scores: pd.DataFrame) -> tuple[Sett
     )
     table = with_conditions(means, conditions)
     axes = list(dict.fromkeys(axis for condition in part.conditions for axis in condition.axes))
-    return choose_setting(table, axes, str(arm.goal)), table
+    setting = choose_setting(table, axes, str(arm.goal))
+    if setting.tied == setting.candidates > 1:
+        log.warning(
+            "sweep.arms.%s: validation cannot separate any of its %d settings", name, setting.tied
+        )
+    return setting, table
 
 
 if __name__ == "__main__":

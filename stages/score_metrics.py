@@ -1,18 +1,27 @@
 """Sweep outputs -> scores.parquet (one row per sample), summary.parquet and metrics.json."""
 
 import json
+import logging
 
 import pandas as pd
 
 from pipeline.config.contracts import bound, imported
 from pipeline.measures.headline import headline
 from pipeline.measures.scale import TEXT_METRIC, TEXT_SCALE, Scale, scale_of
-from pipeline.measures.scores import long_table, score_completions, with_conditions, with_prompts
+from pipeline.measures.scores import (
+    constant_metrics,
+    long_table,
+    score_completions,
+    with_conditions,
+    with_prompts,
+)
 from pipeline.measures.settings import Setting
 from pipeline.measures.statistics import summarise
 from pipeline.runs.scratch import whole_file
 from pipeline.views.completions import completion_table
 from stages import Job, main
+
+log = logging.getLogger(__name__)
 
 SHOWN = 40
 """Pairs of completions logged to a tracked run."""
@@ -26,6 +35,10 @@ def run(job: Job) -> None:
     logits = pd.read_parquet(job.folder / "logits.parquet")
     completions = job.inputs.completions
     scores = long_table([score_completions(completions, metrics), logits])
+    by_arm = {study.sweep.arm(name).metric for name in study.sweep.arms}
+    for name in constant_metrics(scores):
+        if name in by_arm:
+            log.warning("metric %s gives every completion and prompt the same score", name)
     joined = with_conditions(with_prompts(scores, prompts), job.inputs.conditions)
     scales = _scales(job)
     summary = summarise(
@@ -38,6 +51,7 @@ def run(job: Job) -> None:
     summary = summary.assign(
         metric_label=[scales[name].label for name in summary["metric"]],
         percent=[scales[name].percent for name in summary["metric"]],
+        share=[scales[name].share for name in summary["metric"]],
     )
     settings = json.loads((job.folder / "settings.json").read_text())
     arms = {name: study.sweep.arm(name) for name in study.sweep.arms}

@@ -74,9 +74,8 @@ def summary_of(scores: pd.DataFrame) -> pd.DataFrame:
     """As a study's stage of scores makes it."""
     by = ["condition", "label", "split", "metric"]
     means = summarise(scores, by, shares=SHARES, **CLUSTER)
-    means = means.assign(
-        metric_label=means["metric"].map(LABELS), percent=means["metric"].isin(SHARES)
-    )
+    is_share = means["metric"].isin(SHARES)
+    means = means.assign(metric_label=means["metric"].map(LABELS), percent=is_share, share=is_share)
     axes = ["role", "arm", "intervention", "source", "draw", "layer", "strength", "positions"]
     conditions = scores[["condition", *axes, "at_setting", "is_setting"]].drop_duplicates(
         "condition"

@@ -180,3 +180,11 @@ def test_the_comparison_holds_layers_and_controls_and_nothing_else():
     assert SETTING.differing({**SETTING.axes, "rank": 3}) == ["rank"]
     missing = {name: value for name, value in SETTING.axes.items() if name != "positions"}
     assert SETTING.differing(missing) == ["positions"]
+
+
+def test_what_validation_cannot_separate_is_counted():
+    table = means(*((layer, 1.0, "last", 0.5) for layer in range(5)), (9, 1.0, "last", 0.1))
+    setting = choose_setting(table, AXES, "raise")
+    assert (setting.axes["layer"], setting.tied, setting.candidates) == (0, 5, 6)
+    apart = means((1, 1.0, "all", 0.1), (2, 1.0, "all", 0.9))
+    assert (choose_setting(apart, AXES, "raise").tied, len(apart)) == (1, 2)

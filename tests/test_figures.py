@@ -15,7 +15,7 @@ from PIL import Image
 from study_tables import CLUSTER, LAYERS, SHARES, STRENGTHS, summary_of, swept_scores
 
 from pipeline.engine.conditions import BASELINE, CONTROL
-from pipeline.measures.statistics import simultaneous_band
+from pipeline.measures.bands import band_over
 from pipeline.views.figures import counts_by_condition, effect_by_layer, strength_by_layer
 from pipeline.views.marks import GREY
 from pipeline.views.panels import caption, save
@@ -69,8 +69,7 @@ def band_of(drawn: FillBetweenPolyCollection) -> list[tuple[float, float]]:
 def expected_band(scores: pd.DataFrame, arm: str, metric: str) -> list[tuple[float, float]]:
     rows = scores[(scores["arm"] == arm) & (scores["metric"] == metric)]
     rows = rows[(rows["source"] == "fitted") & (rows["strength"] == 1.0)]
-    # Twelve samples for each layer, in order.
-    band = simultaneous_band(rows["score"].to_numpy().reshape(len(LAYERS), 12).T, seed=0)
+    band = band_over(rows, "layer", LAYERS, share=True, **CLUSTER)
     return list(zip(band.low, band.high, strict=True))
 
 
@@ -104,6 +103,20 @@ def test_effect_draws_the_means_the_baseline_and_the_band(
     ]
 
 
+def test_effect_of_a_metric_that_is_no_share_has_its_own_axis(
+    summary: pd.DataFrame, scores: pd.DataFrame
+) -> None:
+    figure = effect_by_layer(summary, scores, **EFFECT | {"metrics": ["n_items"]})
+    drawn = line(figure, 0, "n_items")
+    low, high = figure.axes[0].get_ylim()
+    assert low < drawn.min() and drawn.max() < high and drawn.max() > 1.03
+    assert figure.axes[0].get_ylabel() == "items per list"
+    (band,) = (c for c in figure.axes[0].collections if isinstance(c, FillBetweenPolyCollection))
+    assert band.get_paths()[0].vertices[:, 1].max() > 1.03
+    with pytest.raises(ValueError, match="refusal, n_items have no common scale"):
+        effect_by_layer(summary, scores, **EFFECT | {"metrics": ["refusal", "n_items"]})
+
+
 def test_effect_draws_controls_as_the_mean_over_draws(
     summary: pd.DataFrame, scores: pd.DataFrame
 ) -> None:
@@ -134,14 +147,17 @@ def test_controls_of_several_metrics_are_filled_in_their_colours(
 def test_a_band_of_shares_stays_between_none_and_all(
     summary: pd.DataFrame, scores: pd.DataFrame
 ) -> None:
-    """Clusters' shares are not 0 or 1, so that mean -+ c stderr would pass 1 here."""
+    """Topics' shares are not 0 or 1, so that mean -+ c stderr would pass 1 here."""
     shares = scores.assign(score=np.where(scores["sample"] % 4 == 0, scores["repeat"] > 0, 1.0))
     twice = pd.concat([shares, shares.assign(repeat=1, score=1.0)])
     figure = effect_by_layer(summary_of(twice), twice, **EFFECT | {"cluster": "topic"})
     for axes in figure.axes[:2]:
         bands = [c for c in axes.collections if isinstance(c, FillBetweenPolyCollection)]
         heights = np.concatenate([band.get_paths()[0].vertices[:, 1] for band in bands])
-        assert (heights.max(), heights.min() > 0) == (1, True)
+        assert heights.max() <= 1 and heights.min() > 0
+    # Four topics are too few for a band over all layers.
+    few = "bands: 95 % at each layer by itself, as fewer than 10 topics are scored."
+    assert few in caption_of(figure)
 
 
 def test_captions_break_at_no_equals_sign_and_no_per_cent() -> None:

@@ -84,17 +84,15 @@ def test_the_difference_is_paired_by_sample():
     assert (difference["n"], difference["n_unscored"]) == (3, 1)
     assert difference["stderr"] == pytest.approx(math.sqrt(4 / 3) / math.sqrt(3))
     assert difference["low"] < 1 / 3 < difference["high"]
+    assert difference["interval"] == "newcombe_paired"
 
 
 def test_controls_are_averaged_over_draws_at_the_chosen_layer():
-    controls = numbers()["add"]["controls"]
-    assert {source: (drawn["mean"], drawn["n"]) for source, drawn in controls.items()} == {
-        "shuffled": (0.25, 8),
-        "isotropic": (0.25, 4),
+    # Each draw is shown; an interval over prompts alone would hide how much draws differ.
+    assert numbers()["add"]["controls"] == {
+        "shuffled": {"mean": 0.25, "draws": [0.0, 0.5]},
+        "isotropic": {"mean": 0.25, "draws": [0.25]},
     }
-    # Draws of one sample are not independent of each other.
-    assert controls["shuffled"]["interval"] == "wilson_clustered"
-    assert controls["isotropic"]["interval"] == "wilson"
 
 
 def test_perplexity_is_that_of_the_texts_mean_losses():
@@ -141,7 +139,7 @@ def test_clusters_are_those_of_the_study():
     assert (add["baseline"]["low"], add["baseline"]["high"]) == pytest.approx(
         (float(low), float(high))
     )
-    assert add["difference"]["interval"] == "none" and add["difference"]["low"] is None
+    assert add["difference"]["interval"] == "newcombe_paired"
 
 
 def test_main_numbers_as_lines():
@@ -150,11 +148,24 @@ def test_main_numbers_as_lines():
         "add (layer 2, strength 0.5, at the last position): refusal 25.0 % [4.6 %, 69.9 %] -> "
         "66.7 % [20.8 %, 93.9 %], n = 3"
     )
-    assert lines[1] == "    controls: isotropic 25.0 %, shuffled 25.0 %"
+    assert lines[1] == "    controls, each draw: isotropic 25.0 %; shuffled 0.0 %, 50.0 %"
     assert lines[2].startswith("    perplexity of unrelated text 4.48 [")
     assert "-> 7.39 [" in lines[2]
     assert lines[3].startswith("odds: odds 0.50 [") and lines[3].endswith("], n = 3")
     assert len(lines) == 4
+
+
+def test_settings_that_validation_cannot_separate_are_told():
+    tied = Setting(SETTING.axes, "s2", "validation", tied=7, candidates=9)
+    lines = main_numbers(numbers(setting=tied)).splitlines()
+    assert lines[1] == "    validation cannot separate 7 of 9 settings"
+
+
+def test_many_draws_are_told_by_their_range():
+    many = numbers() | {}
+    many["add"]["controls"] = {"isotropic": {"mean": 0.4, "draws": [0.5, None, *[0.4] * 7, 0.25]}}
+    line = main_numbers(many).splitlines()[1]
+    assert line == "    controls, each draw: isotropic 25.0 % to 50.0 % (10 draws)"
 
 
 def test_a_setting_of_any_axes_in_words():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.measures.statistics import simultaneous_band
+from pipeline.measures.bands import band_over
 from pipeline.views import glyphs
 from pipeline.views.bars import next_token_bars
 from pipeline.views.glyphs import drawable
@@ -62,10 +62,9 @@ def test_curves_are_the_means_over_clusters_with_their_bands(prompts, lens):
         rows = lens[lens["label"] == label]
         assert axes.get_title(loc="left") == f"{label}\nn = 6 prompts, 3 topics"
         for name, band in zip(("bridge", "answer"), axes.collections, strict=True):
-            matrix = rows.pivot_table(
-                index="topic", columns="layer", values=f"{name}_reciprocal_rank"
-            )
-            expected = simultaneous_band(matrix.to_numpy(), seed=0)
+            scores = rows.assign(score=rows[f"{name}_reciprocal_rank"])
+            layers = sorted(rows["layer"].unique())
+            expected = band_over(scores, "layer", layers, cluster="topic", share=False, seed=0)
             (line,) = (x for x in axes.lines if x.get_label() == f"{name}_reciprocal_rank")
             np.testing.assert_allclose(line.get_ydata(), expected.mean)
             corners = band.get_paths()[0].vertices
@@ -100,8 +99,9 @@ def test_bands_stay_where_means_can_be(prompts, lens, column, highest):
         figure = mean_by_layer(prompts, {"last": table}, "sample", 0, **options)
         (drawn,) = figure.axes[0].collections
         heights = drawn.get_paths()[0].vertices[:, 1]
-        matrix = table.pivot_table(index="sample", columns="layer", values=column)
-        band = simultaneous_band(matrix.to_numpy(), seed=0)
+        scored = table.assign(score=table[column])
+        layers = sorted(table["layer"].unique())
+        band = band_over(scored, "layer", layers, cluster="sample", share=False, seed=0)
         if limit:
             assert band.high.max() > 1
             assert heights.max() == pytest.approx(min(limit, band.high.max()))

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -102,6 +103,22 @@ def test_self_bleu_by_hand() -> None:
 def test_self_bleu_clips_by_the_text_that_has_most() -> None:
     # Counts of "a": 3, 2, 2; the best among the others is 2, 3, 3.
     assert self_bleu_scores(["a a a", "a a", "a a"], 1) == pytest.approx([2 / 3, 1, 1])
+
+
+def test_self_bleu_takes_the_nearest_length_of_another_text() -> None:
+    """As a loop over all other texts finds it, whose time is quadratic."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(list("abcdef"), size=n)) for n in rng.integers(1, 60, size=80)]
+    lengths = [len(text.split()) for text in texts]
+    for own, score in enumerate(self_bleu_scores(texts, 1)):
+        others = texts[:own] + texts[own + 1 :]
+        nearest = min(lengths[:own] + lengths[own + 1 :], key=lambda n: (abs(n - lengths[own]), n))
+        counts = Counter(texts[own].split())
+        best = {w: max(other.split().count(w) for other in others) for w in counts}
+        matches = sum(min(count, best[word]) for word, count in counts.items())
+        precision = (matches or 0.1) / lengths[own]
+        expected = min(1, math.exp(1 - nearest / lengths[own])) * precision if matches else 0
+        assert score == pytest.approx(expected)
 
 
 def test_self_bleu_groups_and_leaves_unscored() -> None:

@@ -8,6 +8,7 @@ from pipeline.engine.conditions import BASELINE, Condition
 from pipeline.engine.sweeps import Part, arm_conditions, conditions_table
 from pipeline.measures.scores import (
     SCORE_COLUMNS,
+    constant_metrics,
     long_table,
     score_completions,
     with_conditions,
@@ -93,3 +94,13 @@ def test_no_scores_are_a_table_with_its_columns():
     table = long_table([empty, one.assign(more=1), one])
     assert list(table) == SCORE_COLUMNS and table.index.tolist() == [0, 1]
     assert table["score"].dtype == float
+
+
+def test_a_metric_that_scores_all_alike_is_found():
+    scores = pd.DataFrame(
+        {
+            "metric": ["never", "never", "never", "once", "varies", "varies"],
+            "score": [0.0, 0.0, np.nan, 1.0, 0.0, 1.0],
+        }
+    )
+    assert constant_metrics(scores) == ["never"]

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from pipeline.data.prompts import select_prompts
+from pipeline.data.prompts import doubts, select_prompts
 
 PROMPTS = pd.DataFrame(
     {
@@ -58,3 +58,18 @@ def test_rows_are_taken_in_their_order(wanted, splits, expected):
 def test_what_no_prompt_has_is_named(wanted, splits, message):
     with pytest.raises(ValueError, match=message):
         select_prompts(PROMPTS, wanted, splits)
+
+
+def test_prompts_in_several_splits_and_tiny_classes_are_told():
+    frame = pd.DataFrame(
+        {"instruction": [f"q{n}" for n in range(40)], "label": "a", "split": ["train", "test"] * 20}
+    )
+    assert doubts(frame) == []
+    leaked = frame.assign(instruction=[f"q{n % 38}" for n in range(39)] + ["q37"])
+    assert doubts(leaked) == []  # q0 and q1 come twice, but in one split
+    leaked.loc[39, "split"] = "train"
+    (warning,) = doubts(leaked)
+    assert warning == "dataset: 1 instructions are in several splits, such as 'q37'"
+    few = pd.concat([frame, frame.head(6).assign(label="b", instruction="z")])
+    few["instruction"] = [f"q{n}" for n in range(len(few))]
+    assert doubts(few) == ["dataset: fewer than 10 prompts: 3 of b in test, 3 of b in train"]

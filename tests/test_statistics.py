@@ -11,7 +11,6 @@ from pipeline.measures.statistics import (
     cluster_means,
     estimate,
     paired_difference,
-    simultaneous_band,
     summarise,
     wilson,
 )
@@ -202,7 +201,7 @@ def test_paired_difference_removes_what_the_samples_share() -> None:
     baseline = long_scores(prompts.tolist())
     steered = long_scores((prompts + 1 + rng.normal(0, 0.1, size=50)).tolist())
     found = paired_difference(
-        steered.sample(frac=1, random_state=0), baseline, cluster="sample", seed=0
+        steered.sample(frac=1, random_state=0), baseline, cluster="sample", share=False, seed=0
     )
     differences = steered["score"] - baseline["score"]
     assert found.mean == pytest.approx(differences.mean())
@@ -213,49 +212,54 @@ def test_paired_difference_removes_what_the_samples_share() -> None:
 def test_paired_difference_of_unscored_and_unmatched() -> None:
     baseline = long_scores([1.0, 2.0, math.nan, 4.0])
     steered = long_scores([2.0, math.nan, 3.0, 6.0])
-    found = paired_difference(steered, baseline, cluster="sample", seed=0)
+    found = paired_difference(steered, baseline, cluster="sample", share=False, seed=0)
     assert (found.mean, found.n, found.n_unscored) == (1.5, 2, 2)
     with pytest.raises(ValueError, match="sample 3, repeat 0 is on one side only"):
-        paired_difference(steered.iloc[:3], baseline, cluster="sample", seed=0)
+        paired_difference(steered.iloc[:3], baseline, cluster="sample", share=False, seed=0)
     with pytest.raises(ValueError, match="several scores"):
-        paired_difference(pd.concat([steered] * 2), baseline, cluster="sample", seed=0)
+        paired_difference(pd.concat([steered] * 2), baseline, cluster="sample", share=False, seed=0)
 
 
-@pytest.mark.parametrize("binary", [False, True])
-def test_band_holds_the_whole_curve(binary: bool) -> None:
-    rng = np.random.default_rng(6)
-    together = pointwise = 0
-    for _ in range(200):
-        values = rng.normal(size=(60, 1)) * 0.5 + rng.normal(size=(60, 12))
-        truth = 0.5 if binary else 0.0
-        values = (values > 0).astype(float) if binary else values
-        band = simultaneous_band(values, seed=0)
-        together += bool(((band.low <= truth) & (truth <= band.high)).all())
-        narrow = 1.96 * values.std(axis=0, ddof=1) / math.sqrt(60)
-        pointwise += bool((np.abs(values.mean(axis=0) - truth) <= narrow).all())
-    assert 0.92 <= together / 200 <= 0.985
-    assert pointwise / 200 < 0.75
-
-
-def test_band_of_certain_layers_keeps_its_width() -> None:
-    values = np.ones((100, 8))
-    values[:, 3] = np.arange(100) % 2
-    band = simultaneous_band(values, seed=0)
-    np.testing.assert_array_equal(band.high[[0, 7]], 1)
-    # Wider than pointwise Wilson (0.963), narrower than Bonferroni over 100 layers (0.87).
-    assert 0.90 < band.low[0] < 0.95
-    assert band.mean[3] == 0.5
-
-
-def test_band_leaves_unscored_rows_out() -> None:
-    values = np.random.default_rng(7).normal(size=(50, 4))
-    padded = np.vstack([values, np.full((1, 4), np.nan)])
-    np.testing.assert_allclose(
-        simultaneous_band(padded, seed=0).mean, simultaneous_band(values, seed=0).mean
+@pytest.mark.parametrize(
+    ("both", "steered", "baseline", "neither", "low", "high"),
+    [
+        # Newcombe 1998, Statistics in Medicine 17, 2635, method 10: 36, 12, 2, 0 of 50.
+        (36, 12, 2, 0, 0.0569, 0.3404),
+        # By hand, without a common part: Wilson's intervals combined by squares.
+        (0, 0, 0, 20, -0.1611, 0.1611),
+    ],
+)
+def test_paired_shares_have_newcombes_interval(
+    both: int, steered: int, baseline: int, neither: int, low: float, high: float
+) -> None:
+    counts = [both, steered, baseline, neither]
+    after, before = (np.repeat(values, counts) for values in ([1, 1, 0, 0], [1, 0, 1, 0]))
+    found = paired_difference(
+        long_scores(after.tolist()), long_scores(before.tolist()), share=True, **RESAMPLED
     )
-    values[1:, 2] = np.nan
-    with pytest.raises(ValueError, match=r"\[50, 50, 1, 50\]"):
-        simultaneous_band(values, seed=0)
+    assert (found.low, found.high) == (pytest.approx(low, abs=5e-4), pytest.approx(high, abs=5e-4))
+    assert found.interval == "newcombe_paired"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("repeats", [1, 4])
+def test_paired_shares_with_a_rare_change_are_covered(repeats: int) -> None:
+    rng = np.random.default_rng(8)
+    hits = 0
+    for _ in range(400):
+        prompts = np.arange(60).repeat(repeats)
+        before = (rng.random(60) < 0.1).repeat(repeats)
+        after = before | (rng.random(60) < 0.03).repeat(repeats)
+        pair = [
+            long_scores(side.astype(float).tolist()).assign(
+                sample=prompts, repeat=np.tile(range(repeats), 60)
+            )
+            for side in (after, before)
+        ]
+        found = paired_difference(pair[0], pair[1], cluster="sample", share=True, seed=0)
+        hits += found.low <= 0.9 * 0.03 <= found.high
+    # The bootstrap covers 0.8 of these, as many have no change at all.
+    assert hits / 400 >= 0.94
 
 
 def test_cluster_means() -> None:

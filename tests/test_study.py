@@ -175,6 +175,14 @@ def test_the_id_is_that_of_the_whole_config_without_tracking():
         assert compose_study("refusal", [override], root=ROOT).id != base
 
 
+def test_arms_in_another_order_are_another_study():
+    """Their results are the same numbers in other bytes."""
+    study = compose_study("refusal", root=ROOT)
+    base = study.id
+    study.sweep.arms = dict(reversed(study.sweep.arms.items()))
+    assert study.id != base
+
+
 def test_every_model_file_says_where_from_how_large_and_whether_it_was_tried():
     for path in sorted((ROOT / "conf" / "model").glob("*.yaml")):
         text, given = path.read_text(), yaml.safe_load(path.read_text())

@@ -163,5 +163,6 @@ class Study:
     def id(self) -> str:
         """Hash of the study's resolved YAML, without tracking, which does not affect results."""
         config = {k: v for k, v in self.config.items() if k not in ("tracking", "code")}
-        text = json.dumps(config, sort_keys=True)
+        # In the config's order: results of arms that stand in another order are other bytes.
+        text = json.dumps(config)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -1,5 +1,6 @@
 """Render, tokenise and select prompts and texts."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,11 @@ import pandas as pd
 
 from pipeline.data import datasets
 from pipeline.model import chat
+
+log = logging.getLogger(__name__)
+
+FEW = 10
+"""Prompts of a label and split below which a warning says so."""
 
 
 def tokenised_prompts(
@@ -25,7 +31,27 @@ def tokenised_prompts(
         raise ValueError("dataset is empty")
     if not frame["raw"].all():
         chat.announce(tokenizer, system)
+    for warning in doubts(frame):
+        log.warning(warning)
     return datasets.tokenise(frame, tokenizer, system=system, variables=variables)
+
+
+def doubts(frame: pd.DataFrame) -> list[str]:
+    """Describe what makes results of a dataset doubtful: leaks between splits, tiny classes."""
+    found = []
+    split_counts = frame.drop_duplicates(["instruction", "split"]).groupby("instruction").size()
+    shared = split_counts[split_counts > 1]
+    if len(shared):
+        found.append(
+            f"dataset: {len(shared)} instructions are in several splits, such as "
+            f"{shared.index[0]!r}"
+        )
+    sizes = frame.groupby(["label", "split"]).size()
+    small = [f"{n} of {label} in {split}" for (label, split), n in sizes.items() if n < FEW]
+    if small:
+        more = f" and {len(small) - 4} more" if len(small) > 4 else ""
+        found.append(f"dataset: fewer than {FEW} prompts: {', '.join(small[:4])}{more}")
+    return found
 
 
 def tokenised_texts(path: str | None, tokenizer: Any) -> pd.DataFrame:

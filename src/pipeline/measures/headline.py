@@ -35,9 +35,10 @@ def headline(
         seed: of the bootstrap.
 
     Returns:
-        arm -> `baseline`; for arms with a setting also `setting`, `steered`, `difference` (paired),
-        `controls` (source -> estimate over its draws) and, if unrelated text was run under that
-        condition, `perplexity` for baseline and steered.
+        arm -> `baseline`; for arms with a setting also `setting`, `tied` of `candidates`,
+        `steered`, `difference` (paired), `controls` (source -> `draws`, the mean of each draw, and `mean`, theirs) and, if unrelated
+        text was run under that condition, `perplexity` for baseline and steered. A control has no
+        interval: draws differ far more than resampled prompts would tell.
     """
     reported = {}
     for name, (metric, goal) in arms.items():
@@ -61,15 +62,19 @@ def headline(
             numbers |= {
                 "setting": {k: v for k, v in setting.axes.items() if k not in _IMPLIED},
                 "chosen_by": setting.chosen_by,
+                "tied": setting.tied,
+                "candidates": setting.candidates,
                 "conditions": {
                     "baseline_id": baseline["condition"].iloc[0],
                     "steered_id": setting.condition,
                 },
                 "steered": average(steered),
                 "difference": _plain(
-                    paired_difference(steered, baseline, cluster=cluster, seed=seed)
+                    paired_difference(
+                        steered, baseline, cluster=cluster, share=scale.share, seed=seed
+                    )
                 ),
-                "controls": {source: average(drawn) for source, drawn in _by_source(controls)},
+                "controls": {source: _draws(drawn) for source, drawn in _by_source(controls)},
             }
             texts = of_arm[of_arm["metric"] == TEXT_METRIC]
             if (texts["condition"] == setting.condition).any():
@@ -87,6 +92,12 @@ _IMPLIED = ("arm", "intervention", "source", "draw")
 
 def _by_source(controls: pd.DataFrame) -> Any:
     return controls.groupby("source") if len(controls) else ()
+
+
+def _draws(rows: pd.DataFrame) -> dict[str, Any]:
+    means = rows.groupby("condition", sort=False)["score"].mean()
+    draws = [None if math.isnan(mean) else mean for mean in means]
+    return {"mean": None if means.isna().all() else float(means.mean()), "draws": draws}
 
 
 def _estimate(rows: pd.DataFrame, *, share: bool, cluster: str, seed: int) -> dict[str, Any]:

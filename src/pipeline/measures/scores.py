@@ -32,6 +32,12 @@ def long_table(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=SCORE_COLUMNS)
 
 
+def constant_metrics(scores: pd.DataFrame) -> list[str]:
+    """List the metrics that score all of several rows alike: they cannot show any effect."""
+    found = scores.groupby("metric", sort=False)["score"].agg(["count", "nunique"])
+    return found.index[(found["count"] > 1) & (found["nunique"] == 1)].tolist()
+
+
 def with_prompts(table: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
     """Join a table with the columns of its prompts, including the dataset's extra columns.
 

@@ -20,11 +20,15 @@ class Setting:
         axes: of the chosen condition.
         condition: its id.
         chosen_by: `validation`, or `selection` if a direction selection fixed the layer.
+        tied: number of candidates that validation cannot tell from the best, itself included.
+        candidates: number of scored candidates.
     """
 
     axes: Mapping[str, Axis]
     condition: str
     chosen_by: str
+    tied: int = 1
+    candidates: int = 1
 
     def differing(self, axes: Mapping[str, Axis]) -> list[str]:
         """List the axes, other than `FREE`, on which a condition differs from the setting."""
@@ -79,6 +83,8 @@ def choose_setting(means: pd.DataFrame, axes: Sequence[str], goal: str) -> Setti
         axes={axis: _plain(first[axis]) for axis in axes if pd.notna(first[axis])},
         condition=str(first["condition"]),
         chosen_by="selection" if (means["role"] == CURVE).any() else "validation",
+        tied=len(ranked),
+        candidates=len(rows),
     )
 
 

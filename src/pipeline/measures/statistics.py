@@ -5,12 +5,12 @@ error and interval is computed over whole clusters.
 """
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.special import ndtr, ndtri, stdtrit
 
 LEVEL = 0.95
@@ -33,16 +33,6 @@ class Estimate:
     low: float
     high: float
     interval: str
-
-
-@dataclass(frozen=True)
-class Band:
-    """A curve over layers with a band that contains the whole true curve with 95 % probability."""
-
-    mean: Float[np.ndarray, " layer"]
-    low: Float[np.ndarray, " layer"]
-    high: Float[np.ndarray, " layer"]
-    critical: float
 
 
 def summarise(
@@ -106,7 +96,9 @@ def estimate(score: pd.Series, cluster: pd.Series, *, proportion: bool, seed: in
     if proportion and m == n:
         name, bounds = "wilson", np.stack(wilson(mean, n))
     elif proportion:
-        rows = _effective_rows(mean, n, m, variance)
+        rows = effective_rows(mean, n, m, variance)
+        if 0 < mean < 1 and m > 1:
+            rows *= (_Z / stdtrit(m - 1, (1 + LEVEL) / 2)) ** 2
         name, bounds = "wilson_clustered", np.stack(wilson(mean, rows))
     elif m == 1:
         name, bounds = "none", np.full(2, np.nan)
@@ -121,7 +113,7 @@ def estimate(score: pd.Series, cluster: pd.Series, *, proportion: bool, seed: in
 def wilson(
     share: float | Float[np.ndarray, "*axes"],
     n: int | float | Float[np.ndarray, "*axes"],
-    critical: float = _Z,
+    critical: float | Float[np.ndarray, "*axes"] = _Z,
 ) -> tuple[Float[np.ndarray, "*axes"], Float[np.ndarray, "*axes"]]:
     """Compute Wilson's score interval of a share: all p with |share - p| <= critical * se(p).
 
@@ -137,22 +129,36 @@ def wilson(
     return low, high
 
 
-def paired_difference(
-    steered: pd.DataFrame, baseline: pd.DataFrame, *, cluster: str, seed: int
-) -> Estimate:
-    """Estimate mean steered - baseline over pairs of (sample, repeat), by cluster bootstrap.
+def effective_rows(mean: float, n: int | float, m: int | float, variance: float) -> float:
+    """Return the number of independent rows whose share would have this variance.
 
-    A pair is unscored if either side is. If all differences are equal, the interval has zero width:
-    also report the intervals of the two means.
+    mean (1 - mean) / variance for n rows in m clusters, at most n; m if all scores are equal.
+    """
+    if m == 1 or mean in (0, 1):
+        return float(m)
+    return float(n) if variance == 0 else float(min(n, mean * (1 - mean) / variance))
+
+
+def paired_difference(
+    steered: pd.DataFrame, baseline: pd.DataFrame, *, cluster: str, share: bool, seed: int
+) -> Estimate:
+    """Estimate mean steered - baseline over pairs of (sample, repeat).
+
+    A pair is unscored if either side is. Shares: Newcombe's interval for paired shares, which keeps
+    its coverage if few pairs change; otherwise the cluster bootstrap, with zero width if all
+    differences are equal.
 
     Args:
         steered: scores of one metric and condition: `sample`, `repeat`, `score` and `cluster`.
         baseline: the same for another condition.
         cluster: the column whose values are resampled together.
+        share: whether all scores are 0 or 1.
         seed: of the bootstrap.
 
     Raises:
         ValueError: a missing column, a duplicate row, or a row without its pair.
+
+    Source: Newcombe 1998, Statistics in Medicine 17, 2635 (method 10).
     """
     keys = ["sample", "repeat"]
     indexed = []
@@ -167,50 +173,41 @@ def paired_difference(
     if len(unpaired):
         sample, repeat = unpaired[0]
         raise ValueError(f"sample {sample}, repeat {repeat} is on one side only; valid: both")
-    return estimate(a["score"] - b["score"], a[cluster], proportion=False, seed=seed)
+    differences = a["score"] - b["score"]
+    found = estimate(differences, a[cluster], proportion=False, seed=seed)
+    if not share or found.n == 0:
+        return found
+    paired = differences.notna()
+    low, high = _newcombe(a["score"][paired], b["score"][paired], a[cluster][paired], seed)
+    return replace(found, low=low, high=high, interval="newcombe_paired")
+
+
+def _newcombe(
+    steered: pd.Series, baseline: pd.Series, cluster: pd.Series, seed: int
+) -> tuple[float, float]:
+    """Combine Wilson's intervals of two paired shares by squares, with their correlation."""
+    p, q = (estimate(side, cluster, proportion=True, seed=seed) for side in (steered, baseline))
+    n = p.n
+    both, neither = float((steered * baseline).sum()), float(((1 - steered) * (1 - baseline)).sum())
+    product = both * neither - (p.mean * n - both) * (q.mean * n - both)
+    if product > 0:
+        product = max(product - n / 2, 0.0)
+    margins = p.mean * (1 - p.mean) * q.mean * (1 - q.mean)
+    phi = product / (n**2 * np.sqrt(margins)) if margins > 0 else 0.0
+
+    def distance(one: float, other: float) -> float:
+        return float(np.sqrt(max(one**2 - 2 * phi * one * other + other**2, 0.0)))
+
+    difference = p.mean - q.mean
+    return (
+        difference - distance(p.mean - p.low, q.high - q.mean),
+        difference + distance(p.high - p.mean, q.mean - q.low),
+    )
 
 
 def cluster_means(scores: pd.DataFrame, columns: str, cluster: str) -> pd.DataFrame:
     """Average the scores of each cluster (rows) and value of `columns` (columns), ignoring NaN."""
     return scores.pivot_table(index=cluster, columns=columns, values="score", aggfunc="mean")
-
-
-def simultaneous_band(values: Float[np.ndarray, "rows layer"], *, seed: int) -> Band:
-    """Compute a 95 % simultaneous band of the mean over rows, for all layers at once.
-
-    The critical value is the 95 % quantile over resamples of max_layer |mean* - mean| / stderr,
-    widened for few rows like the bootstrap interval. The band is mean -+ critical * stderr. If all
-    scores are 0 or 1 it is Wilson's interval at that critical value, which keeps a nonzero width at
-    0 and 1; like any Wilson interval it can miss a share within 1 % of 0 or 1 by some tenths of a
-    per cent. A layer without variance has no t statistic; it contributes an independent standard
-    normal draw.
-
-    Args:
-        values: one row per independent unit (prompt, or cluster mean); NaN = unscored.
-        seed: of the bootstrap.
-
-    Raises:
-        ValueError: a layer has fewer than two scored rows.
-    """
-    scored: Bool[np.ndarray, "rows layer"] = ~np.isnan(values)
-    n = scored.sum(axis=0).astype(float)
-    if n.size == 0 or n.min() < 2:
-        raise ValueError(f"scored rows by layer: {n.astype(int).tolist()}; valid: at least 2 each")
-    filled = np.nan_to_num(values)
-    mean = filled.sum(axis=0) / n
-    stderr = np.sqrt(np.sum(scored * (filled - mean) ** 2, axis=0) / (n - 1) / n)
-    weights = resampling_counts(len(values), seed)
-    deviation = np.abs((weights @ filled) / (weights @ scored) - mean)
-    flat = stderr < 1e-12
-    noise = np.abs(np.random.default_rng(seed).standard_normal(deviation.shape))
-    t = np.where(flat, noise, deviation / np.where(flat, 1.0, stderr))
-    widening = -float(ndtri(_tail(int(n.min())))) / _Z
-    critical = widening * float(np.quantile(t.max(axis=1), LEVEL))
-    if np.isin(values[scored], (0, 1)).all():
-        low, high = wilson(mean, n, critical)
-    else:
-        low, high = mean - critical * stderr, mean + critical * stderr
-    return Band(mean, low, high, critical)
 
 
 @lru_cache(maxsize=4)
@@ -225,13 +222,6 @@ def _tail(clusters: int) -> float:
     # sqrt((m - 1) / m) and by z / t: by a third with six topics.
     widened = np.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, (1 + LEVEL) / 2)
     return float(ndtr(-widened))
-
-
-def _effective_rows(mean: float, n: int, m: int, variance: float) -> float:
-    if m == 1 or mean in (0, 1):
-        return float(m)
-    rows = float(n) if variance == 0 else min(n, mean * (1 - mean) / variance)
-    return rows * (_Z / stdtrit(m - 1, (1 + LEVEL) / 2)) ** 2
 
 
 def _require(table: pd.DataFrame, columns: list[str]) -> None:

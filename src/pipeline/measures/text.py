@@ -46,11 +46,10 @@ def self_bleu_scores(texts: list[str], n_grams: int) -> list[float]:
             known[i] &= order > 1 or matches > 0
             precision = (matches or SMOOTHING) / max(1, text_counts.total())
             log_precisions[i] += math.log(precision) / n_grams
+    nearest = _nearest_lengths(lengths)
     return [
-        math.exp(min(0.0, 1 - _nearest_length(lengths, i) / lengths[i]) + log_precisions[i])
-        if known[i]
-        else 0.0
-        for i in range(len(texts))
+        math.exp(min(0.0, 1 - nearest[length] / length) + log_precision) if is_known else 0.0
+        for length, log_precision, is_known in zip(lengths, log_precisions, known, strict=True)
     ]
 
 
@@ -73,6 +72,15 @@ def _two_largest(
     return largest, second
 
 
-def _nearest_length(lengths: list[int], own: int) -> int:
-    others = lengths[:own] + lengths[own + 1 :]
-    return min(others, key=lambda length: (abs(length - lengths[own]), length))
+def _nearest_lengths(lengths: list[int]) -> dict[int, int]:
+    """Map each length to the nearest length of another text, the shorter of two."""
+    counts = Counter(lengths)
+    distinct_lengths = sorted(counts)
+    nearest = {}
+    for place, length in enumerate(distinct_lengths):
+        if counts[length] > 1:
+            nearest[length] = length
+        else:
+            around = distinct_lengths[max(0, place - 1) : place] + distinct_lengths[place + 1 :][:1]
+            nearest[length] = min(around, key=lambda other: (abs(other - length), other))
+    return nearest

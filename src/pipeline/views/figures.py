@@ -16,10 +16,12 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from pipeline.engine.conditions import BASELINE
-from pipeline.measures.statistics import cluster_means, simultaneous_band, summarise
+from pipeline.measures.bands import band_over
+from pipeline.measures.statistics import cluster_means, summarise
 from pipeline.views.heat_maps import map_of_means
 from pipeline.views.marks import (
     GREY,
+    bands_in_words,
     control_keys,
     draw_band,
     draw_clusters,
@@ -58,17 +60,22 @@ def effect_by_layer(
     metrics: list[str],
     split: str,
 ) -> Figure:
-    """Plot the share of samples that score 1 against the direction's layer, one panel per arm.
+    """Plot the mean score against the direction's layer, one panel per arm.
 
     Each arm is at its chosen strength and position rule. Lines: the fitted direction with a 95 %
-    simultaneous band over `cluster`. Dashed: the arm's baseline with its interval. Grey markers:
-    controls, mean and range over their draws. A metric without scores in an arm is omitted there
-    and named in the caption.
+    band over `cluster`, simultaneous over layers. Dashed: the arm's baseline with its interval.
+    Grey markers: controls, mean and range over their draws. A metric without scores in an arm is
+    omitted there and named in the caption. Several metrics must all be in per cent.
     """
     summary = select(summary, split=split, arm=arms, metric=metrics)
     scores = select(scores, split=split, arm=arms, metric=metrics)
     colours = dict(zip(metrics, cycle(COLOURS), strict=False))
-    unscored, shown, several = [], [], len(metrics) > 1
+    unscored, shown, bands, several = [], [], [], len(metrics) > 1
+    percent = bool(summary["percent"].all())
+    if several and not percent:
+        raise ValueError(
+            f"metrics {', '.join(metrics)} have no common scale; valid: one, or all in per cent"
+        )
     with panels(len(arms)) as (figure, axes):
         for axis, arm in zip(axes, arms, strict=True):
             compared = steered_of(select(summary, arm=arm, at_setting=True))
@@ -82,19 +89,29 @@ def effect_by_layer(
                     continue
                 layers = fitted["layer"].astype(int).tolist()
                 rows = fitted_of(select(scores, arm=arm, metric=metric, at_setting=True))
-                matrix = cluster_means(rows, columns="layer", cluster=cluster)[layers]
                 draw_reference(axis, baseline_of(means), colour)
                 fill = colour if several else "white"
                 draw_controls(axis, steered, "layer", fill=fill)
-                band = simultaneous_band(matrix.to_numpy(), seed=seed)
-                draw_band(axis, layers, band, colour, within=(0.0, 1.0))
+                band = band_over(
+                    rows,
+                    "layer",
+                    layers,
+                    cluster=cluster,
+                    share=bool(means["share"].iloc[0]),
+                    seed=seed,
+                )
+                bands.append(band)
+                draw_band(axis, layers, band, colour, within=(0.0, 1.0) if percent else None)
                 draw_curve(axis, layers, fitted["mean"], colour, label=metric)
             setting = f"{rule_in_words(compared)}, strength {compared['strength'].iloc[0]:g}"
             axis.set_title(f"{question(select(scores, arm=arm))}\n{setting}")
             axis.set_xlabel("layer of the direction")
             layer_axis(axis)
-        percent_axis(axes[0])
-        axes[0].set_ylabel(f"share of requests ({split} split)")
+        if percent:
+            percent_axis(axes[0])
+        axes[0].set_ylabel(
+            f"share of requests ({split} split)" if several and percent else label_of(summary)
+        )
         steered = pd.concat(shown)
         keys = {
             label_of(select(summary, metric=metric)): legend_key(color=colour, lw=2.4)
@@ -105,7 +122,7 @@ def effect_by_layer(
             figure,
             [
                 f"{split.capitalize()} split, {counts_in_words(steered)}.",
-                "Lines: fitted direction; bands: 95 %, simultaneous over layers.",
+                f"Lines: fitted direction; {bands_in_words(bands, cluster)}.",
                 "Dashed: no intervention, strip: its 95 % interval.",
                 controls_in_words(steered),
                 *(["Markers of controls are filled in their metric's colour."] if several else []),
@@ -171,7 +188,7 @@ def counts_by_condition(
     """
     summary = select(summary, split=split, metric=metric)
     scores = select(scores, split=split, metric=metric)
-    shares = [metric] if summary["interval"].str.startswith("wilson").any() else []
+    shares = [metric] if summary["share"].any() else []
     references = _references(scores, shares, cluster, seed)
     layers = layers or _spread(select(steered_of(summary), arm=arms)["layer"])
     shown_means = pd.concat([_at_chosen_rule(select(summary, arm=arm), layers) for arm in arms])

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from pipeline.measures.statistics import cluster_means, simultaneous_band
+from pipeline.measures.bands import Band, band_over
 from pipeline.views.glyphs import drawable, families
-from pipeline.views.marks import draw_band, draw_curve, legend_key
+from pipeline.views.marks import bands_in_words, draw_band, draw_curve, legend_key
 from pipeline.views.panels import COLOURS, caption, legend, panels
 from pipeline.views.readings import column_of, table_of
 from pipeline.views.selection import select
@@ -100,7 +100,7 @@ def mean_by_layer(
 ) -> Figure:
     """Plot means of lens columns against the layer, one panel per value of `by`.
 
-    Lines: the columns, with 95 % bands, simultaneous over layers and resampled over `cluster`.
+    Lines: the columns, with 95 % bands over layers, resampled over `cluster`.
     Dashed in the same colour: the control of each.
 
     Args:
@@ -136,13 +136,15 @@ def mean_by_layer(
     table = table.drop(columns=named, errors="ignore").merge(prompts[["sample", *named]])
     groups = list(table.groupby(by, sort=False))
     layers = sorted(table["layer"].unique().tolist())
+    bands: list[Band] = []
     within = 0.0, 1.0 if quantities[0] in _UP_TO_ONE else np.inf
     with panels(len(groups)) as (figure, axes):
         for axis, (name, rows) in zip(axes, groups, strict=True):
             for number, value in enumerate(values):
                 colour = COLOURS[number % len(COLOURS)]
-                matrix = cluster_means(rows.assign(score=rows[value]), "layer", cluster)[layers]
-                band = simultaneous_band(matrix.to_numpy(), seed=seed)
+                scores = rows.assign(score=rows[value])
+                band = band_over(scores, "layer", layers, cluster=cluster, share=False, seed=seed)
+                bands.append(band)
                 draw_band(axis, layers, band, colour, within=within)
                 draw_curve(axis, layers, pd.Series(band.mean), colour, label=value)
                 if controls:
@@ -161,8 +163,8 @@ def mean_by_layer(
             figure,
             [
                 f"{split.capitalize()} split, {count}, no intervention.",
-                f"Lines: mean over {cluster}s; bands: 95 %, simultaneous over layers, resampled",
-                f"over {cluster}s.",
+                f"Lines: mean over prompts; {bands_in_words(bands, cluster)}, resampled over",
+                f"{cluster}s.",
                 "Dashed: control of the same colour." if controls else "No control.",
                 "out: the model's output.",
             ],

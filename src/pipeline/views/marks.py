@@ -1,5 +1,6 @@
 """Drawing primitives: controls, baselines, bands, and non-overlapping labels."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from pipeline.measures.statistics import Band
+from pipeline.measures.bands import FEWEST, Band
 from pipeline.views.selection import CONTROLS
 
 GREY = "#6b6b6b"
@@ -21,11 +22,22 @@ def draw_reference(axes: Axes, estimate: pd.Series, colour: str) -> None:
 
 
 def draw_band(
-    axes: Axes, layers: list[int], band: Band, colour: str, *, within: tuple[float, float]
+    axes: Axes, layers: list[int], band: Band, colour: str, *, within: tuple[float, float] | None
 ) -> None:
-    """Draw a band around a curve, clipped to the range of possible values."""
-    low, high = (np.clip(edge, *within) for edge in (band.low, band.high))
+    """Draw a band around a curve, clipped to the range of possible values, if there is one."""
+    low, high = (np.clip(edge, *(within or (None, None))) for edge in (band.low, band.high))
     axes.fill_between(layers, low, high, color=colour, alpha=0.22, lw=0)
+
+
+def bands_in_words(bands: Sequence[Band], cluster: str) -> str:
+    """State for a caption what the bands of a figure's curves are."""
+    pointwise = np.concatenate([band.pointwise for band in bands]) if bands else np.array([])
+    few = f"fewer than {FEWEST} {cluster}s are scored"
+    if not pointwise.any():
+        return "bands: 95 %, simultaneous over layers"
+    if pointwise.all():
+        return f"bands: 95 % at each layer by itself, as {few}"
+    return f"bands: 95 %, simultaneous over layers, but at each layer by itself where {few}"
 
 
 def draw_curve(axes: Axes, layers: list[int], means: pd.Series, colour: str, label: str) -> None:

@@ -1,6 +1,6 @@
 """Format a study's headline numbers as lines of text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.views.selection import POSITIONS
@@ -31,11 +31,15 @@ def _arm(arm: str, numbers: Mapping[str, Any]) -> list[str]:
     after = _estimate(unit, numbers["steered"])
     n = numbers["steered"]["n"]
     lines = [f"{arm} ({setting_in_words(numbers)}): {metric} {before} -> {after}, n = {n}"]
+    if numbers["tied"] > 1:
+        lines.append(
+            f"    validation cannot separate {numbers['tied']} of {numbers['candidates']} settings"
+        )
     controls = [
-        f"{source} {_number(unit, drawn['mean'])}" for source, drawn in numbers["controls"].items()
+        f"{source} {_drawn(unit, drawn['draws'])}" for source, drawn in numbers["controls"].items()
     ]
     if controls:
-        lines.append(f"    controls: {', '.join(controls)}")
+        lines.append(f"    controls, each draw: {'; '.join(controls)}")
     if "perplexity" in numbers:
         text = numbers["perplexity"]
         lines.append(
@@ -43,6 +47,17 @@ def _arm(arm: str, numbers: Mapping[str, Any]) -> list[str]:
             f"{_interval(text['baseline'])} -> {_interval(text['steered'])}"
         )
     return lines
+
+
+def _drawn(unit: str, draws: Sequence[float | None]) -> str:
+    """List the means of draws; of more than six, their range."""
+    scored = sorted(mean for mean in draws if mean is not None)
+    if len(draws) <= 6:
+        return ", ".join(_number(unit, mean) for mean in draws)
+    if not scored:
+        return "unscored"
+    ends = f"{_number(unit, scored[0])} to {_number(unit, scored[-1])}"
+    return f"{ends} ({len(draws)} draws)"
 
 
 def _estimate(unit: str, found: Mapping[str, Any]) -> str:

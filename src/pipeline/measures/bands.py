@@ -1,0 +1,145 @@
+"""Curves over layers with 95 % bands, simultaneous where enough clusters are scored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from scipy.special import ndtr, stdtrit
+
+from pipeline.measures.statistics import (
+    LEVEL,
+    effective_rows,
+    estimate,
+    resampling_counts,
+    wilson,
+)
+
+FEWEST = 10
+"""Clusters from which on a simultaneous band is computed: below, its coverage is too uncertain."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve and its band.
+
+    Attributes:
+        mean: mean over the scored rows of each layer.
+        low: lower edge; NaN without an interval, as for a layer with a single cluster.
+        high: upper edge.
+        pointwise: layers with fewer than `FEWEST` scored clusters, whose interval is that of
+            `statistics.estimate`. The true curve lies inside the other layers' band at all of them
+            together with 95 % probability.
+    """
+
+    mean: Float[np.ndarray, " layer"]
+    low: Float[np.ndarray, " layer"]
+    high: Float[np.ndarray, " layer"]
+    pointwise: Bool[np.ndarray, " layer"]
+
+
+def band_over(
+    scores: pd.DataFrame,
+    column: str,
+    values: Sequence[Any],
+    *,
+    cluster: str,
+    share: bool,
+    seed: int,
+) -> Band:
+    """Compute the mean score at each value of a column, such as each layer, with its band.
+
+    Whole clusters are resampled. c is the 95 % quantile over resamples of max_layer |mean* - mean|
+    / stderr, converted to the quantile of Student's t for the layer's number of clusters. Shares:
+    Wilson's interval at c and the effective number of rows, so that the band keeps its width at 0
+    and 1. Other means: mean -+ max(c, q) stderr, with q the same quantile for the standard error of
+    each resample (bootstrap-t), which is wider for skewed scores.
+
+    Args:
+        scores: `score`, the column and the cluster; NaN = unscored.
+        column: the curve's x axis.
+        values: its values, in order.
+        cluster: the column whose values are resampled together.
+        share: whether all scores are 0 or 1.
+        seed: of the bootstrap.
+
+    Source: Hall 1988 (bootstrap-t); Korn and Graubard 1998 (effective number of rows).
+    """
+    scored = scores[scores["score"].notna()]
+    options: dict[str, Any] = {"index": cluster, "columns": column, "values": "score"}
+    sums, counts = (
+        scored.pivot_table(**options, aggfunc=how)
+        .reindex(columns=list(values))
+        .fillna(0.0)
+        .astype(float)
+        for how in ("sum", "count")
+    )
+    clusters = (counts > 0).sum().to_numpy()
+    few = clusters < FEWEST
+    mean, low, high = (np.full(len(values), np.nan) for _ in range(3))
+    for place, value in enumerate(values):
+        if few[place]:
+            rows = scores[scores[column] == value]
+            own = estimate(rows["score"], rows[cluster], proportion=share, seed=seed)
+            mean[place], low[place], high[place] = own.mean, own.low, own.high
+    if not few.all():
+        enough = sums.loc[:, ~few].to_numpy(), counts.loc[:, ~few].to_numpy()
+        mean[~few], low[~few], high[~few] = _simultaneous(*enough, share, seed)
+    return Band(mean, low, high, few)
+
+
+def _simultaneous(
+    sums: Float[np.ndarray, "cluster layer"],
+    counts: Float[np.ndarray, "cluster layer"],
+    share: bool,
+    seed: int,
+) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, " layer"], Float[np.ndarray, " layer"]]:
+    weights = resampling_counts(len(sums), seed).astype(float)
+    ones = np.ones((1, len(sums)))
+    (mean,), (stderr,) = _ratios(ones, sums, counts)
+    means, stderrs = _ratios(weights, sums, counts)
+    m, n = (counts > 0).sum(axis=0).astype(float), counts.sum(axis=0)
+    wider = stdtrit(m - 1, ndtr(_largest(means - mean, stderr, seed) * np.sqrt(m / (m - 1))))
+    if share:
+        layers = zip(mean, n, m, stderr**2, strict=True)
+        return mean, *wilson(mean, np.array([effective_rows(*each) for each in layers]), wider)
+    # A resample without variance has no statistic of its own.
+    own = np.where(stderrs > 1e-6 * stderr, stderrs, stderr)
+    critical = np.maximum(wider, _largest(means - mean, own, seed))
+    return mean, mean - critical * stderr, mean + critical * stderr
+
+
+def _largest(
+    deviations: Float[np.ndarray, "resample layer"],
+    stderr: Float[np.ndarray, "*resample layer"],
+    seed: int,
+) -> float:
+    """Return the 95 % quantile over resamples of the largest statistic of any layer.
+
+    A layer without variance has no statistic; it contributes standard normal noise. NaN, of a
+    resample without a scored row of a layer, counts as 0.
+    """
+    flat = stderr < 1e-12
+    noise = np.abs(np.random.default_rng(seed).standard_normal(deviations.shape))
+    t = np.nan_to_num(np.abs(deviations) / np.where(flat, 1.0, stderr))
+    return float(np.quantile(np.where(flat, noise, t).max(axis=1), LEVEL))
+
+
+def _ratios(
+    weights: Float[np.ndarray, "resample cluster"],
+    sums: Float[np.ndarray, "cluster layer"],
+    counts: Float[np.ndarray, "cluster layer"],
+) -> tuple[Float[np.ndarray, "resample layer"], Float[np.ndarray, "resample layer"]]:
+    """Compute means over rows and their linearised standard errors, for each resample."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        n, m = weights @ counts, weights @ (counts > 0)
+        mean = (weights @ sums) / n
+        squares = (
+            weights @ sums**2
+            - 2 * mean * (weights @ (sums * counts))
+            + mean**2 * (weights @ counts**2)
+        )
+        variance = np.maximum(squares, 0) * m / (m - 1) / n**2
+    return mean, np.sqrt(variance)
