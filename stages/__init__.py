@@ -24,7 +24,7 @@ from pipeline.config.sections import Node, Study  # noqa: E402
 from pipeline.config.study import load_study  # noqa: E402
 from pipeline.config.wiring import Stage, stages_of  # noqa: E402
 from pipeline.runs.scratch import scratch, sha256  # noqa: E402
-from pipeline.runs.tracking import Run, tracked_run  # noqa: E402
+from pipeline.runs.tracking import Run, md5, tracked_run  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,14 @@ class Job:
         return call(node, self.inputs.replaced(**others) if others else self.inputs)
 
     def made_from(self) -> dict[str, str]:
-        """Provenance of a figure or page: hashes of the stage's inputs and sections.
+        """Record what a figure or page is made from: the study, and MD5s as in dvc.lock.
 
         Contains nothing that can change without DVC rerunning the stage.
         """
         config = json.dumps({k: self.study.value(k) for k in self.stage.sections})
-        hashes = {name: digest(self.folder / name) for name in self.stage.inputs}
-        return hashes | {"config": hashlib.sha256(config.encode()).hexdigest()}
+        hashes = {name: md5(self.folder / name) for name in self.stage.inputs}
+        named = {"study": self.folder.name, "config": hashlib.md5(config.encode()).hexdigest()}
+        return named | hashes
 
 
 def stage_key(study: Study, stage: Stage, folder: Path) -> str:
@@ -128,3 +129,6 @@ def main() -> None:
         run_stage(study, stage, outputs / name)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        print(f"interrupted; `dvc repro` goes on with {called} of {name}", file=sys.stderr)
+        sys.exit(130)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.errors import at_key
+from pipeline.runs.trace import with_record
 from pipeline.views.numbers import main_numbers
 from pipeline.views.panels import save
 from pipeline.views.report import report_page
@@ -31,20 +32,20 @@ def run(job: Job) -> None:
             numbers=_numbers(job),
             made_from=job.made_from(),
         )
-        (folder / "report.html").write_text(page)
+        _write(page, folder / "report.html", job.made_from())
     for path in sorted((job.folder / "figures").rglob("*.png")):
         job.tracked.figure(path)
 
 
 def _numbers(job: Job) -> str:
-    path = job.folder / "metrics.json"
+    path = job.folder / "headline.json"
     return main_numbers(json.loads(path.read_text())) if path.name in job.stage.inputs else ""
 
 
 def _write(page: Any, path: Path, provenance: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(page, str):
-        path.write_text(page)
+        path.write_text(with_record(page, provenance) if path.suffix == ".html" else page)
     else:
         save(page, path, provenance)
 

@@ -1,4 +1,4 @@
-"""Sweep outputs -> scores.parquet (one row per sample), summary.parquet and metrics.json."""
+"""Sweep outputs -> scores.parquet (one row per sample), summary.parquet and headline.json."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import logging
 import pandas as pd
 
 from pipeline.config.contracts import bound, imported
-from pipeline.measures.headline import headline
+from pipeline.measures.headline import headline, means_of
 from pipeline.measures.scale import TEXT_METRIC, TEXT_SCALE, Scale, scale_of
 from pipeline.measures.scores import (
     constant_metrics,
@@ -67,8 +67,9 @@ def run(job: Job) -> None:
     for name, table in (("scores", scores), ("summary", summary)):
         with whole_file(job.folder / f"{name}.parquet") as path:
             table.to_parquet(path)
-    with whole_file(job.folder / "metrics.json") as path:
-        path.write_text(json.dumps(reported, indent=1) + "\n")
+    for name, numbers in (("headline", reported), ("metrics", means_of(reported))):
+        with whole_file(job.folder / f"{name}.json") as path:
+            path.write_text(json.dumps(numbers, indent=1) + "\n")
     curves = _curves(summary)
     with whole_file(job.folder / "curves.csv") as path:
         curves.to_csv(path, index=False)

@@ -194,11 +194,17 @@ def test_lists_that_disagree_with_a_study_are_refused(project):
 def test_metrics_and_experiments(project):
     shown = json.loads(dvc(project, "metrics", "show", "--json").stdout)
     assert "outputs/one/metrics.json" in str(shown)
+    table = dvc(project, "metrics", "show").stdout.splitlines()
+    assert max(map(len, table)) < 100
     subprocess.run(["git", "add", "-A"], cwd=project, check=True)
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     subprocess.run(["git", *identity, "commit", "-qm", "lock"], cwd=project, check=True)
     change = "conf/study/one.yaml:sweep.arms.add.strengths=[2.0]"
-    done = dvc(project, "exp", "run", "-S", change)
+    # A key that the study leaves out is added with `++`.
+    added = "conf/study/one.yaml:++sweep.decoding.top_k=5"
+    done = dvc(project, "exp", "run", "-S", change, "-S", added)
     assert done.returncode == 0, done.stdout + done.stderr
+    config = yaml.safe_load((project / "outputs" / "config" / "one.yaml").read_text())
+    assert config["sweep"]["decoding"]["top_k"] == 5
     conditions = pd.read_parquet(project / "outputs" / "one" / "conditions.parquet")
     assert set(conditions["strength"].dropna()) == {2.0}

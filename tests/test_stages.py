@@ -55,10 +55,11 @@ def test_a_figure_says_nothing_that_may_change_while_dvc_keeps_it(tmp_path):
 
     def said(**sections: object) -> dict[str, str]:
         study = SimpleNamespace(value=sections.__getitem__)
+        # The folder's name is that of the study, or the id of a run by hand.
         return Job(study, stage, tmp_path, None).made_from()
 
     first = said(figures=1, sweep=1)
-    assert set(first) == {"in.csv", "config"}
+    assert set(first) == {"in.csv", "config", "study"}
     assert said(figures=1, sweep=2) == first
     assert said(figures=2, sweep=1)["config"] != first["config"]
     (tmp_path / "in.csv").write_text("b")
@@ -217,7 +218,7 @@ def test_selection_chooses_position_and_layer_of_what_is_reported(tmp_path):
     expected = select_direction(directions.candidates, n_layers=8, **limits)
     assert directions.selected == pytest.approx(asdict(expected))
     settings = json.loads((output / "settings.json").read_text())
-    reported_numbers = json.loads((output / "metrics.json").read_text())
+    reported_numbers = json.loads((output / "headline.json").read_text())
     for arm in ("add", "subtract", "project_out"):
         assert settings[arm]["chosen_by"] == "selection"
         layers = settings[arm]["axes"]["layer"], reported_numbers[arm]["setting"]["layer"]
@@ -256,18 +257,30 @@ def test_runs_are_shown_and_compared(whole):
         "sweep.arms.add.strengths=[0.5]",
     )
     assert other.returncode == 0, other.stderr
+    assert "collect_activations: the same as in small-" in other.stdout
     ids = sorted(path.name for path in (project / "outputs").iterdir())
+    listed = run(project, "list").stdout.splitlines()
+    assert [line.split()[2] for line in listed] == [other.stdout.splitlines()[0], whole.name]
+    # The study's name means its newest run.
+    assert "strength 0.5" in run(project, "show", "small").stdout
     compared = run(project, "compare", *ids)
     assert compared.returncode == 0, compared.stderr
     assert "sweep.arms.add.strengths" in compared.stdout
-    assert "add.steered" in compared.stdout
-    config = project / "outputs" / ids[0] / "config.yaml"
-    config.write_text(config.read_text().replace("question: ", "question: Otherwise, "))
-    again = run(project, "compare", *ids)
-    assert again.returncode == 0, again.stderr
+    steered = next(line for line in compared.stdout.splitlines() if "add.steered" in line)
+    assert steered.split()[-2:] == ["yes", "no"] or steered.split()[-1] == "yes"
+    figure = whole / "figures" / "effect_by_layer.png"
+    traced = run(project, "trace", str(figure))
+    assert traced.returncode == 0, traced.stderr
+    assert f"outputs/{whole.name}/scores.parquet" in traced.stdout
+    assert traced.stdout.count(": as now") == 3
+    narrow = subprocess.run(
+        command(project, "show", whole.name, "--completions", "1"),
+        cwd=project, env=environment() | {"COLUMNS": "30"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert narrow.returncode == 0, narrow.stderr
     unknown = run(project, "compare", ids[0], "nothing")
     assert unknown.returncode == 2
-    assert "no run of 'nothing'; there are: small-" in unknown.stderr
+    assert "'nothing' has no results in outputs; there are: small, small-" in unknown.stderr
 
 
 @pytest.mark.slow

@@ -4,8 +4,12 @@ import argparse
 import importlib
 import json
 import logging
+import os
+import shlex
 import shutil
 import sys
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,21 +19,27 @@ if TYPE_CHECKING:
     from pipeline.runs.cost import Cost
 
 
+EXIT = """exit status: 0 done, 2 an error that one line on stderr names, 130 interrupted (the same
+command goes on where it stopped)"""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; print an error in one line and exit with code 2."""
     options = parse(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        {
-            "run": _run,
-            "show": _show,
-            "compare": _compare,
-            "select": _select,
-            "doctor": _doctor,
-        }[options.command](options)
+        _COMMANDS[options.command](options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as `head`, has all that it wants.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        command = shlex.join(["actsweep", *(sys.argv[1:] if arguments is None else arguments)])
+        print(f"\ninterrupted; to go on: {command}", file=sys.stderr)
+        sys.exit(130)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -45,28 +55,40 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
-    root = argparse.ArgumentParser(prog="actsweep", description=__doc__)
-    commands = root.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="run all stages of a study in one process")
+    root = argparse.ArgumentParser(prog="actsweep", description=__doc__, epilog=EXIT)
+    root.add_argument("--version", action="version", version=f"actsweep {version('actsweep')}")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, epilog=EXIT)
+
+    run = command("run", "run all stages of a study in one process")
     run.add_argument("study", help="a file of conf/study, as NAME or study=NAME")
     run.add_argument("overrides", nargs="*", help="such as sweep.layers=[1,2] or model.path=FOLDER")
     run.add_argument("--dry-run", action="store_true", help="estimate the cost and exit")
-    show = commands.add_parser("show", help="main numbers, figures and completions of a study")
+    command("list", "studies and runs that have outputs, newest first")
+    show = command("show", "main numbers, figures and completions of a study")
     show.add_argument("studies", nargs="+", help="studies, or ids that `run` printed")
     show.add_argument("--completions", type=int, default=0, metavar="N", help="show N side by side")
-    compare = commands.add_parser(
-        "compare", help="show how settings and numbers of two runs differ"
-    )
+    compare = command("compare", "show how settings and numbers of two runs differ")
     compare.add_argument(
-        "runs", nargs=2, metavar="RUN", help="a study, or the name of a folder in outputs/"
+        "runs", nargs=2, metavar="RUN", help="a study, an id that `run` printed, or an experiment"
     )
-    select = commands.add_parser("select", help="choose among candidate directions in a JSON table")
-    select.add_argument("table", type=Path)
+    trace = command("trace", "say which study, config, data and code a figure or page is made from")
+    trace.add_argument("file", type=Path, help="a PNG or an HTML page")
+    select = command("select", "choose among candidate directions in a JSON table")
+    select.add_argument("table", type=Path, help="a list of objects: layer, position and scores")
     select.add_argument("--layers", type=int, required=True, help="number of layers of the model")
-    select.add_argument("--max-kl", type=float, default=0.1)
-    select.add_argument("--min-steering", type=float, default=0.0)
-    select.add_argument("--layer-share", type=float, default=0.8)
-    doctor = commands.add_parser("doctor", help="versions, devices, memory; whether a model runs")
+    select.add_argument(
+        "--max-kl", type=float, default=0.1, help="most KL divergence on harmless prompts, nats"
+    )
+    select.add_argument(
+        "--min-steering", type=float, default=0.0, help="least steering score of a candidate"
+    )
+    select.add_argument(
+        "--layer-share", type=float, default=0.8, help="share of the layers, from the first, to use"
+    )
+    doctor = command("doctor", "versions, devices, memory; whether a model runs")
     doctor.add_argument("model", nargs="?", help="a name of conf/model, a folder, or a hub id")
     return root
 
@@ -75,7 +97,7 @@ def _run(options: argparse.Namespace) -> None:
     from pipeline.config.code import with_digests
     from pipeline.config.preflight import check
     from pipeline.config.study import compose_study, save_study
-    from pipeline.config.wiring import stages_of
+    from pipeline.runs.scratch import alone
 
     root = _project()
     study = compose_study(options.study.removeprefix("study="), options.overrides, root=root)
@@ -87,21 +109,35 @@ def _run(options: argparse.Namespace) -> None:
         _say_cost(study, cost(study, planned), folder)
         return
     study = with_digests(study, root / "outputs" / "config")
-    save_study(study, folder / "config.yaml")
+    with alone(folder):
+        save_study(study, folder / "config.yaml")
+        print(study.id)
+        _run_stages(study, folder)
+    _print_study(folder, completions=3)
+
+
+def _run_stages(study: Study, folder: Path) -> None:
+    from pipeline.config.wiring import stages_of
+    from pipeline.runs.reuse import reused
+
     stages = importlib.import_module("stages")
-    print(study.id)
     for stage in stages_of(study):
-        key_file = folder / f".{str(stage).replace(' ', '-')}.key"
+        name = f".{str(stage).replace(' ', '-')}.key"
+        key = stages.stage_key(study, stage, folder)
         complete = all((folder / output).exists() for output in stage.outputs)
-        key = key_file.read_text() if key_file.is_file() else None
-        if complete and key == stages.stage_key(study, stage, folder):
+        if complete and (folder / name).is_file() and (folder / name).read_text() == key:
             print(f"{stage}: finished before, kept")
             continue
-        print(f"{stage} ...", flush=True)
-        key_file.unlink(missing_ok=True)
-        stages.run_stage(study, stage, folder)
-        key_file.write_text(stages.stage_key(study, stage, folder))
-    _print_study(folder, completions=3)
+        (folder / name).unlink(missing_ok=True)
+        other = reused(folder, stage.outputs, name, key)
+        if other is not None:
+            print(f"{stage}: the same as in {other}, taken from there")
+        else:
+            print(f"{stage} ...", flush=True)
+            stages.run_stage(study, stage, folder)
+            # After the run: a model's weights may have been fetched by it.
+            key = stages.stage_key(study, stage, folder)
+        (folder / name).write_text(key)
 
 
 def _say_cost(study: Study, cost: "Cost", folder: Path) -> None:
@@ -118,17 +154,23 @@ def _say_cost(study: Study, cost: "Cost", folder: Path) -> None:
     print(f"output: {folder}")
 
 
+def _list(options: argparse.Namespace) -> None:
+    from pipeline.runs.outputs import outputs
+
+    found = outputs(_project())
+    if not found:
+        print("no outputs yet: dvc repro, or actsweep run STUDY")
+    for output in found:
+        print(
+            f"{output.written:%Y-%m-%d %H:%M}  {output.name:<32} {output.study:<16} {output.model}"
+        )
+
+
 def _show(options: argparse.Namespace) -> None:
-    from pipeline.config.study import config_file
+    from pipeline.runs.outputs import find_output
 
     root = _project()
-    for name in options.studies:
-        folder = root / "outputs" / name
-        if not config_file(folder).is_file() or not folder.is_dir():
-            names = {path.parent.name for path in root.glob("outputs/*/dataset.parquet")}
-            raise ValueError(
-                f"study {name!r} has no results in outputs; there are: {', '.join(sorted(names))}"
-            )
+    for folder in [find_output(root, name) for name in options.studies]:
         _print_study(folder, options.completions)
 
 
@@ -140,8 +182,8 @@ def _print_study(folder: Path, completions: int) -> None:
     study = load_study(config_file(folder))
     print(f"\n{study.name}: {study.question}\n")
     metrics = {}
-    if (folder / "metrics.json").is_file():
-        metrics = json.loads((folder / "metrics.json").read_text())
+    if (folder / "headline.json").is_file():
+        metrics = json.loads((folder / "headline.json").read_text())
         print(main_numbers(metrics))
     for words in sorted(folder.glob("figures/**/*.md")):
         print(f"\n{words.read_text()}")
@@ -154,7 +196,7 @@ def _print_study(folder: Path, completions: int) -> None:
             print("\nno completions: the study decodes none")
             return
         table = Inputs(study, folder).completions
-        width = shutil.get_terminal_size().columns
+        width = max(40, shutil.get_terminal_size().columns)
         for arm, numbers in metrics.items():
             if "conditions" in numbers:
                 print(f"\n{arm}, {setting_in_words(numbers)}:")
@@ -162,35 +204,31 @@ def _print_study(folder: Path, completions: int) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from pipeline.config.study import config_file, load_study
-    from pipeline.runs.records import compare, read_runs, scored
+    from pipeline.runs.comparison import compare_named
 
-    root = _project()
-    finished = [r for r in read_runs(root) if r["status"] == "finished"]
-    records = [r for r in finished if r["stage"] == "score_metrics"]
-    compared = []
-    for name in options.runs:
-        config = config_file(root / "outputs" / name)
-        if config.is_file():
-            # A study's name means its outputs, not a newer run with overrides.
-            wanted = scored(load_study(config).config)
-            matching = [r for r in records if scored(r["config"]) == wanted]
-        else:
-            matching = [r for r in records if name in (r["study_id"], r["experiment"])]
-        if not matching:
-            valid = sorted({r["study_id"] for r in records})
-            raise ValueError(f"no run of {name!r}; there are: {', '.join(valid) or 'none'}")
-        compared.append(matching[-1])
-    if compared[0] is compared[1]:
-        raise ValueError(f"{options.runs[0]} and {options.runs[1]} are the same run")
-    comparison = compare(*compared)
-    print(f"a: {compared[0]['study_id']}  b: {compared[1]['study_id']}")
+    comparison = compare_named(_project(), *options.runs)
+    print(f"a: {options.runs[0]}  b: {options.runs[1]}")
     print("\nconfiguration keys that differ:")
     print(comparison.config.to_string(index=False) if len(comparison.config) else "  none")
-    real = comparison.summary["excludes_zero"].map({True: "yes", False: "no"}).fillna("")
-    table = comparison.summary.assign(real=real).drop(columns="excludes_zero")
-    print("\nnumbers (difference b - a with its 95 % interval, runs taken as independent):")
+    words = {True: "yes", False: "no"}
+    table = comparison.summary.assign(
+        real=comparison.summary["excludes_zero"].map(words).fillna(""),
+        paired=comparison.summary["paired"].map(words),
+    ).drop(columns="excludes_zero")
+    print(
+        "\nnumbers (difference b - a with its 95 % interval; paired by prompt where both runs have "
+        "the same, otherwise taken as independent):"
+    )
     print(table.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
+
+
+def _trace(options: argparse.Namespace) -> None:
+    from pipeline.runs.trace import trace
+
+    root = _project()
+    print(options.file)
+    for subject, finding in trace(options.file, root):
+        print(f"{subject:<12} {finding}")
 
 
 def _select(options: argparse.Namespace) -> None:
@@ -254,6 +292,16 @@ def _surrounding_project() -> Path | None:
             return folder
     return None
 
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "run": _run,
+    "list": _list,
+    "show": _show,
+    "compare": _compare,
+    "trace": _trace,
+    "select": _select,
+    "doctor": _doctor,
+}
 
 if __name__ == "__main__":
     main()

@@ -51,7 +51,7 @@ def params_of(study: Study) -> dict[str, dict[str, Any]]:
                 "readings": _slot(stage, "readings"),
                 "scores": _slot(stage, "scores.parquet"),
                 "summary": _slot(stage, "summary.parquet"),
-                "metrics": _slot(stage, "metrics.json"),
+                "numbers": _slot(stage, "headline.json"),
             }
     return lists
 

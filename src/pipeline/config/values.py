@@ -27,6 +27,7 @@ def check_values(study: Study) -> None:
         _check_options(study, key, node, metrics)
     _among("score.cluster", study.score.cluster, CLUSTERS)
     _among("tracking.mode", study.tracking.mode, ("offline", "online", "disabled"))
+    _check_seed("score.seed", study.score.seed)
     _at_least("model.batch_tokens", study.model.batch_tokens, 1)
     if study.collect is not None:
         if not study.collect.components and not study.collect.sites:
@@ -73,7 +74,13 @@ def _metrics(study: Study) -> list[str]:
     return [*of_logits, *of_completions]
 
 
+def _check_seed(key: str, seed: Any) -> None:
+    if isinstance(seed, int) and not 0 <= seed < 2**63:
+        raise ValueError(f"{key}: {seed} is no seed; valid: 0 to 2^63 - 1")
+
+
 def _check_sweep(sweep: Sweep, metrics: list[str]) -> None:
+    _check_seed("sweep.seed", sweep.seed)
     if not sweep.arms:
         raise ValueError("sweep.arms is empty: nothing would run")
     for name in sweep.arms:
@@ -133,6 +140,8 @@ def _check_options(study: Study, key: str, node: Node, metrics: list[str]) -> No
             # The shares of a dataset may be equal.
             if key != "dataset" and len(set(map(str, value))) < len(value):
                 raise ValueError(f"{key}.{name}: {value} has a value twice")
+        if name == "seed":
+            _check_seed(f"{key}.{name}", value)
         for number in _listed(value):
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"{key}.{name}: {number} is not a finite number")

@@ -95,13 +95,13 @@ def _stages(study: Study) -> Iterator[Stage]:
                 "completions.parquet",
                 "logits.parquet",
             ),
-            ("scores.parquet", "summary.parquet", "metrics.json", "curves.csv"),
+            ("scores.parquet", "summary.parquet", "headline.json", "metrics.json", "curves.csv"),
         )
     if study.figures:
         nodes = tuple(study.figures.values())
         tables = {"readings": "readings", "scores": "scores.parquet", "summary": "summary.parquet"}
         read = [path for name, path in tables.items() if _any_reads(nodes, name)]
-        read += ["metrics.json"] if study.sweep is not None else []
+        read += ["headline.json"] if study.sweep is not None else []
         yield Stage(
             "plot_figures",
             None,

@@ -36,9 +36,10 @@ def headline(
 
     Returns:
         arm -> `baseline`; for arms with a setting also `setting`, `tied` of `candidates`,
-        `steered`, `difference` (paired), `controls` (source -> `draws`, the mean of each draw, and `mean`, theirs) and, if unrelated
-        text was run under that condition, `perplexity` for baseline and steered. A control has no
-        interval: draws differ far more than resampled prompts would tell.
+        `steered`, `difference` (paired), `controls` (source -> `draws`, the mean of each draw, and
+        `mean`, theirs) and, if unrelated text was run under that condition, `perplexity` for
+        baseline and steered. A control has no interval: draws differ far more than resampled
+        prompts would tell.
     """
     reported = {}
     for name, (metric, goal) in arms.items():
@@ -84,6 +85,18 @@ def headline(
                 }
         reported[name] = numbers
     return reported
+
+
+def means_of(reported: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Reduce headline numbers to the means of each arm, rounded, for tables of many runs."""
+    return {
+        arm: {
+            side: None if numbers[side]["mean"] is None else round(numbers[side]["mean"], 4)
+            for side in ("baseline", "steered")
+            if side in numbers
+        }
+        for arm, numbers in reported.items()
+    }
 
 
 _IMPLIED = ("arm", "intervention", "source", "draw")

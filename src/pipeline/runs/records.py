@@ -11,7 +11,6 @@ import pandas as pd
 RUNS = Path(".actsweep/runs")
 ESTIMATE = ("mean", "low", "high")
 ABSENT = (nan, nan, nan)
-UNSCORED = ("code", "figures", "packages", "question", "readings", "tracking")
 
 
 class Comparison(NamedTuple):
@@ -37,11 +36,6 @@ def read_runs(root: Path) -> list[dict[str, Any]]:
     """Read all records under `root`, sorted by start time."""
     records = [json.loads(path.read_text()) for path in (root / RUNS).glob("*/*/*.json")]
     return sorted(records, key=lambda record: (record["started"], record["study"], record["stage"]))
-
-
-def scored(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sections that scores depend on; a change of any other reruns no metric."""
-    return {key: value for key, value in config.items() if key not in UNSCORED}
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Write outputs atomically, and resume the partial work of a killed stage."""
 
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -8,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
+
+from pipeline.runs.progress import progress
 
 SCRATCH = Path(".actsweep/scratch")
 
@@ -39,7 +42,7 @@ def scratch(declared: Path, key: str, *, root: Path = Path()) -> Iterator[Path]:
     and the rest of the scratch folder is deleted.
 
     Args:
-        declared: path of the output, on the same file system as `root`.
+        declared: path of the output; it may be on another disk than `root`.
         key: hash of everything that determines the output; each key has a folder of its own.
         root: project folder, which holds `.actsweep/scratch`.
 
@@ -57,23 +60,51 @@ def scratch(declared: Path, key: str, *, root: Path = Path()) -> Iterator[Path]:
         shutil.rmtree(declared)
     else:
         declared.unlink(missing_ok=True)
-    output.rename(declared)
+    _move(output, declared)
     shutil.rmtree(folder)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder while the body runs; a killed process gives it up.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{folder} is being written by another run; wait for it") from error
+        yield
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a file or folder; across disks, copy it next to the target first."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = target.with_name(f".{target.name}.partial")
+        if beside.is_dir():
+            shutil.rmtree(beside)
+        shutil.move(source, beside)
+        beside.rename(target)
 
 
 def run_or_resume(
     what: str, jobs: Mapping[str, Callable[[], pd.DataFrame]], work: Path
 ) -> list[pd.DataFrame]:
     """Run jobs and return their tables; skip jobs whose table is already in `work`."""
-    tables = []
-    for name, make in tqdm(jobs.items(), what, unit="chunk", disable=None):
-        path = work / f"{name}.parquet"
-        if not path.exists():
-            table = make()
-            with whole_file(path) as temporary:
-                table.to_parquet(temporary)
-        tables.append(pd.read_parquet(path))
-    return tables
+    paths = {name: work / f"{name}.parquet" for name in jobs}
+    missing = [name for name, path in paths.items() if not path.exists()]
+    for name in progress(missing, what, "chunk", kept=len(jobs) - len(missing)):
+        table = jobs[name]()
+        with whole_file(paths[name]) as temporary:
+            table.to_parquet(temporary)
+    return [pd.read_parquet(path) for path in paths.values()]
 
 
 def _flush(path: Path) -> None:

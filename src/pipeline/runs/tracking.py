@@ -154,6 +154,7 @@ def tracked_run(
         ValueError: an unknown mode.
     """
     mode = os.environ.get("WANDB_MODE") or mode
+    mode = "offline" if mode == "dryrun" else mode  # W&B's old name
     if mode not in MODES:
         raise ValueError(f"tracking mode {mode!r}: valid are {', '.join(MODES)}")
     experiment = os.environ.get("DVC_EXP_NAME")
@@ -171,7 +172,7 @@ def tracked_run(
     else:
         external = _start(
             mode,
-            dir=str(root),
+            dir=os.environ.get("WANDB_DIR") or str(root),
             project=project,
             entity=entity,
             name=f"{study}/{stage}",
@@ -221,6 +222,8 @@ def md5(path: Path) -> str:
 
 
 def _start(mode: str, **options: Any) -> Any:
+    # W&B would stage artifacts below the home folder, which batch jobs often cannot write.
+    os.environ.setdefault("WANDB_DATA_DIR", str(Path(options["dir"]) / "wandb" / "staging"))
     import wandb
 
     settings = wandb.Settings(
@@ -276,4 +279,4 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float) and not abs(value) < float("inf"):
         return None
-    return value
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from pipeline.data.datasets import dataset_digest
 from pipeline.engine.collection import collect
@@ -13,6 +12,7 @@ from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.model.tokenizer import tokenizer_digest
+from pipeline.runs.progress import progress
 from pipeline.store.store import ActivationStore, Fingerprint
 from pipeline.store.writer import StoreWriter
 
@@ -53,7 +53,8 @@ def write_store(
     shards = _shards(rows, rows_per_shard)
     size = sum(rows.values()) * sum(map(model.width, sites)) * model.dtype.itemsize
     with StoreWriter(folder, fingerprint, shards, required_bytes=size) as writer:
-        for number in tqdm(writer.missing(), "collect", unit="shard", disable=None):
+        missing = writer.missing()
+        for number in progress(missing, "activations", "shard", kept=len(shards) - len(missing)):
             samples = shards[number]
             values, table = collect(
                 model,

@@ -1,5 +1,6 @@
 """Figure style, captions, and deterministic saving."""
 
+import json
 import re
 import textwrap
 from collections.abc import Iterator
@@ -95,8 +96,9 @@ def save(figure: Figure, path: Path, provenance: dict[str, str]) -> None:
     """Write the figure as PNG, byte-identical for the same figure and provenance.
 
 
-    `provenance` (commit, hashes of configuration and data, ...) becomes text chunks of the file.
+    `provenance` (study, hashes of configuration and data) becomes a text chunk of the file:
+    `actsweep trace FILE` reads it.
     """
     with rc_context(STYLE):
-        metadata = {"Software": None, **provenance}
+        metadata = {"Software": None, "made_from": json.dumps(provenance, sort_keys=True)}
         figure.savefig(path, format="png", dpi=200, metadata=metadata)

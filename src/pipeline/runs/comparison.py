@@ -1,0 +1,117 @@
+"""Compare the outputs of two runs, prompt by prompt where both have the same prompts."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.config.study import config_file, load_study
+from pipeline.engine.conditions import BASELINE
+from pipeline.measures.statistics import Estimate, paired_difference
+from pipeline.runs.outputs import find_output
+from pipeline.runs.records import Comparison, compare, read_runs
+
+SIDES = {"baseline": "baseline_id", "steered": "steered_id"}
+
+
+def compare_named(root: Path, a: str, b: str) -> Comparison:
+    """Compare two runs by name: studies, ids that `actsweep run` prints, or DVC experiments.
+
+    An experiment is known by its run record alone, and is taken as independent.
+
+    Raises:
+        ValueError: an unknown name, or the same run twice.
+    """
+    experiments = {r["experiment"]: r for r in read_runs(root) if r["stage"] == "score_metrics"}
+    if a in experiments or b in experiments:
+        records = [experiments.get(name) or _record(find_output(root, name)) for name in (a, b)]
+        comparison = compare(*records)
+        return Comparison(comparison.config, comparison.summary.assign(paired=False))
+    folders = [find_output(root, name) for name in (a, b)]
+    if folders[0] == folders[1]:
+        raise ValueError(f"{a} and {b} are the same run")
+    return compare_outputs(*folders)
+
+
+def compare_outputs(a: Path, b: Path) -> Comparison:
+    """Compare the configs and headline numbers of two output folders.
+
+    As `records.compare`, but a number of the same instructions in both runs has the interval of
+    its paired difference: for one arm, metric and side, the scores of the same sample and repeat.
+
+    Args:
+        a: output folder of one run.
+        b: of the other.
+
+    Raises:
+        ValueError: a run without headline numbers.
+    """
+    comparison = compare(_record(a), _record(b))
+    paired = dict(_paired(a, b))
+    summary = comparison.summary
+    summary["paired"] = summary["key"].isin(list(paired))
+    for key, found in paired.items():
+        row = summary["key"] == key
+        excludes = found.low > 0 or found.high < 0
+        columns = ["difference", "low", "high", "excludes_zero"]
+        summary.loc[row, columns] = [found.mean, found.low, found.high, excludes]
+    return Comparison(comparison.config, summary)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    numbers = folder / "headline.json"
+    if not numbers.is_file():
+        raise ValueError(f"{folder.name} has no numbers to compare: {numbers.name} is not there")
+    config = {k: v for k, v in load_study(config_file(folder)).config.items() if k != "code"}
+    return {"config": config, "summary": json.loads(numbers.read_text())}
+
+
+def _paired(a: Path, b: Path) -> Iterator[tuple[str, Estimate]]:
+    """Yield the paired difference of every number that both runs have on the same prompts."""
+    numbers, others = (_record(folder)["summary"] for folder in (a, b))
+    scores, other_scores = (_scores(folder) for folder in (a, b))
+    score = load_study(config_file(a)).score
+    shares = pd.read_parquet(a / "summary.parquet").groupby("metric")["share"].first()
+    for arm in numbers:
+        metric = numbers[arm]["metric"]
+        if arm not in others or others[arm]["metric"] != metric:
+            continue
+        for side, key in SIDES.items():
+            if side not in numbers[arm] or side not in others[arm]:
+                continue
+            rows, other_rows = (
+                _of(table, arm, metric, each[arm].get("conditions", {}).get(key))
+                for table, each in ((scores, numbers), (other_scores, others))
+            )
+            if _alike(rows, other_rows):
+                found = paired_difference(
+                    other_rows,
+                    rows,
+                    cluster=score.cluster,
+                    share=bool(shares[metric]),
+                    seed=score.seed,
+                )
+                yield f"{arm}.{side}", found
+
+
+def _scores(folder: Path) -> pd.DataFrame:
+    prompts = pd.read_parquet(folder / "dataset.parquet")
+    conditions = pd.read_parquet(folder / "conditions.parquet")[["condition", "arm", "role"]]
+    scores = pd.read_parquet(folder / "scores.parquet").drop(columns="split")
+    return scores.merge(conditions, on="condition").merge(prompts, on="sample")
+
+
+def _of(scores: pd.DataFrame, arm: str, metric: str, condition: str | None) -> pd.DataFrame:
+    """Select an arm's scores under a condition; under its baseline if None."""
+    rows = scores[(scores["arm"] == arm) & (scores["metric"] == metric)]
+    is_side = rows["role"] == BASELINE if condition is None else rows["condition"] == condition
+    return rows[is_side]
+
+
+def _alike(a: pd.DataFrame, b: pd.DataFrame) -> bool:
+    """Whether two tables have the same instructions under the same samples and repeats."""
+    keys = ["sample", "repeat", "instruction"]
+    first, second = (table[keys].sort_values(keys[:2]).to_numpy().tolist() for table in (a, b))
+    return bool(first) and first == second

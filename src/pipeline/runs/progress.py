@@ -1,0 +1,45 @@
+"""Show how far long work is: a bar on a terminal, a line every few seconds elsewhere."""
+
+import sys
+import time
+from collections.abc import Collection, Iterator
+from datetime import timedelta
+from typing import TypeVar
+
+from tqdm import tqdm
+
+SECONDS = 10.0
+"""Time between lines off a terminal."""
+
+
+T = TypeVar("T")
+
+
+def progress(items: Collection[T], what: str, unit: str, *, kept: int = 0) -> Iterator[T]:
+    """Yield items while showing how many are done, the rate and the time left, on stderr.
+
+    Args:
+        items: what is left to do.
+        what: name of the work.
+        unit: name of an item.
+        kept: items that an earlier, interrupted run has finished.
+    """
+    total = kept + len(items)
+    if kept:
+        tqdm.write(f"{what}: {kept} of {total} {unit}s kept from before", file=sys.stderr)
+    if sys.stderr.isatty():
+        yield from tqdm(items, what, total, unit=unit, initial=kept, dynamic_ncols=True)
+        return
+    start = latest = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - latest >= SECONDS:
+            latest = now
+            left = timedelta(seconds=round((now - start) / done * (len(items) - done)))
+            rate = done / (now - start)
+            print(
+                f"{what}: {kept + done} of {total} {unit}s, {rate:.2g} per second, {left} left",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -1,0 +1,90 @@
+"""Trace a figure or page to its study, configuration, data and code."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from subprocess import run as run_command
+
+import yaml
+
+from pipeline.config.study import config_file, load_study
+from pipeline.runs.outputs import find_output
+from pipeline.runs.tracking import md5
+
+KEY = "made_from"
+"""Text chunk of a PNG, and comment of a page, with the record as JSON."""
+
+
+def with_record(page: str, made_from: Mapping[str, str]) -> str:
+    """Append the record of what a page was made from."""
+    return f"{page}<!-- {KEY}: {json.dumps(dict(made_from), sort_keys=True)} -->\n"
+
+
+def trace(file: Path, root: Path) -> Iterator[tuple[str, str]]:
+    """Yield pairs of a subject and a finding: study, figure, config, data, code, and the command.
+
+    Each input's MD5 is that of dvc.lock, and is compared with the file that is there now.
+
+    Raises:
+        ValueError: a file without a record.
+    """
+    record = read_record(file)
+    name = record.pop("study")
+    folder = find_output(root, name)
+    study = load_study(config_file(folder))
+    yield "study", f"{name}: {study.question}"
+    recorded = record.pop("config")
+    figures = yaml.safe_dump(study.figures, sort_keys=False).strip()
+    yield "config", f"{recorded}, a hash of the figures' options and the question"
+    yield "figures now", figures.replace("\n", "\n" + " " * 13)
+    for path, checksum in record.items():
+        there = folder / path
+        state = "gone" if not there.exists() else "as now" if md5(there) == checksum else "changed"
+        yield "data", f"{there.relative_to(root)}, md5 {checksum}: {state}"
+    commit = _commit(root, list(record.values()))
+    yield (
+        "code",
+        (
+            f"commit {commit}, which put this data into dvc.lock"
+            if commit
+            else "no commit has a dvc.lock with this data"
+        ),
+    )
+    by_hand = folder.name != name
+    yield (
+        "remake",
+        f"actsweep run {name}, as {folder.name}" if by_hand else (f"dvc repro figures@{name}"),
+    )
+
+
+def read_record(file: Path) -> dict[str, str]:
+    """Read the record of a PNG or an HTML page.
+
+    Raises:
+        ValueError: no such file, or no record in it.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist")
+    if file.suffix == ".png":
+        from PIL import Image
+
+        with Image.open(file) as image:
+            text = getattr(image, "text", {}).get(KEY)
+    else:
+        found = re.findall(rf"<!-- {KEY}: (.*) -->", file.read_text(errors="replace"))
+        text = found[-1] if found else None
+    if text is None:
+        raise ValueError(f"{file} has no record of what it was made from")
+    record: dict[str, str] = json.loads(text)
+    return record
+
+
+def _commit(root: Path, checksums: Sequence[str]) -> str | None:
+    """Return the last commit that put one of the checksums into dvc.lock."""
+    for checksum in checksums:
+        command = ["git", "log", "-1", "--format=%h", f"-S{checksum}", "--", "dvc.lock"]
+        done = run_command(command, cwd=root, capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.strip():
+            return done.stdout.strip()
+    return None

@@ -1,0 +1,158 @@
+"""Outputs found by name, compared prompt by prompt, traced, and shared between runs."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from project import ROOT
+
+from pipeline.config.study import compose_study, save_study
+from pipeline.engine.conditions import BASELINE, CANDIDATE
+from pipeline.measures.statistics import paired_difference
+from pipeline.runs.comparison import compare_named
+from pipeline.runs.outputs import find_output, outputs
+from pipeline.runs.reuse import reused
+from pipeline.runs.trace import read_record, trace, with_record
+from pipeline.runs.tracking import md5
+from pipeline.views.panels import save
+
+
+def write_run(root: Path, name: str, scores: dict[str, list[float]], *, seed: int = 0) -> Path:
+    """An output folder of study `refusal`: one arm, its baseline and its setting."""
+    folder = root / "outputs" / name
+    folder.mkdir(parents=True)
+    study = compose_study("refusal", [f"sweep.seed={seed}"], root=ROOT)
+    by_dvc = name == "refusal"
+    save_study(study, root / "outputs/config/refusal.yaml" if by_dvc else folder / "config.yaml")
+    n = len(scores["baseline"])
+    prompts = {"sample": range(n), "instruction": [f"q{i}" for i in range(n)], "topic": "t"}
+    pd.DataFrame(prompts).to_parquet(folder / "dataset.parquet")
+    roles = {"baseline": BASELINE, "steered": CANDIDATE}
+    rows = [{"condition": side, "arm": "add", "role": role} for side, role in roles.items()]
+    pd.DataFrame(rows).to_parquet(folder / "conditions.parquet")
+    table = pd.concat(
+        pd.DataFrame(
+            {"condition": side, "split": "test", "sample": range(n), "repeat": 0, "score": values}
+        )
+        for side, values in scores.items()
+    ).assign(metric="refusal")
+    table.to_parquet(folder / "scores.parquet")
+    pd.DataFrame({"metric": ["refusal"], "share": [True]}).to_parquet(folder / "summary.parquet")
+    estimates = {
+        side: {"mean": float(np.mean(values)), "low": 0.0, "high": 1.0, "n": n}
+        for side, values in scores.items()
+    }
+    ids = {"baseline_id": "baseline", "steered_id": "steered"}
+    headline = {"add": {"metric": "refusal", "conditions": ids, **estimates}}
+    (folder / "headline.json").write_text(json.dumps(headline))
+    return folder
+
+
+SCORES = {"baseline": [0.0] * 20, "steered": [1.0, 0.0] * 10}
+
+
+def test_a_studys_name_means_dvcs_outputs_else_the_newest_run(tmp_path):
+    with pytest.raises(ValueError, match="'refusal' has no results in outputs; there are: none"):
+        find_output(tmp_path, "refusal")
+    old = write_run(tmp_path, "refusal-11111111", SCORES)
+    new = write_run(tmp_path, "refusal-22222222", SCORES)
+    for path in old.iterdir():
+        os.utime(path, (1, 1))
+    assert find_output(tmp_path, "refusal") == new
+    assert find_output(tmp_path, "refusal-11111111") == old
+    assert [output.name for output in outputs(tmp_path)] == [new.name, old.name]
+    made = write_run(tmp_path, "refusal", SCORES)
+    assert find_output(tmp_path, "refusal") == made
+    with pytest.raises(ValueError, match=r"'lists' has no .*: refusal, refusal-11111111, refu"):
+        find_output(tmp_path, "lists")
+
+
+def test_runs_on_the_same_prompts_are_compared_prompt_by_prompt(tmp_path):
+    write_run(tmp_path, "refusal", SCORES)
+    changed = {**SCORES, "steered": [1.0, 0.0] * 9 + [1.0, 1.0]}
+    write_run(tmp_path, "refusal-22222222", changed, seed=1)
+    comparison = compare_named(tmp_path, "refusal", "refusal-22222222")
+    assert comparison.config.set_index("key").loc["sweep.seed"].tolist() == [0, 1]
+    rows = comparison.summary.set_index("key")
+    assert rows["paired"].all()
+    # Identical runs: no difference, and hardly a doubt about it.
+    same = rows.loc["add.baseline"]
+    assert (same["difference"], same["excludes_zero"]) == (0, False)
+    expected = paired_difference(
+        pd.DataFrame({"sample": range(20), "repeat": 0, "score": changed["steered"]}),
+        pd.DataFrame({"sample": range(20), "repeat": 0, "score": SCORES["steered"]}),
+        cluster="sample",
+        share=True,
+        seed=0,
+    )
+    steered = rows.loc["add.steered"]
+    assert steered[["difference", "low", "high"]].tolist() == [0.05, expected.low, expected.high]
+    with pytest.raises(ValueError, match="refusal and refusal are the same run"):
+        compare_named(tmp_path, "refusal", "refusal")
+
+
+def test_runs_on_other_prompts_are_taken_as_independent(tmp_path):
+    write_run(tmp_path, "refusal", SCORES)
+    other = write_run(tmp_path, "refusal-22222222", SCORES)
+    prompts = pd.read_parquet(other / "dataset.parquet")
+    prompts.loc[3, "instruction"] = "another"
+    prompts.to_parquet(other / "dataset.parquet")
+    rows = compare_named(tmp_path, "refusal", "refusal-22222222").summary.set_index("key")
+    assert not rows["paired"].any()
+    assert rows.loc["add.steered", "high"] - rows.loc["add.steered", "low"] > 1
+
+
+def test_a_figure_and_a_page_are_traced(tmp_path):
+    folder = write_run(tmp_path, "refusal", SCORES)
+    record = {
+        "study": "refusal",
+        "config": "c0ffee",
+        "scores.parquet": md5(folder / "scores.parquet"),
+    }
+    figures = folder / "figures"
+    figures.mkdir()
+    save(Figure(), figures / "f.png", record)
+    (figures / "p.html").write_text(with_record("<p>x</p>", record))
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    (tmp_path / "dvc.lock").write_text(record["scores.parquet"])
+    for command in (["init", "-q"], ["add", "dvc.lock"], ["commit", "-qm", "lock"]):
+        subprocess.run([*git, *command], cwd=tmp_path, check=True)
+    for file in ("f.png", "p.html"):
+        assert read_record(figures / file) == record
+        found = dict(trace(figures / file, tmp_path))
+        assert found["study"].startswith("refusal: Is refusal")
+        assert (
+            found["data"]
+            == f"outputs/refusal/scores.parquet, md5 {record['scores.parquet']}: as now"
+        )
+        assert "which put this data into dvc.lock" in found["code"]
+        assert found["remake"] == "dvc repro figures@refusal"
+    (folder / "scores.parquet").write_bytes(b"x")
+    assert dict(trace(figures / "f.png", tmp_path))["data"].endswith(": changed")
+    Figure().savefig(tmp_path / "other.png")
+    for file, message in [("other.png", "has no record"), ("none.png", "does not exist")]:
+        with pytest.raises(ValueError, match=message):
+            read_record(tmp_path / file)
+
+
+def test_a_stage_with_the_same_key_is_taken_from_another_run(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder in (first, second):
+        folder.mkdir()
+    (first / "store").mkdir()
+    (first / "store" / "shard").write_text("x")
+    (first / "table").write_text("y")
+    (first / ".collect.key").write_text("k")
+    assert reused(second, ["store", "table"], ".collect.key", "other") is None
+    assert reused(second, ["store", "more"], ".collect.key", "k") is None
+    (second / "store").mkdir()
+    (second / "store" / "left").write_text("z")
+    assert reused(second, ["store", "table"], ".collect.key", "k") == "a"
+    assert [path.name for path in (second / "store").iterdir()] == ["shard"]
+    assert (second / "table").stat().st_ino == (first / "table").stat().st_ino
+    assert reused(first, ["store", "table"], ".collect.key", "k") is None
