@@ -14,8 +14,8 @@ from test_sae import autoencoder
 from pipeline.cli import parser
 from pipeline.config.contracts import KINDS, READS
 from pipeline.config.study import compose_study
-from pipeline.methods.sae.files import load_saelens
 from pipeline.methods.sae.fits import SparseAutoencoders
+from pipeline.methods.sae.saelens import load_saelens
 from pipeline.model.architectures import ARCHITECTURES
 from pipeline.model.sites import Site
 

@@ -14,9 +14,9 @@ from pipeline.config.study import load_study
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.methods.sae import fits
 from pipeline.methods.sae.attributed import AttributedFeatures
-from pipeline.methods.sae.files import save_saelens
 from pipeline.methods.sae.fits import SparseAutoencoders
 from pipeline.methods.sae.interventions import Reconstruct, ablate
+from pipeline.methods.sae.saelens import save_saelens
 from pipeline.model.loading import load_model
 from pipeline.model.sites import Site
 

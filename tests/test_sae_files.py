@@ -12,7 +12,8 @@ from test_sae import FEATURES, autoencoder
 
 from pipeline.methods.provenance import Provenance
 from pipeline.methods.sae.autoencoder import KINDS, load_sae, save_sae
-from pipeline.methods.sae.files import load_gemma_scope, load_saelens, save_saelens
+from pipeline.methods.sae.gemma_scope import load_gemma_scope
+from pipeline.methods.sae.saelens import load_saelens, save_saelens
 from pipeline.model.sites import Site
 
 SITE = Site(2, "resid_post")
@@ -126,6 +127,7 @@ def test_paths_of_gemma_scope_that_agree_or_say_nothing_are_read(tmp_path, folde
         (f"{RES}/{LAYER}", "blocks.2.z", "blocks.2.resid_post"),
         (ATT, "blocks.2.attn_out", "blocks.2.z"),
         (LAYER, "blocks.20.z", "blocks.2.z"),
+        (f"embedding/{LAYER}", "blocks.10.resid_post", "blocks.2.resid_post"),
     ],
 )
 def test_paths_of_gemma_scope_of_another_site_are_refused(tmp_path, folder, site, stated):
@@ -133,6 +135,22 @@ def test_paths_of_gemma_scope_of_another_site_are_refused(tmp_path, folder, site
     path = scope(tmp_path / folder / "params.npz")
     with pytest.raises(ValueError, match=rf"params.npz is by its path of {stated}, this is {site}"):
         load_gemma_scope(path, model="m", site=Site.parse(site))
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("gemma-scope-2b-pt-transcoders/layer_2/width_16k", "is by its path a transcoder"),
+        (
+            f"{RES}/embedding/width_4k",
+            "is by its path of the embeddings .* this is blocks.2.resid_",
+        ),
+    ],
+)
+def test_gemma_scope_paths_of_something_else_are_refused(tmp_path, folder, message):
+    (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(ValueError, match=message):
+        load_gemma_scope(scope(tmp_path / folder / "params.npz"), model="m", site=SITE)
 
 
 def test_gemma_scope_files_of_another_form_are_refused(tmp_path):
@@ -164,6 +182,7 @@ def test_saelens_folders_of_old_versions_are_flat(tmp_path, architecture):
     path = folder(tmp_path / "sae", architecture)
     old = {"d_in": WIDTH, "d_sae": FEATURES, "dtype": "float32", "hook_point_head_index": None}
     old |= {"model_name": "gemma2", "hook_point": "blocks.2.hook_resid_post"}
+    old |= {"model_from_pretrained_kwargs": {}}
     if architecture == "topk":
         old |= {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 5}}
     if architecture == "jumprelu":
@@ -174,6 +193,51 @@ def test_saelens_folders_of_old_versions_are_flat(tmp_path, architecture):
     sae = load_saelens(path)
     assert_formula(sae, formula(architecture, X, centred=True))
     assert (sae.provenance.model, sae.site) == ("gemma2", str(SITE))
+
+
+def test_an_old_folder_that_does_not_say_what_its_model_was_is_refused(tmp_path):
+    """gpt2-small-res-jb does not, and was trained on centred weights."""
+    path = folder(tmp_path / "sae")
+    old = {"d_in": WIDTH, "d_sae": FEATURES, "hook_point": "blocks.2.hook_resid_post"}
+    (path / "cfg.json").write_text(json.dumps(old | {"model_name": "gpt2-small"}))
+    with pytest.raises(
+        ValueError, match=r"does not say whether .* `unmodified: true` if they were"
+    ):
+        load_saelens(path)
+    assert_formula(load_saelens(path, unmodified=True), formula("standard", X, centred=True))
+
+
+def test_metadata_does_not_override_the_config(tmp_path):
+    wrong = {"apply_b_dec_to_input": True, "normalize_activations": "layer_norm", "k": 1}
+    for architecture in ARCHITECTURES:
+        path = folder(tmp_path / architecture, architecture, about=wrong)
+        assert_formula(load_saelens(path), formula(architecture, X))
+
+
+def test_k_may_stand_among_the_arguments_of_the_activation_function(tmp_path):
+    path = folder(tmp_path / "sae", "topk")
+    config = json.loads((path / "cfg.json").read_text())
+    del config["k"]
+    (path / "cfg.json").write_text(json.dumps(config | {"activation_fn_kwargs": {"k": 5}}))
+    assert_formula(load_saelens(path), formula("topk", X))
+
+
+def test_damaged_files_are_named(tmp_path):
+    path = folder(tmp_path / "sae")
+    weights_file = path / "sae_weights.safetensors"
+    weights_file.write_bytes(weights_file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"sae_weights\.safetensors is damaged: "):
+        load_saelens(path)
+    (path / "cfg.json").write_text("{")
+    with pytest.raises(ValueError, match=r"cfg\.json is no JSON"):
+        load_saelens(path)
+    scope(tmp_path / "params.npz")
+    content = (tmp_path / "params.npz").read_bytes()
+    spoilt = bytearray(content)
+    spoilt[150:160] = b"0123456789"
+    (tmp_path / "params.npz").write_bytes(bytes(spoilt))
+    with pytest.raises(ValueError, match=r"params\.npz is damaged: "):
+        load_gemma_scope(tmp_path / "params.npz", model="m", site=SITE)
 
 
 @pytest.mark.parametrize("centred", [False, True])
@@ -242,6 +306,12 @@ VALID_HOOKS = r"valid: blocks\.LAYER\.HOOK with HOOK in hook_resid_pre, hook_z, 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        (
+            {"about": {"hook_name_out": "blocks.2.hook_mlp_out"}},
+            "is a transcoder, from blocks.2.ho",
+        ),
+        ({"d_in": WIDTH + 1}, r"W_enc is \[32, 48\], d_in and d_sae are \[33, 48\]"),
+        ({"spoilt": "b_dec"}, "b_dec of the autoencoder at blocks.2.resid_post is not finite"),
         ({"architecture": "gated"}, "architecture 'gated'; valid: standard, topk, jumprelu$"),
         ({"architecture": "jumprelu_transcoder"}, "'jumprelu_transcoder'; valid: standard"),
         ({"activation_fn": "tanh-relu"}, "activation_fn 'tanh-relu'; valid: relu, topk$"),
@@ -270,6 +340,8 @@ VALID_HOOKS = r"valid: blocks\.LAYER\.HOOK with HOOK in hook_resid_pre, hook_z, 
 def test_what_we_do_not_have_is_refused_in_one_line(tmp_path, changed, message):
     tensors = weights("standard")
     tensors.pop(changed.pop("leave_out", ""), None)
+    spoilt = changed.pop("spoilt", None)
+    tensors |= {spoilt: tensors[spoilt] * torch.nan} if spoilt else {}
     more = changed.pop("more", None)
     tensors |= {more: torch.full((FEATURES,), 2.0)} if more else {}
     path = folder(tmp_path / "sae", tensors=tensors, **changed)

@@ -7,7 +7,7 @@ import torch
 from families import WIDTH
 from test_sae import FEATURES, autoencoder
 
-from pipeline.methods.sae.files import load_saelens, save_saelens
+from pipeline.methods.sae.saelens import load_saelens, save_saelens
 from pipeline.model.sites import Site
 
 with warnings.catch_warnings():
@@ -74,30 +74,45 @@ def test_they_load_heads_as_they_have_them(tmp_path):
     assert_same(ours, sae_lens.SAE.load_from_disk(tmp_path), X.unflatten(1, (4, WIDTH // 4)))
 
 
-@pytest.mark.parametrize("kind", THEIRS)
+@pytest.mark.parametrize("scale", [None, 0.6])
 @pytest.mark.parametrize("centred", [False, True])
-def test_we_load_what_they_save(tmp_path, kind, centred):
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("l1", {}),
+        ("jumprelu", {}),
+        ("topk", {"rescale_acts_by_decoder_norm": False}),
+        ("topk", {"rescale_acts_by_decoder_norm": True}),
+    ],
+)
+@pytest.mark.parametrize("normed", ["none", "expected_average_only_in", "layer_norm"])
+def test_we_load_what_they_save(tmp_path, kind, more, centred, scale, normed):
+    """The whole grid of forms: each has their features, or is refused by name."""
     made = autoencoder(kind)
-    theirs = their_own(made, made.encoder_bias, apply_b_dec_to_input=centred)
+    made.decoder.mul_(torch.linspace(0.5, 2, FEATURES)[:, None])
+    theirs = their_own(
+        made, made.encoder_bias, apply_b_dec_to_input=centred, normalize_activations=normed, **more
+    )
     theirs.save_model(tmp_path)
-    ours = load_saelens(tmp_path)
+    if normed == "layer_norm" or (normed == "none") == (scale is not None):
+        with pytest.raises(ValueError, match=r"normalize_activations|scale 0\.6"):
+            load_saelens(tmp_path, scale=scale)
+        return
+    if scale is not None:
+        theirs.fold_activation_norm_scaling_factor(scale)
+    ours = load_saelens(tmp_path, scale=scale)
     assert (ours.provenance.model, ours.site) == ("gemma2", "blocks.2.resid_post")
     assert_same(ours, theirs)
 
 
-def test_we_load_topk_that_counts_the_lengths_of_its_decoder(tmp_path):
-    made = autoencoder("topk")
-    made.decoder.mul_(torch.linspace(0.5, 2, FEATURES)[:, None])
-    theirs = their_own(made, made.encoder_bias, rescale_acts_by_decoder_norm=True)
+@pytest.mark.parametrize("kind", ["Transcoder", "JumpReLUTranscoder", "GatedSAE"])
+def test_what_is_of_another_kind_is_refused(tmp_path, kind):
+    config = {"d_in": WIDTH, "d_sae": FEATURES}
+    if "Transcoder" in kind:
+        config |= {"d_out": WIDTH, "apply_b_dec_to_input": False}
+    theirs = getattr(sae_lens, kind)(getattr(sae_lens, f"{kind}Config")(**config))
+    for name, value in ABOUT.items():
+        theirs.cfg.metadata[name] = value
     theirs.save_model(tmp_path)
-    assert_same(load_saelens(tmp_path), theirs)
-
-
-@pytest.mark.parametrize("kind", THEIRS)
-def test_a_scale_is_folded_in_as_they_do(tmp_path, kind):
-    made = autoencoder(kind)
-    scaled = "expected_average_only_in"
-    theirs = their_own(made, made.encoder_bias, normalize_activations=scaled)
-    theirs.save_model(tmp_path)
-    theirs.fold_activation_norm_scaling_factor(0.6)
-    assert_same(load_saelens(tmp_path, scale=0.6), theirs)
+    with pytest.raises(ValueError, match=r"architecture '.*'; valid: standard, topk, jumprelu"):
+        load_saelens(tmp_path)

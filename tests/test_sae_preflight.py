@@ -14,7 +14,7 @@ from pipeline.config.study import compose_study, save_study
 from pipeline.data import completions
 from pipeline.methods.provenance import Provenance
 from pipeline.methods.sae.autoencoder import SparseAutoencoder
-from pipeline.methods.sae.files import save_saelens
+from pipeline.methods.sae.saelens import save_saelens
 
 
 @pytest.fixture(autouse=True)

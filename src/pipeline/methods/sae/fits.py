@@ -11,8 +11,9 @@ import torch
 from pipeline.config.errors import at_key
 from pipeline.methods.provenance import Provenance
 from pipeline.methods.sae.autoencoder import SparseAutoencoder, load_sae, save_sae
-from pipeline.methods.sae.files import load_gemma_scope, load_saelens
+from pipeline.methods.sae.gemma_scope import load_gemma_scope
 from pipeline.methods.sae.rows import ordinary_rows, rows_of_split
+from pipeline.methods.sae.saelens import load_saelens
 from pipeline.methods.sae.training import SaeRecipe, train
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site, check_component
@@ -84,6 +85,8 @@ class SparseAutoencoders:
         sites: Sequence[str],
         files: Mapping[str, str],
         trained_at: str | None,
+        scales: Mapping[str, float],
+        unmodified: bool,
         kind: str,
         n_features: int,
         k: int,
@@ -129,7 +132,7 @@ class SparseAutoencoders:
             sites, sizes, sizes_at, kind, n_features, k, sparsity, learning_rate, revive_every
         )
         trained = {name: _zeros(model, recipe) for name, recipe in recipes.items()}
-        return cls(_from_files(model, files, trained_at) | trained)
+        return cls(_from_files(model, files, trained_at, scales, unmodified) | trained)
 
 
 def sparse_autoencoders(
@@ -140,6 +143,8 @@ def sparse_autoencoders(
     sites: list[str] = [],  # noqa: B006 - never changed
     files: dict[str, str] = {},  # noqa: B006 - never changed
     trained_at: str | None = None,
+    scales: dict[str, float] = {},  # noqa: B006 - never changed
+    unmodified: bool = False,
     kind: str = "topk",
     n_features: int = 512,
     k: int = 16,
@@ -164,6 +169,8 @@ def sparse_autoencoders(
         files: site -> a Gemma Scope `.npz` or a SAELens folder.
         trained_at: model name of `files` that do not state one, or that state another name than
             the model is loaded under.
+        scales: site -> factor on activations, for SAELens folders that ask for one.
+        unmodified: see `saelens.load_saelens`.
         kind: see `training.SaeRecipe`, as for the next five.
         n_features: dictionary size.
         k: active features per row, for `topk`.
@@ -179,7 +186,8 @@ def sparse_autoencoders(
     Raises:
         ValueError: as `SparseAutoencoders.stand_in`, or training diverged.
     """
-    saes = {name: sae.pinned(model) for name, sae in _from_files(model, files, trained_at).items()}
+    read = _from_files(model, files, trained_at, scales, unmodified)
+    saes = {name: sae.pinned(model) for name, sae in read.items()}
     recipes = _recipes(
         sites, sizes, sizes_at, kind, n_features, k, sparsity, learning_rate, revive_every
     )
@@ -226,14 +234,22 @@ def _recipes(
 
 
 def _from_files(
-    model: LanguageModel, files: Mapping[str, str], trained_at: str | None
+    model: LanguageModel,
+    files: Mapping[str, str],
+    trained_at: str | None,
+    scales: Mapping[str, float],
+    unmodified: bool,
 ) -> dict[str, SparseAutoencoder]:
+    for name in scales:
+        if not Path(files.get(name, "")).is_dir() or name not in files:
+            raise ValueError(f"scales.{name}: it is no SAELens folder of `files`")
     saes = {}
     for name, text in files.items():
         path, site = Path(text), Site.parse(name)
         with at_key(f"files.{name}"):
             if path.is_dir():
-                sae = load_saelens(path, model=trained_at)
+                scale = scales.get(name)
+                sae = load_saelens(path, model=trained_at, scale=scale, unmodified=unmodified)
             elif not path.is_file():
                 raise ValueError(f"{path} is neither a file nor a folder")
             elif trained_at is None:

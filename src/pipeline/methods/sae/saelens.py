@@ -1,23 +1,20 @@
-"""Published autoencoder formats: read Gemma Scope files, read and write SAELens files."""
+"""Read and write the autoencoder folders of SAELens."""
 
 import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
-import numpy as np
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from pipeline.methods.provenance import Provenance
 from pipeline.methods.sae.autoencoder import SparseAutoencoder
+from pipeline.methods.sae.published import TENSORS, assembled, check_names
 from pipeline.model.sites import Site
 
 _KINDS = {"standard": "l1", "topk": "topk", "jumprelu": "jumprelu"}
-_TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
 _CONFIG, _WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _SCALED = "expected_average_only_in"
 _HOOKS = {
@@ -35,46 +32,32 @@ _OLD_NAMES = {
     "hook_point_head_index": "hook_head_index",
     "activation_fn_str": "activation_fn",
 }
-_SCOPES = {"res": "resid_post", "att": "z", "mlp": "mlp_out"}
-"""Suffix of a Gemma Scope repository's name -> component."""
+_ABOUT = (
+    "model_name",
+    "hook_name",
+    "hook_name_out",
+    "hook_head_index",
+    "dataset_path",
+    "model_from_pretrained_kwargs",
+)
+"""Fields that version 6 keeps in `metadata`; its other fields there are ignored, as by SAELens."""
 _REWRITES = ("center_writing_weights", "fold_value_biases", "refactor_factored_attn_matrices")
 """TransformerLens weight rewrites that change activations but not logits."""
 
 
-def load_gemma_scope(path: Path, *, model: str, site: Site) -> SparseAutoencoder:
-    """Read an autoencoder of Gemma Scope: `params.npz`.
-
-    pre = x W_enc + b_enc;  f = max(pre, 0) where pre > threshold, else 0;  x̂ = f W_dec + b_dec,
-    with W_enc [width, feature], W_dec [feature, width]. Lieberum et al. 2024.
-
-    Args:
-        path: the file.
-        model: the name of its model, such as `gemma-2-2b`; not stored in the file.
-        site: its site, not stored in the file either; attention autoencoders use `z`. If the path
-            contains a folder `layer_N` or a repository name such as `gemma-scope-2b-pt-res` (or
-            `att`, `mlp`), the site must agree with it.
-
-    Raises:
-        ValueError: no .npz file, a path of another site, missing or unknown arrays, or wrong
-            shapes.
-    """
-    if not is_zipfile(path):
-        raise ValueError(f"{path} is no .npz file")
-    _check_path(path, site)
-    with np.load(path) as arrays:
-        tensors = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
-    _check_names(path, tensors, (*_TENSORS, "threshold"))
-    return _assemble("jumprelu", tensors, Provenance(model, sites=(str(site),), named=True))
-
-
 def load_saelens(
-    folder: Path, *, model: str | None = None, scale: float | None = None
+    folder: Path,
+    *,
+    model: str | None = None,
+    scale: float | None = None,
+    unmodified: bool = False,
 ) -> SparseAutoencoder:
     """Read an autoencoder that SAELens wrote: `cfg.json` and `sae_weights.safetensors`.
 
     pre = (scale x - centred b_dec) W_enc + b_enc;  x̂ = (f W_dec + b_dec) / scale, with centred =
     `apply_b_dec_to_input`; with `rescale_acts_by_decoder_norm`, pre is multiplied and f divided by
-    the norms of W_dec's rows. All of it is folded into the weights, exactly. Supports architectures
+    the norms of the rows of W_dec / scale. All of it is folded into the weights, exactly, and f is
+    that of SAELens after `fold_activation_norm_scaling_factor`. Supports architectures
     `standard` (`l1` here), `topk` and `jumprelu`, in the configs of version 6 and the flat configs
     of earlier versions.
 
@@ -84,22 +67,24 @@ def load_saelens(
             TransformerLens calls `gpt2` gpt2-small.
         scale: factor on activations if `normalize_activations` is `expected_average_only_in`:
             sqrt(width) / mean ||x|| on the training data.
+        unmodified: whether the model's weights were used as they are, for the folders of early
+            versions that do not say so: gpt2-small-res-jb was trained on centred weights.
 
     Raises:
-        ValueError: missing files; an unsupported architecture, activation function, hook or
-            normalisation; missing or unknown tensors; a missing or superfluous `scale`; a model
-            whose weights TransformerLens rewrote. Names the value and the valid ones.
+        ValueError: missing or damaged files; an unsupported architecture, activation function, hook
+            or normalisation; missing, unknown, wrongly sized tensors or values that are not finite;
+            a missing or superfluous `scale`; a transcoder; a model whose weights TransformerLens
+            rewrote or may have rewritten. Names the value and the valid ones.
     """
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is no autoencoder of SAELens: there is no {name} there")
-    config = json.loads((folder / _CONFIG).read_text())
-    config |= config.get("metadata") or {}
-    config = {_OLD_NAMES.get(name, name): value for name, value in config.items()}
-    activation = _known(folder, config, "activation_fn", "relu", ("relu", "topk"))
-    if activation == "topk":
-        config |= {"architecture": "topk"} | (config.get("activation_fn_kwargs") or {})
+    config = _config(folder)
+    if _known(folder, config, "activation_fn", "relu", ("relu", "topk")) == "topk":
+        config["architecture"] = "topk"
     kind = _KINDS[_known(folder, config, "architecture", "standard", _KINDS)]
+    if kind == "topk" and "k" not in config:
+        config["k"] = (config.get("activation_fn_kwargs") or {}).get("k")
     model = model or config.get("model_name")
     if not model:
         raise ValueError(f"{folder} does not name its model: give `model`")
@@ -109,27 +94,40 @@ def load_saelens(
         raise ValueError(
             f"{folder} is of a model changed by {', '.join(rewritten)}; valid: a model as it is"
         )
+    if "model_from_pretrained_kwargs" not in config and not (config["versioned"] or unmodified):
+        raise ValueError(
+            f"{folder} does not say whether its model's weights were rewritten (no "
+            "model_from_pretrained_kwargs); give `unmodified: true` if they were used as they are"
+        )
     site = _site(folder, config)
-    tensors = {name: t.float() for name, t in load_file(folder / _WEIGHTS).items()}
+    try:
+        tensors = {name: t.float() for name, t in load_file(folder / _WEIGHTS).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{folder / _WEIGHTS} is damaged: {error}") from error
     # Versions before 4 always wrote a scaling factor, even an unused one of all ones.
     if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
         del tensors["scaling_factor"]
     extra = ("threshold",) if kind == "jumprelu" else ()
-    _check_names(folder / _WEIGHTS, tensors, (*_TENSORS, *extra))
+    check_names(folder / _WEIGHTS, tensors, (*TENSORS, *extra))
+    shape = [config.get("d_in"), config.get("d_sae")]
+    if None not in shape and list(tensors["W_enc"].shape) != shape:
+        raise ValueError(
+            f"{folder}: W_enc is {list(tensors['W_enc'].shape)}, d_in and d_sae are {shape}"
+        )
     factor = _scale(folder, config, scale)
     if config.get("apply_b_dec_to_input", True):
         tensors["b_enc"] = tensors["b_enc"] - tensors["b_dec"] @ tensors["W_enc"]
+    tensors["W_enc"] = factor * tensors["W_enc"]
+    tensors["W_dec"] = tensors["W_dec"] / factor
+    tensors["b_dec"] = tensors["b_dec"] / factor
     if kind == "topk" and config.get("rescale_acts_by_decoder_norm"):
         lengths = tensors["W_dec"].norm(dim=-1)
         tensors["W_enc"] = tensors["W_enc"] * lengths
         tensors["b_enc"] = tensors["b_enc"] * lengths
         tensors["W_dec"] = tensors["W_dec"] / lengths[:, None]
-    tensors["W_enc"] = factor * tensors["W_enc"]
-    tensors["W_dec"] = tensors["W_dec"] / factor
-    tensors["b_dec"] = tensors["b_dec"] / factor
     dataset = config.get("dataset_path") or ""
     provenance = Provenance(model, dataset=dataset, sites=(str(site),), named=True)
-    return _assemble(kind, tensors, provenance, (config.get("k") or 0) if kind == "topk" else 0)
+    return assembled(kind, tensors, provenance, (config.get("k") or 0) if kind == "topk" else 0)
 
 
 def save_saelens(folder: Path, sae: SparseAutoencoder, *, model: str) -> None:
@@ -168,7 +166,7 @@ def save_saelens(folder: Path, sae: SparseAutoencoder, *, model: str) -> None:
         },
     }
     tensors = dict(
-        zip(_TENSORS, (sae.encoder, sae.encoder_bias, sae.decoder, sae.decoder_bias), strict=True)
+        zip(TENSORS, (sae.encoder, sae.encoder_bias, sae.decoder, sae.decoder_bias), strict=True)
     )
     if sae.kind == "jumprelu":
         tensors["threshold"] = sae.threshold
@@ -179,46 +177,20 @@ def save_saelens(folder: Path, sae: SparseAutoencoder, *, model: str) -> None:
     save_file({n: t.float().cpu().contiguous() for n, t in tensors.items()}, folder / _WEIGHTS)
 
 
-def _assemble(
-    kind: str, tensors: Mapping[str, Tensor], provenance: Provenance, k: int = 0
-) -> SparseAutoencoder:
-    bias = tensors["b_enc"]
-    # Both formats apply max(pre, 0) first, so a negative threshold is equivalent to 0.
-    threshold = tensors["threshold"].clamp(min=0) if kind == "jumprelu" else torch.zeros_like(bias)
-    return SparseAutoencoder(
-        kind=kind,
-        encoder=tensors["W_enc"],
-        encoder_bias=bias,
-        decoder=tensors["W_dec"],
-        decoder_bias=tensors["b_dec"],
-        threshold=threshold,
-        provenance=provenance,
-        k=k,
-    )
-
-
-def _check_path(path: Path, site: Site) -> None:
-    """Fail if a Gemma Scope path names another layer or component than the site."""
-    layer = re.search(r"(?:^|/)layer_(\d+)/", path.as_posix())
-    scope = re.search(r"gemma-scope-[^/]*-(res|att|mlp)\b", path.as_posix())
-    # Token-embedding autoencoders are in the residual repository but belong to no layer.
-    if "embedding" in path.parts:
-        return
-    stated = (
-        int(layer[1]) if layer else site.layer,
-        _SCOPES[scope[1]] if scope else site.component,
-    )
-    if stated != (site.layer, site.component):
-        raise ValueError(f"{path} is by its path of blocks.{stated[0]}.{stated[1]}, this is {site}")
-
-
-def _check_names(where: Path, names: Collection[str], valid: Collection[str]) -> None:
-    missing = [name for name in valid if name not in names]
-    unknown = [name for name in names if name not in valid]
-    problems = [f"lacks {', '.join(missing)}"] * bool(missing)
-    problems += [f"has more besides: {', '.join(unknown)}"] * bool(unknown)
-    if problems:
-        raise ValueError(f"{where} {'; '.join(problems)}; valid: {', '.join(valid)}")
+def _config(folder: Path) -> dict[str, Any]:
+    """Read cfg.json under the names of version 6; `versioned`: whether it is of version 6."""
+    try:
+        config = json.loads((folder / _CONFIG).read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder / _CONFIG} is no JSON: {error}") from error
+    metadata = config.get("metadata") or {}
+    config = {_OLD_NAMES.get(name, name): value for name, value in config.items()}
+    config |= {name: metadata[name] for name in _ABOUT if name in metadata}
+    config["versioned"] = "sae_lens_version" in {**config, **metadata}
+    hook, out = config.get("hook_name"), config.get("hook_name_out")
+    if out is not None and out != hook:
+        raise ValueError(f"{folder} is a transcoder, from {hook} to {out}")
+    return config
 
 
 def _known(
