@@ -151,6 +151,12 @@ def test_a_batch_that_memory_does_not_hold_is_run_in_parts(monkeypatch):
 def test_the_largest_are_kept_and_only_active_ones():
     model, sae = tiny("llama"), autoencoder("l1", site=SITE)
     everything = run(model, sae, top=10**6).features
+    # How often a feature is active does not depend on how many attributions are kept.
+    active = run(model, sae, top=1).active[sae.site]
+    lengths = everything["prompt"].map(lambda p: len(PROMPTS[p]))
+    counted = np.zeros_like(active)
+    np.add.at(counted, (everything["position"] - lengths, everything["feature"]), 1)
+    np.testing.assert_array_equal(active, counted)
     few = run(model, sae, top=5).features
     assert (everything["activation"] > 0).all()
     for prompt, own in everything.groupby("prompt"):

@@ -1,6 +1,7 @@
 """Which pairs are ablated, and where, on tables written by hand and against the naive loop."""
 
 import naive
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -42,19 +43,31 @@ FEATURES = attributed(
 )
 
 
+def active(counts: dict[tuple[str, int, int], int]) -> dict[str, np.ndarray]:
+    """Counts of prompts by site, position from the end and feature; 0 elsewhere."""
+    tables = {site: np.zeros((5, 12), dtype=np.int32) for site in (NAME, "blocks.1.z")}
+    for (site, from_end, feature), count in counts.items():
+        tables[site][from_end - 1, feature] = count
+    return tables
+
+
+# Feature 7 is active in one prompt more than `FEATURES`, the largest of each prompt, shows.
+ACTIVE = active({(NAME, 0, 7): 3, (NAME, -2, 7): 1, ("blocks.1.z", 0, 1): 1})
+
+
 def test_the_strongest_raise_the_metric_most_over_all_samples():
     """Feature 7 at the end: (-1 - 3) / 4; two places before it: -2 / 4; feature 9 lowers it."""
-    found = strongest(FEATURES, samples=4, top=2)
+    found = strongest(FEATURES, ACTIVE, samples=4, top=2)
     own = found[found["site"] == NAME]
     assert own[["from_end", "feature", "attribution", "share", "rank"]].values.tolist() == [
-        [0, 7, -1.0, 0.5, 1],
+        [0, 7, -1.0, 0.75, 1],
         [-2, 7, -0.5, 0.25, 2],
     ]
     assert found[found["site"] == "blocks.1.z"]["feature"].tolist() == [1]
 
 
 def test_sets_are_the_chosen_each_alone_and_random_others():
-    chosen = strongest(FEATURES, samples=4, top=2)
+    chosen = strongest(FEATURES, ACTIVE, samples=4, top=2)
     sets = [*chosen_sets(chosen), *random_sets(FEATURES, chosen, draws=2, seed=0)]
     own = {(s.source, s.draw): s.pairs for s in sets if s.site == NAME}
     assert own[("attributed", 0)] == ((0, 7), (-2, 7))

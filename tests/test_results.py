@@ -21,6 +21,7 @@ def changes(rows: list[tuple]) -> pd.DataFrame:
     """Rows of (site, source, draw, positions, mean, low, high), the same for every column."""
     names = ["site", "source", "draw", "positions", "mean", "low", "high"]
     table = pd.DataFrame(rows, columns=names).assign(n=23, base=5.0)
+    table["stderr"] = (table["high"] - table["low"]) / 4
     return pd.concat([table.assign(column=column) for column in LIST_MEASURES], ignore_index=True)
 
 
@@ -38,7 +39,7 @@ TABLE = changes(
         *both_rules(A, "random", 0, 0.1, -0.1, 0.3),
         *both_rules(A, "random", 1, 0.3, 0.1, 0.5),
         (A, "none", 0, "all", 0.25, 0.0, 0.5),
-        *both_rules(B, "attributed", 0, 0.3, 0.04, 0.6),
+        *both_rules(B, "attributed", 0, 0.3, 0.0, 0.6),
         *both_rules(B, "random", 0, 0.0, -0.1, 0.1),
         (B, "none", 0, "all", 0.0, -0.1, 0.1),
     ]
@@ -65,17 +66,28 @@ def test_a_row_for_each_autoencoder_and_rule_then_references():
     assert "+9.000 [+8.000, +10.000] |" in text
 
 
-def test_an_interval_that_touches_0_as_printed_is_not_above_it():
+def test_a_finding_is_corrected_and_beyond_its_random_features():
+    """B's 0.3 is above its random features, but not above 0 after four tests."""
     text = finding(TABLE, REFERENCES, 115)
     assert (
-        f"1 of 2 autoencoders make lists longer, beyond random active features: {A} by 2.0" in text
-    )
+        "1 of 2 autoencoders make lists longer (p < 0.05, Holm's correction for 4 tests), and more "
+        f"than each of 2 draws of random active features: {A} by 2.0 [1.5, 2.5], 1.8 more than"
+    ) in text
     assert B not in text and "the same lists that they are ablated in" in text
+    alone = TABLE[(TABLE["site"] == B) & (TABLE["positions"] != "recorded")]
+    assert f"{B} by 0.3" in finding(alone, REFERENCES, 115)
+
+
+def test_one_strong_random_draw_is_enough_to_doubt():
+    strong = TABLE.copy()
+    drawn = (TABLE["source"] == "random") & (TABLE["draw"] == 1)
+    strong.loc[drawn, "mean"] = 2.1
+    assert f"{A} by" not in finding(strong, REFERENCES, 115)
 
 
 def test_without_random_features_nothing_is_beyond_them():
     text = finding(TABLE[TABLE["source"] != "random"], REFERENCES, 115)
-    assert "beyond" not in text and "no random features were ablated" in text
+    assert "more than" not in text and "no random features were ablated" in text
     assert f"{A} by 2.0" in text
 
 
@@ -116,16 +128,20 @@ def test_the_errors_share_is_of_sums_over_positions():
     assert f"0 % ({B}) to 50 % ({A})" in error_words(shares)
 
 
-def test_communities_are_counted_in_words():
+def test_communities_are_told_against_chance():
     found = pd.DataFrame(
         {
-            "site": [A, A, B],
-            "p": [0.01, 0.04, 0.5],
-            "topic": ["birds", "mixed", "tools"],
-            "topic_p": [0.001, 0.02, 0.5],
+            "site": [A, A, B, B],
+            "samples": [(1, 2), (3, 4), (1, 2), (5, 6)],
+            "p": [0.005, 0.04, 0.5, 0.6],
+            "topic": ["birds", "mixed", "tools", "tools"],
+            "topic_p": [0.001, 0.02, 0.04, 0.9],
         }
     )
     text = community_words(found)
-    assert "3 communities" in text and "at 2 sites" in text and "p < 0.05 in 2." in text
-    assert "In 2 lists" in text and "in 1 of them one topic alone (birds)" in text
+    assert "in random matrices too: 4 such communities at 2 sites, of 3 different sets" in text
+    # Of the three with p < 0.05 the first two remain at a false discovery rate of 5 %.
+    assert "keep together in 2 of them (birds alone in 1 of them)" in text
+    assert "and in 1 features" in text
+    assert "2 have an uncorrected p < 0.05, where chance gives 0" in text
     assert community_words(pd.DataFrame()).startswith("No community")

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.measures.lists import LIST_MEASURES
+from pipeline.measures.significance import benjamini_hochberg, holm, p_above_zero
 
 RULE_WORDS = {"firing": "wherever active", "recorded": "where recorded"}
 """Position rule of an ablation -> display name."""
@@ -87,19 +88,29 @@ def error_words(shares: pd.DataFrame) -> str:
 
 
 def community_words(found: pd.DataFrame) -> str:
-    """Write a sentence or two on communities: how many, and what their lists have in common."""
+    """Write what the communities show beyond chance, corrected for their number.
+
+    There is a community for nearly every cluster of features of any matrix, also of a random one:
+    their number says nothing.
+    """
     if found.empty:
         return "No community of lists that express features together was found."
-    topical = found[found["topic_p"] < 0.05]
-    single = topical[topical["topic"] != "mixed"]
-    named = ", ".join(sorted(set(single["topic"])))
-    one_topic = f", in {len(single)} of them one topic alone ({named})" if named else ""
+    beyond, topical = (
+        benjamini_hochberg(found[p].to_numpy(float)) < 0.05 for p in ("p", "topic_p")
+    )
+    n = len(found)
+    of_topics = found[topical & (found["topic"] != "mixed")]
+    named = ", ".join(sorted(set(of_topics["topic"])))
+    one_topic = f" ({named} alone in {len(of_topics)} of them)" if named else ""
+    lists, sites = found["samples"].map(tuple).nunique(), found["site"].nunique()
     return (
-        f"{len(found)} communities of lists that express features together were found at "
-        f"{found['site'].nunique()} sites. In {len(topical)} lists of a topic keep together (more "
-        f"of the commonest than chance, p < 0.05, corrected for the number of topics){one_topic}. "
-        f"Beyond topics, against features shuffled over whole topics, p < 0.05 in "
-        f"{int((found['p'] < 0.05).sum())}."
+        f"Every cluster of features has a cluster of lists that expresses it most, in random "
+        f"matrices too: {n} such communities at {sites} sites, of {lists} different sets of lists. "
+        f"Lists of a topic keep together in {int(topical.sum())} of them{one_topic}, and in "
+        f"{int(beyond.sum())} features are expressed together beyond topics, against features "
+        f"shuffled over whole topics (both at a false discovery rate of 5 % over the {n}; "
+        f"{int((found['p'] < 0.05).sum())} have an uncorrected p < 0.05, where chance gives "
+        f"{0.05 * n:.0f})."
     )
 
 
@@ -116,13 +127,14 @@ def absent_words(sites: Sequence[str]) -> list[str]:
 def finding(table: pd.DataFrame, references: pd.DataFrame, lists: int) -> str:
     """Write one paragraph: ablating which autoencoders' features lengthens lists, and by how much.
 
-    An autoencoder counts if the interval of the change in items is above 0 as printed and its mean
-    is above the intervals of all its random features, under the same position rule. The text
-    mentions if reconstruction alone has as large an effect.
+    An autoencoder counts if its change in items is above 0 with p < 0.05, after Holm's correction
+    for all autoencoders and position rules, and above that of each of its random draws under the
+    same rule. The text gives the change against the base and against the mean of the random draws,
+    and mentions if reconstruction alone has as large an effect.
     """
     rows = table[table["column"] == "n_items_mean"]
     topics, base = int(rows["n"].max()), float(rows["base"].iloc[0])
-    said = " ".join(_longer(rows, rule) for rule in RULE_WORDS)
+    said = " ".join(_longer(rows, rule, _corrected(rows)) for rule in RULE_WORDS)
     items_references = references[references["column"] == "n_items_mean"]
     others = ", ".join(
         f"{name} {mean:+.1f}"
@@ -149,32 +161,39 @@ def _reconstructed(table: pd.DataFrame) -> str:
     )
 
 
-def _longer(rows: pd.DataFrame, rule: str) -> str:
+def _corrected(rows: pd.DataFrame) -> pd.Series:
+    """Return Holm's p-value of each attributed ablation, by site and position rule."""
+    strong = rows[rows["source"] == "attributed"].set_index(["site", "positions"])
+    p = p_above_zero(*(strong[name].to_numpy(float) for name in ("mean", "stderr", "n")))
+    return pd.Series(holm(p), index=strong.index)
+
+
+def _longer(rows: pd.DataFrame, rule: str, p: pd.Series) -> str:
     rule_rows = rows[rows["positions"] == rule].set_index("site")
     strong = rule_rows[rule_rows["source"] == "attributed"]
-    random = (
-        rule_rows[rule_rows["source"] == "random"]
-        .groupby("site")["high"]
-        .max()
-        .reindex(strong.index)
-    )
+    draws = rule_rows[rule_rows["source"] == "random"].groupby("site")["mean"]
+    random, highest = draws.mean().reindex(strong.index), draws.max().reindex(strong.index)
     reconstruction = rows[rows["source"] == "none"].set_index("site")["mean"]
-    above = strong["low"].round(1) > 0
-    longer = strong[above & ~(strong["mean"] <= random)].sort_values("mean", ascending=False)
+    certain = strong.index.map(lambda site: p[site, rule] < 0.05).to_numpy(dtype=bool)
+    longer = strong[certain & ~(strong["mean"] <= highest)].sort_values("mean", ascending=False)
     listed = []
     for site, row in longer.iterrows():
         words = f"{site} by {row['mean']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+        if pd.notna(random[site]):
+            words += f", {row['mean'] - random[site]:.1f} more than random features"
         if round(reconstruction.get(site, float("-inf")), 1) >= round(row["mean"], 1):
             words += f" (its reconstruction alone does as much, {reconstruction[site]:+.1f})"
         listed.append(words)
+    most = int(draws.size().max()) if len(draws) else 0
     control = (
         "; no random features were ablated beside them"
         if random.isna().any()
-        else ", beyond random active features"
+        else f", and more than each of {most} draws of random active features"
     )
     return (
         f"Ablated {RULE_WORDS[rule]}, the features of {len(longer)} of {len(strong)} autoencoders "
-        f"make lists longer{control}" + (f": {'; '.join(listed)}." if listed else ".")
+        f"make lists longer (p < 0.05, Holm's correction for {len(p)} tests){control}"
+        + (f": {'; '.join(listed)}." if listed else ".")
     )
 
 

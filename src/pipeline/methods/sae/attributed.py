@@ -226,7 +226,7 @@ def attribute_at_ends(
         errors=by_sample(attribution.errors),
         totals=by_sample(attribution.totals),
         checked=by_sample(pd.concat(checks, ignore_index=True)),
-        chosen=strongest(features, len(sequences), top),
+        chosen=strongest(features, attribution.active, len(sequences), top),
         ends=pd.DataFrame({"sample": samples, "end": ends}),
         provenance=Provenance(
             model.weights,

@@ -1,13 +1,13 @@
 """Attribution patching of autoencoder features: gradient times activation, per position."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -22,6 +22,9 @@ from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
+_HELD = 2**26
+"""Feature activations held at a time, [rows, pos, feature]: 0.27 GB for each of a few tensors."""
+
 Measure = Callable[[Tensor], Tensor]
 """Metric of each row from its last token's logits [rows, vocab]."""
 
@@ -33,13 +36,16 @@ class Attribution:
     features: the largest nonzero attributions (by magnitude) of each prompt and site: `prompt`,
     `site`, `position`, `feature`, `activation`, `attribution`. errors: the same for the SAE error
     as a node of its own, one row per `prompt`, `site` and `position`. totals: one row per `prompt`
-    and `site` with the `metric` and the sum of `attribution` over all features and positions. The
-    first token is excluded: autoencoders are not trained there.
+    and `site` with the `metric` and the sum of `attribution` over all features and positions.
+    active: by site, [position from the end, feature], the number of prompts in which the feature is
+    active there; row -1 is the end. The first token is excluded: autoencoders are not trained
+    there.
     """
 
     features: pd.DataFrame
     errors: pd.DataFrame
     totals: pd.DataFrame
+    active: Mapping[str, Int[np.ndarray, "pos feature"]]
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,11 @@ def _attribute(
     batch_tokens: int,
 ) -> Attribution:
     features, errors, totals = [], [], []
+    longest = max(len(prompt) for prompt in prompts)
+    counts = {
+        str(site): np.zeros((longest, sae.n_features), dtype=np.int32)
+        for site, sae in by_site.items()
+    }
     for block in blocks([len(prompt) for prompt in prompts], batch_tokens):
         ids, mask = model.pad([prompts[p] for p in block])
         numbers = torch.tensor(block, device=model.device)
@@ -110,36 +121,56 @@ def _attribute(
             model, list(by_site), ids, mask, measure
         )
         absolute = hooks.token_positions(mask)
-        # Padding has absolute position 0 too.
-        counted = absolute > 0
         for site, sae in by_site.items():
-            x, gradient = activations[site].float(), gradients[site].float()
-            active = sae.encode(x) * counted[..., None]
-            attributed = -active * (gradient @ sae.decoder.T)
-            features.append(_largest(attributed, active, absolute, numbers, str(site), top))
-            left = -((x - sae.decode(active)) * gradient).sum(-1)
-            rows, columns = counted.nonzero(as_tuple=True)
-            errors.append(
-                pd.DataFrame(
-                    {
-                        "prompt": numbers[rows].cpu().numpy(),
-                        "site": str(site),
-                        "position": absolute[rows, columns].cpu().numpy(),
-                        "attribution": left[rows, columns].cpu().numpy(),
-                    }
+            x, gradient = activations[site], gradients[site]
+            at_once = max(1, _HELD // (x.shape[1] * sae.n_features))
+            for part in torch.arange(len(block)).split(at_once):
+                found = _of_rows(
+                    sae, x[part], gradient[part], absolute[part], numbers[part], metric[part], top
                 )
-            )
-            totals.append(
-                pd.DataFrame(
-                    {
-                        "prompt": block,
-                        "site": str(site),
-                        "metric": metric.float().cpu().numpy(),
-                        "attribution": attributed.sum((1, 2)).cpu().numpy(),
-                    }
-                )
-            )
-    return Attribution(_joined(features), _joined(errors), _joined(totals))
+                features.append(found.features)
+                errors.append(found.errors)
+                totals.append(found.totals)
+                counts[str(site)][-x.shape[1] :] += found.active[str(site)]
+    return Attribution(_joined(features), _joined(errors), _joined(totals), counts)
+
+
+def _of_rows(
+    sae: SparseAutoencoder,
+    x: Float[Tensor, "rows pos width"],
+    gradient: Float[Tensor, "rows pos width"],
+    absolute: Int[Tensor, "rows pos"],
+    numbers: Int[Tensor, " rows"],
+    metric: Float[Tensor, " rows"],
+    top: int,
+) -> Attribution:
+    """Attribute to the features of one autoencoder; the first token and padding are left out."""
+    # Padding has absolute position 0 too.
+    counted = absolute > 0
+    x, gradient = x.float(), gradient.float()
+    active = sae.encode(x) * counted[..., None]
+    attributed = -active * (gradient @ sae.decoder.T)
+    left = -((x - sae.decode(active)) * gradient).sum(-1)
+    rows, columns = counted.nonzero(as_tuple=True)
+    errors = pd.DataFrame(
+        {
+            "prompt": numbers[rows].cpu().numpy(),
+            "site": sae.site,
+            "position": absolute[rows, columns].cpu().numpy(),
+            "attribution": left[rows, columns].cpu().numpy(),
+        }
+    )
+    totals = pd.DataFrame(
+        {
+            "prompt": numbers.cpu().numpy(),
+            "site": sae.site,
+            "metric": metric.float().cpu().numpy(),
+            "attribution": attributed.sum((1, 2)).cpu().numpy(),
+        }
+    )
+    features = _largest(attributed, active, absolute, numbers, sae.site, top)
+    counts = (active > 0).sum(0).cpu().numpy().astype(np.int32)
+    return Attribution(features, errors, totals, {sae.site: counts})
 
 
 def check_by_ablation(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from pipeline.engine.conditions import CANDIDATE, Condition, Edit, PromptPositions
 from pipeline.methods.sae.autoencoder import SparseAutoencoder
@@ -32,7 +33,12 @@ class FeatureSet:
     pairs: tuple[tuple[int, int], ...]
 
 
-def strongest(features: pd.DataFrame, samples: int, top: int) -> pd.DataFrame:
+def strongest(
+    features: pd.DataFrame,
+    active: Mapping[str, Int[np.ndarray, "pos feature"]],
+    samples: int,
+    top: int,
+) -> pd.DataFrame:
     """Choose the pairs of each site that raise the metric most: the most negative attributions.
 
     A pair's attribution, averaged over all samples, estimates the metric's change under ablation.
@@ -40,6 +46,8 @@ def strongest(features: pd.DataFrame, samples: int, top: int) -> pd.DataFrame:
     Args:
         features: one row per `prompt`, `site`, `from_end` and `feature` with a nonzero attribution;
             missing rows count as 0.
+        active: by site, the number of samples in which each feature is active at each position;
+            row -1 is the end, position 0.
         samples: total number of samples.
         top: pairs per site.
 
@@ -48,11 +56,14 @@ def strongest(features: pd.DataFrame, samples: int, top: int) -> pd.DataFrame:
         the feature is active, and `rank`, 1 for the most negative.
     """
     groups = features.groupby(["site", "from_end", "feature"])["attribution"]
-    means = pd.DataFrame({"attribution": groups.sum() / samples, "share": groups.size() / samples})
-    raising = means[means["attribution"] < 0].reset_index()
+    means = (groups.sum() / samples).reset_index()
+    raising = means[means["attribution"] < 0]
     ordered = raising.sort_values(["site", "attribution", "from_end", "feature"])
     ordered["rank"] = ordered.groupby("site").cumcount() + 1
-    return ordered[ordered["rank"] <= top].reset_index(drop=True)
+    chosen = ordered[ordered["rank"] <= top].reset_index(drop=True)
+    # Not from `features`, which may hold the largest attributions of each sample only.
+    counts = [active[row.site][row.from_end - 1, row.feature] for row in chosen.itertuples()]
+    return chosen.assign(share=np.array(counts, dtype=float) / samples)
 
 
 def chosen_sets(chosen: pd.DataFrame) -> list[FeatureSet]:
