@@ -1,11 +1,15 @@
 """The dataset -> dataset.parquet (prompts) and texts.parquet (unrelated text), tokenised."""
 
+import logging
+
 from pipeline.config.contracts import bound
 from pipeline.config.errors import at_key
-from pipeline.data.prompts import tokenised_prompts, tokenised_texts
+from pipeline.data.prompts import doubts, tokenised_prompts, tokenised_texts
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.runs.scratch import whole_file
 from stages import Job, main
+
+log = logging.getLogger(__name__)
 
 
 def run(job: Job) -> None:
@@ -18,6 +22,8 @@ def run(job: Job) -> None:
         system=study.model.system,
         variables=study.model.template,
     )
+    for doubt in doubts(prompts):
+        log.warning(doubt)
     with at_key("text"):
         texts = tokenised_texts(study.text, tokenizer)
     for name, table in (("dataset", prompts), ("texts", texts)):

@@ -79,7 +79,7 @@ def test_every_command_is_one():
 @pytest.mark.slow
 def test_light_commands_run_and_a_node_of_ones_own_is_found(tmp_path):
     folder = copy_project(tmp_path)
-    node, _ = blocks(DOCS["researcher.md"], "python")
+    node, *_ = blocks(DOCS["researcher.md"], "python")
     (study,) = blocks(DOCS["researcher.md"], "yaml")
     (folder / "my_methods.py").write_text(node)
     (folder / "conf" / "study" / "norms.yaml").write_text(study)
@@ -143,7 +143,7 @@ def test_the_study_composes(tmp_path, monkeypatch):
 
 def test_a_trained_autoencoder_is_written_for_saelens(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    _, code = blocks(DOCS["researcher.md"], "python")
+    _, _, code = blocks(DOCS["researcher.md"], "python")
     (folder,) = re.findall(r'"(outputs/.*?)"', code)
     sae = autoencoder("topk", site=Site.parse("blocks.5.resid_post"))
     SparseAutoencoders({"blocks.5.resid_post": sae}).save(tmp_path / folder)
@@ -154,6 +154,13 @@ def test_a_trained_autoencoder_is_written_for_saelens(tmp_path, monkeypatch):
         "embedded_model",
     )
     assert torch.equal(again.encoder, sae.encoder)
+
+
+def test_the_researchers_notebook_runs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    _, code, _ = blocks(DOCS["researcher.md"], "python")
+    exec(code, {})
+    assert "tensor([" in capsys.readouterr().out
 
 
 def test_the_notebook_runs(monkeypatch, capsys):

@@ -26,7 +26,11 @@ def test_it_tries_a_model(family, tmp_path, capsys):
     kind = tiny(family).hf.config.model_type
     assert found["model"].startswith(f"{kind}, {LAYERS} layers of {WIDTH}, ")
     assert found["fits"].startswith("yes: its weights need 0.00 GB of ")
-    assert found["runs"].startswith("one pass in ")
+    assert found["runs"].startswith("one pass of ") and " tokens in 0." in found["runs"]
+    assert found["context"].endswith(" tokens")
+    assert found["vocabulary"] == "304 tokens, 304 embeddings"
+    assert found["chat template"].startswith("none: a prompt is the instruction")
+    assert "up to 32,768: on a CPU more" in found["batch_tokens"]
 
 
 def test_it_counts_the_weights_and_does_not_load_what_does_not_fit(tmp_path, monkeypatch):
@@ -49,7 +53,8 @@ def test_it_says_how_many_tokens_a_batch_may_have(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "_gb", str)
     found = dict(doctor.examine(Model(path=str(tmp_path))))
     assert found["batch_tokens"] == (
-        "16,384; about 4,096 would fit: a KV cache of 0.5 kB per token in half of the free 5120000"
+        "16,384; about 4,096 would fit; a KV cache takes 0.5 kB per token, half of the free memory "
+        "is 2560000"
     )
 
 
@@ -62,13 +67,20 @@ def test_a_model_of_the_project_goes_by_its_name(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main(["doctor", "mine"])
     said = capsys.readouterr().out
-    assert "parameters in bfloat16" in said and "one pass in " in said
+    assert "parameters in bfloat16" in said and "one pass of " in said
     path.write_text("path: weights\ndtpe: bfloat16\n")
     with pytest.raises(SystemExit):
         main(["doctor", "mine"])
     error = capsys.readouterr().err
     assert error.startswith("error: conf/model/mine.yaml: dtpe: unknown key; did you mean dtype?")
     assert error.count("\n") == 1
+
+
+def test_it_says_how_the_chat_template_ends(tmp_path):
+    template = "{% for m in messages %}<user>{{ m['content'] }}<end>{% endfor %}<answer>"
+    write_model("llama", tmp_path, template)
+    found = dict(doctor.examine(Model(path=str(tmp_path), device="cpu")))
+    assert found["chat template"] == "ends in '<end><answer>', takes system turn"
 
 
 @pytest.mark.parametrize("name", ["", "mnie"])

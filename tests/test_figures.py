@@ -282,11 +282,11 @@ def test_saved_alike_twice(
 ) -> None:
     digests = []
     for name in ("first.png", "second.png"):
-        save(draw(summary, scores, **parameters), tmp_path / name, {"commit": "abc123"})
+        save(draw(summary, scores, **parameters), tmp_path / name, {"config": "abc123"})
         digests.append(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
     assert digests[0] == digests[1]
     with Image.open(tmp_path / "first.png") as image:
-        assert image.info["commit"] == "abc123"
+        assert image.info["made_from"] == '{"config": "abc123"}'
         assert "Software" not in image.info
 
 

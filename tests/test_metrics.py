@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -152,7 +153,13 @@ ALL = [
     metrics.diversity,
     metrics.self_bleu,
     metrics.at_length_limit,
+    partial(metrics.contains, phrases=["paint", "a"]),
+    partial(metrics.matches, pattern="^I"),
 ]
+
+
+def own_scale(metric) -> Scale:
+    return scale_of(metric, getattr(metric, "keywords", None))
 
 
 @pytest.mark.parametrize("metric", ALL)
@@ -180,6 +187,25 @@ OF_LOGITS = [
 ]
 
 
+def test_contains_and_matches() -> None:
+    texts = ["Yes, I do.", "no", "", "42 sheep\nyes"]
+    assert metrics.contains(table(texts), phrases=["yes", "sheep"]).tolist() == [1, 0, 0, 1]
+    assert metrics.contains(table(texts), phrases=["yes"], ignore_case=False).tolist() == [
+        0,
+        0,
+        0,
+        1,
+    ]
+    assert metrics.matches(table(texts), pattern=r"^\d+ ").tolist() == [0, 0, 0, 1]
+    assert metrics.matches(table(texts), pattern=r"(?i)yes$").tolist() == [0, 0, 0, 1]
+    assert scale_of(metrics.matches, {"pattern": "^a"}).label == "matches ^a"
+    for phrases in ([], ["a", ""]):
+        with pytest.raises(ValueError, match="valid: one or more phrases, none empty"):
+            metrics.contains(table(texts), phrases=phrases)
+    with pytest.raises(ValueError, match=r"pattern = '\(' is no regular expression: "):
+        metrics.matches(table(texts), pattern="(")
+
+
 def test_every_metric_declares_its_scale() -> None:
     public = [
         function
@@ -188,9 +214,12 @@ def test_every_metric_declares_its_scale() -> None:
         if function.__module__ == module.__name__ and not name.startswith("_")
     ]
     helpers = {logits.summed_log_odds, logits.divergence}
-    assert set(public) - helpers == {*ALL, *OF_LOGITS}
+    tested = {getattr(metric, "func", metric) for metric in ALL}
+    assert set(public) - helpers == {*tested, *OF_LOGITS}
     for metric in (*ALL, *OF_LOGITS):
-        scale = scale_of(metric, {"tokens": ["a"], "foils": ["b"], "token": "a", "foil": "b"})
+        options = {"tokens": ["a"], "foils": ["b"], "token": "a", "foil": "b"}
+        options |= {"phrases": ["a"], "pattern": "a"}
+        scale = scale_of(getattr(metric, "func", metric), options)
         assert scale.name and not (scale.share and scale.bounded)
         assert "{" not in scale.label and not (scale.unit and scale.percent)
     for helper in helpers:
@@ -207,7 +236,7 @@ def test_a_scale_has_the_metrics_options_in_its_name() -> None:
     assert scale_of(metrics.self_bleu).percent and scale_of(metrics.refusal).percent
 
 
-@pytest.mark.parametrize("metric", [m for m in ALL if scale_of(m).share])
+@pytest.mark.parametrize("metric", [m for m in ALL if own_scale(m).share])
 def test_a_share_scores_0_1_or_nothing(metric) -> None:
     texts = ["I cannot paint.", "I paint the fence", "", " \n "]
     demand, stopped = ["paint", "paint", "x", ""], ["end", "length", "end", "length"]
@@ -215,7 +244,7 @@ def test_a_share_scores_0_1_or_nothing(metric) -> None:
     assert set(scores.dropna()) == {0, 1}
 
 
-@pytest.mark.parametrize("metric", [m for m in ALL if scale_of(m).bounded])
+@pytest.mark.parametrize("metric", [m for m in ALL if own_scale(m).bounded])
 def test_what_is_bounded_lies_from_0_to_1(metric) -> None:
     samples = table(["a\nb\na", "a b", "", "c"], label=["short", "short", "short", "long"])
     scores = metric(samples).dropna()

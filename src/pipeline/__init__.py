@@ -1,4 +1,4 @@
-"""actsweep: layer sweeps of activation steering on language models.
+"""actsweep: activation steering and interpretability of language models.
 
 The names below are what a notebook needs; they are imported when first used, so that a stage pays
 only for what it takes.
@@ -16,12 +16,22 @@ _NAMES = {
     "LanguageModel": "pipeline.model.loading",
     "PerPrompt": "pipeline.engine.conditions",
     "ProjectOut": "pipeline.methods.interventions",
+    "RankOne": "pipeline.methods.interventions",
     "Replace": "pipeline.methods.interventions",
     "Site": "pipeline.model.sites",
     "Subtract": "pipeline.methods.interventions",
+    "activation_table": "pipeline.methods.notebook",
     "collect": "pipeline.engine.collection",
+    "completion_table": "pipeline.methods.notebook",
     "difference_of_means": "pipeline.methods.vectors",
     "generate": "pipeline.engine.generation",
+    "load_direction": "pipeline.methods.notebook",
+    "log_probabilities": "pipeline.methods.notebook",
+    "logit_lens": "pipeline.methods.lenses",
+    "logits": "pipeline.methods.notebook",
+    "positions_of": "pipeline.methods.notebook",
+    "prompt_table": "pipeline.methods.notebook",
+    "save_direction": "pipeline.methods.notebook",
 }
 __all__ = list(_NAMES)
 

@@ -104,8 +104,11 @@ def _run(options: argparse.Namespace) -> None:
     planned = check(study)
     folder = root / "outputs" / study.id
     if options.dry_run:
+        from pipeline.data.prompts import doubts
         from pipeline.runs.cost import cost
 
+        for doubt in doubts(planned.prompts):
+            print(f"warning: {doubt}")
         _say_cost(study, cost(study, planned), folder)
         return
     study = with_digests(study, root / "outputs" / "config")

@@ -59,6 +59,7 @@ def check(study: Study) -> Planned:
     _check_tokens(model, prompts, texts)
     _check_lengths(study, model, prompts, texts)
     _check_logit_metrics(study, model, prompts)
+    _check_metrics(study, prompts)
     fits = stand_ins(study, model, prompts)
     _check_collected_sites(study, fits)
     parts = tuple(planned_parts(study, model, prompts, fits))
@@ -208,6 +209,22 @@ def _check_lengths(
     for sample, tokens in zip(texts["sample"], texts["tokens"], strict=True):
         if not 2 <= len(tokens) <= context:
             raise ValueError(f"text: row {sample} has {len(tokens)} tokens; valid: 2 to {context}")
+
+
+def _check_metrics(study: Study, prompts: pd.DataFrame) -> None:
+    """Fail if a metric does not score completions of the prompts, or not one score per row."""
+    samples = prompts.iloc[[0, -1]].reset_index(drop=True)
+    completed = {"completion": "a", "tokens": [[0]] * len(samples), "n_tokens": 1, "stopped": "end"}
+    samples = samples.assign(condition="", repeat=0, **completed)
+    for name, node in study.score.metrics.items():
+        with at_key(f"score.metrics.{name}"):
+            try:
+                scores = bound(node)(samples)
+            # Errors raised by a user's own function.
+            except (AttributeError, TypeError, KeyError) as error:
+                raise ValueError(f"fails on two completions: {error!r}") from error
+            if len(scores) != len(samples):
+                raise ValueError(f"gives {len(scores)} scores of {len(samples)} completions")
 
 
 def _check_logit_metrics(study: Study, model: LanguageModel, prompts: pd.DataFrame) -> None:

@@ -209,5 +209,6 @@ def checked(frame: pd.DataFrame, path: str) -> pd.DataFrame:
     unknown = sorted(set(frame["split"]) - set(SPLITS))
     if unknown:
         raise ValueError(f"{path}: split {unknown[0]!r} is unknown; valid: {', '.join(SPLITS)}")
+    frame = frame.assign(subject_start=frame.get("subject_start", -1))
     extra_columns = [column for column in frame.columns if column not in PROMPT_COLUMNS]
     return frame[[*PROMPT_COLUMNS, *extra_columns]].reset_index(drop=True)

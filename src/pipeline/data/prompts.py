@@ -1,6 +1,5 @@
 """Render, tokenise and select prompts and texts."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,8 +7,6 @@ import pandas as pd
 
 from pipeline.data import datasets
 from pipeline.model import chat
-
-log = logging.getLogger(__name__)
 
 FEW = 10
 """Prompts of a label and split below which a warning says so."""
@@ -31,8 +28,6 @@ def tokenised_prompts(
         raise ValueError("dataset is empty")
     if not frame["raw"].all():
         chat.announce(tokenizer, system)
-    for warning in doubts(frame):
-        log.warning(warning)
     return datasets.tokenise(frame, tokenizer, system=system, variables=variables)
 
 

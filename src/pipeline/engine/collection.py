@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.engine.chunks import passes
 from pipeline.engine.conditions import Positions, check_rule, position_mask
 from pipeline.engine.finite import check_finite
-from pipeline.engine.limits import check_context
+from pipeline.engine.limits import check_context, check_listed_run
 from pipeline.engine.memory import in_batches
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
@@ -40,7 +40,9 @@ def collect(
             rule selects no token, or activations that are not finite.
     """
     check_rule(rule)
+    check_listed_run(prompts, ())
     check_context(model, prompts)
+    rule = tuple(rule) if isinstance(rule, list) else rule
     for site in sites:
         if model.check(site).component == "pattern":
             raise ValueError(f"{site} has no rows to collect; it can be read by itself")

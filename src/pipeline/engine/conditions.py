@@ -56,8 +56,8 @@ class PromptPositions:
         return self._tables[device]
 
 
-Positions = str | tuple[int, ...] | PromptPositions
-"""One of `POSITION_RULES`; a tuple of positions, counted from the prompt's end if negative; or
+Positions = str | tuple[int, ...] | list[int] | PromptPositions
+"""One of `POSITION_RULES`; positions, counted from the prompt's end if negative; or
 positions per prompt.
 """
 
@@ -130,6 +130,8 @@ class Edit:
 
     def __post_init__(self) -> None:
         check_rule(self.positions)
+        if isinstance(self.positions, list):
+            object.__setattr__(self, "positions", tuple(self.positions))
         if self.site.component == "pattern":
             raise ValueError(f"{self.site} can be read but not edited")
 

@@ -14,7 +14,13 @@ from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding, choose, row_keys
 from pipeline.engine.edit_table import EditTable
 from pipeline.engine.finite import check_finite
-from pipeline.engine.limits import check_aligned, check_context, check_listed, check_sites
+from pipeline.engine.limits import (
+    check_aligned,
+    check_context,
+    check_listed,
+    check_listed_run,
+    check_sites,
+)
 from pipeline.engine.memory import in_parts
 from pipeline.engine.restart import CleanRun, Start
 from pipeline.model.hooks import with_hooks
@@ -100,6 +106,7 @@ class Generation:
         seed: int,
         samples: Sequence[int],
     ) -> None:
+        check_listed_run(prompts, conditions)
         self.model, self.prompts, self.conditions = model, prompts, conditions
         self.seed, self.samples = seed, samples
         self._decodings = [condition.decoding or decoding for condition in conditions]

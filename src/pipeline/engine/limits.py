@@ -20,6 +20,24 @@ def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: i
         )
 
 
+def check_listed_run(prompts: Sequence[Sequence[int]], conditions: Sequence[Condition]) -> None:
+    """Check that prompts are lists of tokens, and conditions a list.
+
+    Raises:
+        ValueError: texts, an empty prompt, or a single condition.
+    """
+    if isinstance(conditions, Condition):
+        raise ValueError("conditions is one Condition; valid: a list, such as [Condition(), ...]")
+    for number, prompt in enumerate(prompts):
+        if isinstance(prompt, str | int):
+            raise ValueError(
+                f"prompt {number} is {prompt!r}; valid: its tokens, as `model.prompts(texts)` "
+                "returns them"
+            )
+        if len(prompt) == 0:
+            raise ValueError(f"prompt {number} has no tokens")
+
+
 def check_scored(ends: Sequence[int], lengths: Sequence[int]) -> None:
     """Check that every sequence has a prompt and at least one token after it to score.
 

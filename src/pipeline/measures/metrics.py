@@ -5,6 +5,7 @@ of `samples`, the completions of one condition and split with the columns of the
 means unscored. Only `statistics` averages scores.
 """
 
+import re
 from typing import Annotated
 
 import numpy as np
@@ -57,6 +58,40 @@ def compliance(
     met = _score(samples, [demand.casefold() in text.casefold() for text, demand in pairs])
     answered = 1 - refusal(samples, substrings=substrings)
     return (met * answered).where(samples["demand"] != "")
+
+
+def contains(
+    samples: pd.DataFrame, *, phrases: list[str], ignore_case: bool = True
+) -> Annotated[pd.Series, Scale("contains {phrases}", share=True)]:
+    """Score 1 if the completion contains one of the phrases, else 0.
+
+    Raises:
+        ValueError: no phrases, or an empty one.
+    """
+    if not phrases or "" in phrases:
+        raise ValueError(f"phrases = {phrases}; valid: one or more phrases, none empty")
+
+    def folded(text: str) -> str:
+        return text.casefold() if ignore_case else text
+
+    wanted = [folded(phrase) for phrase in phrases]
+    texts = map(folded, samples["completion"])
+    return _score(samples, [any(phrase in text for phrase in wanted) for text in texts])
+
+
+def matches(
+    samples: pd.DataFrame, *, pattern: str
+) -> Annotated[pd.Series, Scale("matches {pattern}", share=True)]:
+    """Score 1 if a regular expression (Python's `re`) matches anywhere in the completion, else 0.
+
+    Raises:
+        ValueError: no valid expression.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"pattern = {pattern!r} is no regular expression: {error}") from error
+    return _score(samples, [bool(expression.search(text)) for text in samples["completion"]])
 
 
 def n_items(

@@ -52,6 +52,17 @@ def render(
     return _apply(tokenizer, turns, variables or {})
 
 
+def listed(instructions: Sequence[str]) -> list[str]:
+    """List instructions; a single text would be taken for a list of its characters.
+
+    Raises:
+        ValueError: one text in place of a list.
+    """
+    if isinstance(instructions, str):
+        raise ValueError(f"instructions is one text, {instructions!r}; valid: a list of texts")
+    return list(instructions)
+
+
 def takes_system(tokenizer: Any) -> bool:
     """Whether the template renders a system turn.
 

@@ -199,8 +199,15 @@ class LanguageModel:
         return ids.to(self.device), mask.to(self.device)
 
     def prompts(self, instructions: Sequence[str]) -> list[list[int]]:
-        """Render instructions with the chat template and tokenize them."""
-        return [chat.encode(self.tokenizer, chat.render(self.tokenizer, i)) for i in instructions]
+        """Render instructions with the chat template and tokenize them.
+
+        Raises:
+            ValueError: one text in place of a list.
+        """
+        return [
+            chat.encode(self.tokenizer, chat.render(self.tokenizer, text, variables=self.template))
+            for text in chat.listed(instructions)
+        ]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Decode tokens to text, without special tokens."""

@@ -17,6 +17,7 @@ from pipeline.config.sections import Model
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
+from pipeline.model import chat
 from pipeline.model.architectures import architecture_of
 from pipeline.model.hub import check_path
 from pipeline.model.loading import (
@@ -27,6 +28,9 @@ from pipeline.model.loading import (
     load_model,
 )
 
+_TIMED = 512
+"""Tokens of the timed pass."""
+_MOST_ON_CPU = 32768
 PACKAGES = ("actsweep", "torch", "transformers", "datasets", "hydra-core", "dvc", "wandb")
 
 
@@ -97,17 +101,50 @@ def _examine_model(section: Model) -> Iterator[tuple[str, str]]:
     (completion,) = generate(
         model, model.prompts(["Hello"]), [Condition()], Decoding(max_new_tokens=1)
     )
-    seconds = time.perf_counter() - loaded
     yield "loads", f"in {loaded - start:.1f} s, on {model.device}"
-    yield "runs", f"one pass in {seconds:.2f} s; after 'Hello' it says {completion.text!r}"
+    tokens = min(_TIMED, text.max_position_embeddings)
+    yield (
+        "runs",
+        f"one pass of {tokens} tokens in {_seconds(model, tokens):.2f} s; after 'Hello' it says "
+        f"{completion.text!r}",
+    )
+    yield "context", f"{text.max_position_embeddings:,} tokens"
+    vocabulary, embeddings = len(model.tokenizer), model.hf.get_input_embeddings().weight.shape[0]
+    beyond = "" if vocabulary <= embeddings else ": the tokenizer has tokens without an embedding"
+    yield "vocabulary", f"{vocabulary:,} tokens, {embeddings:,} embeddings{beyond}"
+    yield "chat template", _template(model)
     size, free = _held_by_a_token(model), _free(device)
     # A power of two; the other half of the memory is for logits and other temporary tensors.
     budget = 2 ** int(math.log2(max(1, free / 2 / size)))
+    said = f"about {budget:,} would fit"
+    if model.device.type == "cpu" and budget > _MOST_ON_CPU:
+        said = f"up to {_MOST_ON_CPU:,}: on a CPU more tokens at a time are no faster"
     yield (
         "batch_tokens",
-        f"{section.batch_tokens:,}; about {budget:,} would fit: a KV cache of "
-        f"{size / 1e3:,.1f} kB per token in half of the free {_gb(free)}",
+        f"{section.batch_tokens:,}; {said}; a KV cache takes {size / 1e3:,.1f} kB per token, half "
+        f"of the free memory is {_gb(free // 2)}",
     )
+
+
+def _seconds(model: LanguageModel, tokens: int) -> float:
+    """Time one forward pass of a single sequence, after a warm-up."""
+    ids = torch.zeros(1, tokens, dtype=torch.long, device=model.device)
+    with torch.inference_mode():
+        for _ in range(2):
+            start = time.perf_counter()
+            model.hf(ids, logits_to_keep=1).logits.cpu()
+            seconds = time.perf_counter() - start
+    return seconds
+
+
+def _template(model: LanguageModel) -> str:
+    """Say what the chat template puts after the instruction, and whether it takes a system turn."""
+    if model.tokenizer.chat_template is None:
+        return "none: a prompt is the instruction and a line break"
+    mark = "INSTRUCTION"
+    tail = chat.render(model.tokenizer, mark, variables=model.template).rpartition(mark)[2]
+    system = "takes" if chat.takes_system(model.tokenizer) else "takes no"
+    return f"ends in {tail!r}, {system} system turn"
 
 
 def _held_by_a_token(model: LanguageModel) -> float:

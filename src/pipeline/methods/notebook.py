@@ -1,0 +1,154 @@
+"""Daily work in a notebook: the engine's results as tensors and tables, by plain calls."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.data.datasets import PROMPT_COLUMNS, tokenise
+from pipeline.data.positions import resolve
+from pipeline.engine.collection import collect
+from pipeline.engine.conditions import Condition, Positions
+from pipeline.engine.decoding import Decoding
+from pipeline.engine.generation import generate
+from pipeline.engine.scoring import score_last
+from pipeline.methods.provenance import Provenance
+from pipeline.model import chat
+from pipeline.model.loading import LanguageModel
+from pipeline.model.sites import Site
+
+
+def prompt_table(
+    model: LanguageModel, instructions: Sequence[str], *, raw: bool = False, **columns: Any
+) -> pd.DataFrame:
+    """Build a dataset as studies have it, for `positions_of`, `logit_lens` and the readings.
+
+    Args:
+        model: renders and tokenizes the instructions.
+        instructions: one per prompt.
+        raw: whether they are continued as is, without a chat template.
+        columns: further columns, a value for each prompt or one for all, such as `subject`.
+
+    Returns:
+        The columns of `datasets.PROMPT_COLUMNS`, `columns`, `sample`, `prompt` and `tokens`.
+
+    Example:
+        table = prompt_table(model, ["The capital of Ruritania is"], subject="Ruritania", raw=True)
+        at = positions_of(model, table, "subject")
+    """
+    defaults: dict[str, Any] = {**dict.fromkeys(PROMPT_COLUMNS, ""), "split": "test"}
+    frame = pd.DataFrame({"instruction": chat.listed(instructions)})
+    values = defaults | {"subject_start": -1, "raw": raw} | columns
+    frame = frame.assign(**{name: v for name, v in values.items() if name != "instruction"})
+    return tokenise(frame, model.tokenizer, variables=model.template)
+
+
+def positions_of(model: LanguageModel, table: pd.DataFrame, rule: Any) -> Positions:
+    """Convert any rule of the studies, such as `subject` or `template`, for these prompts.
+
+    Raises:
+        ValueError: an unknown rule, or a prompt in which it names no token.
+    """
+    return resolve(table, model.tokenizer, rule, variables=model.template)
+
+
+def logits(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    conditions: Sequence[Condition] = (Condition(),),
+) -> Float[Tensor, "conditions prompts vocab"]:
+    """Compute the logits after each prompt's last token, under every condition."""
+    return score_last(
+        model, prompts, conditions, lambda last: last, batch_tokens=model.batch_tokens
+    )
+
+
+def log_probabilities(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    conditions: Sequence[Condition] = (Condition(),),
+) -> Float[Tensor, "conditions prompts vocab"]:
+    """Compute log p of the next token after each prompt, in nats, under every condition."""
+    return logits(model, prompts, conditions).float().log_softmax(-1)
+
+
+def activation_table(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    sites: Sequence[Site],
+    rule: Positions = "last",
+) -> pd.DataFrame:
+    """Collect activations as a table: a row per site, prompt and position.
+
+    Returns:
+        `site`, `prompt`, `position`, `piece` (the token's text) and `activation`, an array [width].
+    """
+    values, rows = collect(model, prompts, sites, rule, batch_tokens=model.batch_tokens)
+    rows = rows.assign(piece=[model.piece(token) for token in rows["token"]])
+    tables = [
+        rows.assign(site=str(site), activation=list(values[site].float().numpy())) for site in sites
+    ]
+    columns = ["site", "prompt", "position", "piece", "activation"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def completion_table(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    conditions: Sequence[Condition] = (Condition(),),
+    decoding: Decoding = Decoding(),  # noqa: B008 - frozen
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Generate completions as a table.
+
+    Returns:
+        `condition` (its number), its axes, `prompt`, `repeat`, `completion`, `tokens`, `stopped`.
+    """
+    found = generate(
+        model, prompts, conditions, decoding, seed=seed, batch_tokens=model.batch_tokens
+    )
+    return pd.DataFrame(
+        {
+            "condition": completion.condition,
+            **conditions[completion.condition].axes,
+            "prompt": completion.prompt,
+            "repeat": completion.repeat,
+            "completion": completion.text,
+            "tokens": completion.tokens,
+            "stopped": completion.stopped,
+        }
+        for completion in found
+    )
+
+
+def save_direction(
+    path: Path | str, direction: Float[Tensor, " width"], *, model: LanguageModel, site: Site
+) -> None:
+    """Write a direction in float32, with the model and site that it belongs to."""
+    provenance = Provenance(model.weights, sites=(str(site),), how="saved from a notebook")
+    record = {"provenance": json.dumps(provenance.record, sort_keys=True)}
+    save_file({"direction": direction.detach().float().cpu().contiguous()}, path, metadata=record)
+
+
+def load_direction(
+    path: Path | str, *, model: LanguageModel, site: Site
+) -> Float[Tensor, " width"]:
+    """Read a direction back.
+
+    Raises:
+        ValueError: it was saved for another model or site; names both.
+    """
+    with safe_open(path, framework="pt") as file:
+        provenance = Provenance.parse(json.loads(file.metadata()["provenance"]))
+        direction: Tensor = file.get_tensor("direction")
+    provenance.require(f"direction {path}", model=model.weights)
+    if provenance.sites != (str(site),):
+        raise ValueError(f"direction {path} is of {provenance.sites[0]}, this is {site}")
+    return direction.to(model.device)

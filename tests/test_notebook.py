@@ -1,0 +1,157 @@
+"""What a notebook needs daily, against the engine and transformers, and what goes wrong there."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import LAYERS, random_prompts, tiny
+
+import pipeline
+from pipeline import (
+    Add,
+    Condition,
+    Decoding,
+    Edit,
+    Site,
+    activation_table,
+    collect,
+    completion_table,
+    generate,
+    load_direction,
+    log_probabilities,
+    logit_lens,
+    logits,
+    positions_of,
+    prompt_table,
+    save_direction,
+)
+
+PROMPTS = random_prompts(3)
+SITE = Site(1, "resid_pre")
+
+
+def steered(strength: float = 2.0) -> list[Condition]:
+    direction = torch.ones(tiny("llama").d_model)
+    edit = Edit(SITE, Add(direction, strength), "last")
+    return [Condition(), Condition({"strength": strength}, (edit,))]
+
+
+def test_logits_and_log_probabilities_are_transformers():
+    model = tiny("llama")
+    found = log_probabilities(model, PROMPTS, steered())
+    assert found.shape == (2, 3, 200)
+    for number, prompt in enumerate(PROMPTS):
+        expected = model.hf(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
+        torch.testing.assert_close(found[0, number], expected)
+    assert not torch.allclose(found[0], found[1])
+    torch.testing.assert_close(found, logits(model, PROMPTS, steered()).log_softmax(-1))
+
+
+def test_activations_as_a_table():
+    model = tiny("llama")
+    sites = [SITE, Site(2, "mlp_out")]
+    table = activation_table(model, PROMPTS, sites, [-2, -1])
+    values, rows = collect(model, PROMPTS, sites, (-2, -1))
+    assert len(table) == 2 * len(rows) == 12
+    own = table[table["site"] == str(sites[1])]
+    torch.testing.assert_close(torch.tensor(np.stack(own["activation"])), values[sites[1]])
+    assert own["piece"].tolist() == [model.piece(token) for token in rows["token"]]
+
+
+def test_completions_as_a_table():
+    model = tiny("llama")
+    table = completion_table(model, PROMPTS, steered(), Decoding(max_new_tokens=4))
+    found = generate(model, PROMPTS, steered(), Decoding(max_new_tokens=4))
+    assert table["completion"].tolist() == [completion.text for completion in found]
+    assert table["strength"].isna().tolist() == [True] * 3 + [False] * 3
+    assert list(table)[:2] == ["condition", "prompt"]
+
+
+def test_all_rules_of_the_studies_and_the_lens():
+    model = tiny("llama")
+    table = prompt_table(
+        model, ["w20 w21 w6", "w31 w7"], subject=["w21", "w31"], answer=" w9", raw=True
+    )
+    assert [list(place) for place in positions_of(model, table, "subject").of] == [[1], [0]]
+    assert [list(place) for place in positions_of(model, table, "answer").of] == [[3], [2]]
+    assert positions_of(model, table, "all") == "all"
+    lens = logit_lens(model, table, columns=["answer"])
+    assert len(lens) == 2 * (LAYERS + 1)
+    last = logits(model, table["tokens"].tolist())[0].argmax(-1)
+    assert lens[lens["layer"] == LAYERS]["top_token"].tolist() == last.tolist()
+
+
+def test_a_direction_is_saved_and_loaded_for_its_model_and_site(tmp_path, monkeypatch):
+    model = tiny("llama")
+    monkeypatch.setattr(model, "weights", "abc")
+    direction = torch.arange(model.d_model) / 3
+    save_direction(tmp_path / "d.safetensors", direction, model=model, site=SITE)
+    assert torch.equal(
+        load_direction(tmp_path / "d.safetensors", model=model, site=SITE), direction
+    )
+    with pytest.raises(ValueError, match=r"is of blocks\.1\.resid_pre, this is blocks\.2"):
+        load_direction(tmp_path / "d.safetensors", model=model, site=Site(2, "resid_pre"))
+    monkeypatch.setattr(model, "weights", "def")
+    with pytest.raises(ValueError, match="model abc, this is def"):
+        load_direction(tmp_path / "d.safetensors", model=model, site=SITE)
+
+
+WRONG = {
+    'model.prompts("one text")': "instructions is one text, 'one text'; valid: a list of texts",
+    'prompt_table(model, "one text")': "instructions is one text, 'one text'; valid: a list",
+    'generate(model, ["a text"], [Condition()])': "prompt 0 is 'a text'; valid: its tokens, as",
+    "logits(model, [5, 6])": "prompt 0 is 5; valid: its tokens",
+    "logits(model, [[5], []])": "prompt 1 has no tokens",
+    'collect(model, ["a text"], [SITE], "last")': "prompt 0 is 'a text'; valid: its tokens",
+    "generate(model, [[5]], Condition())": "conditions is one Condition; valid: a list, such as",
+    "Add(2.0)": "direction is a number; valid: a vector",
+    "logits(model, [[5]], [Condition(edits=(Edit(SITE, Add(torch.ones(7))),))])": (
+        "direction is 7 wide, at blocks.1.resid_pre it must be 32"
+    ),
+    'Edit(SITE, Add(torch.ones(32)), "lst")': "position rule 'lst' is unknown; valid: all, after_",
+}
+SCRIPT = """
+import torch
+from families import tiny
+from pipeline import *
+model, SITE = tiny("llama"), Site(1, "resid_pre")
+for wrong in {wrong}:
+    try:
+        eval(wrong)
+    except ValueError as error:
+        print(error)
+    else:
+        print("no error:", wrong)
+"""
+
+
+def test_what_is_wrong_is_one_line():
+    """As a user has it: in another process, since types are checked under pytest only."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(wrong=list(WRONG))],
+        cwd=Path(__file__).parent, capture_output=True, text=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(WRONG), done.stderr
+    for line, message in zip(lines, WRONG.values(), strict=True):
+        assert line.startswith(message)
+
+
+def test_a_condition_has_no_strength_of_its_own():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'strength'"):
+        Condition(strength=2)
+
+
+def test_positions_may_be_a_list():
+    direction = torch.ones(tiny("llama").d_model)
+    edits = [Edit(SITE, Add(direction), rule) for rule in ([-1], (-1,), "last")]
+    found = [logits(tiny("llama"), PROMPTS, [Condition(edits=(edit,))]) for edit in edits]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_every_name_at_the_top_is_there():
+    for name in pipeline.__all__:
+        assert getattr(pipeline, name).__doc__
