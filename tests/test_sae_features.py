@@ -62,6 +62,14 @@ def test_a_planted_feature_is_described_exactly(tmp_path):
     x[::11, 4] = 1000.0
     store = write_store(tmp_path / "s", {str(SITE): x}, rows, shards=2)
     (found,) = summarise_features(tiny("llama"), readable(), store, [4], examples=3)
+    # Samples of one instruction are shown once, by the one with the largest activation.
+    groups = {example.sample: "same" for example in found.examples}
+    groups |= {int(sample): f"{sample}" for sample in set(store.rows["sample"]) - set(groups)}
+    (grouped,) = summarise_features(
+        tiny("llama"), readable(), store, [4], groups=groups, examples=3
+    )
+    assert grouped.examples[0].sample == found.examples[0].sample
+    assert sum(groups[example.sample] == "same" for example in grouped.examples) == 1
     assert (found.feature, found.rows, found.active, found.density) == (4, 40, 5, 1 / 8)
     assert (found.site, found.kind, found.n_features) == (str(SITE), "l1", WIDTH)
     peaks = [(e.sample, int(e.positions[e.peak]), e.activations[e.peak]) for e in found.examples]

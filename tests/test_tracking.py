@@ -21,7 +21,7 @@ CONFIG = {"sweep": {"seed": 1, "layers": [1, 2]}, "model": "tiny"}
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch, tmp_path):
-    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_API_KEY", "DVC_EXP_NAME"):
+    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_DATA_DIR", "WANDB_API_KEY", "DVC_EXP_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
 
@@ -78,6 +78,8 @@ def test_an_offline_run_is_in_wandb_and_in_its_record(tmp_path, monkeypatch):
     assert record["versions"]["python"].startswith("3.")
     assert (tmp_path / ".actsweep/runs/refusal/abc/sweep.json").is_file()
 
+    # The summary of a curve would be its last layer's value, by which runs would be sorted.
+    assert not [key for key in dict(started.summary) if key.startswith("layer/")]
     records = logged(tmp_path)
     metrics = [record["metric"] for record in records if record["type"] == "metric"]
     assert {"layer/*": "layer"} in [{m.get("glob_name"): m.get("step_metric")} for m in metrics]
@@ -132,6 +134,39 @@ def test_the_environment_goes_before_the_config(tmp_path, monkeypatch):
         start(tmp_path, "offline"),
     ):
         pass
+
+
+def test_wandbs_own_variables_are_heeded(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    with start(tmp_path / "project", "online"):
+        pass
+    assert not (tmp_path / "project" / "wandb").exists()
+    assert len(list((tmp_path / "elsewhere").glob("wandb/offline-run-*"))) == 1
+
+
+def test_a_home_folder_that_cannot_be_written_does_no_harm(tmp_path):
+    script = ONLINE.replace('"online"', '"offline"').replace(
+        'run.summary({"x": 1})', 'run.reference("a", Path(__file__), {})'
+    )
+    home = tmp_path / "home"
+    home.write_text("no folder")
+    done = subprocess.run(
+        [sys.executable, "-c", script.replace("__file__", repr(__file__)), str(tmp_path)],
+        env=os.environ | {"HOME": str(home)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
+
+
+def test_a_summary_that_json_does_not_have_hides_no_failure(tmp_path):
+    with pytest.raises(RuntimeError, match="planted"), start(tmp_path) as run:
+        run.summary({"kinds": {1, 2}, "when": pd.Timestamp("2024-07-26")})
+        raise RuntimeError("planted")
+    (record,) = read_runs(tmp_path)
+    assert record["summary"] == {"kinds": "{1, 2}", "when": "2024-07-26 00:00:00"}
 
 
 @pytest.mark.parametrize("mode", ["offline", "disabled"])

@@ -82,7 +82,8 @@ class WandbRun(Run):
         super().__init__()
         self._run = run
         run.define_metric("layer")
-        run.define_metric("layer/*", step_metric="layer")
+        # Without a summary: it would be the last layer's value, by which runs would be sorted.
+        run.define_metric("layer/*", step_metric="layer", summary="none")
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """As `Run.summary`, with nested names joined by dots."""
@@ -222,8 +223,11 @@ def md5(path: Path) -> str:
 
 
 def _start(mode: str, **options: Any) -> Any:
-    # W&B would stage artifacts below the home folder, which batch jobs often cannot write.
-    os.environ.setdefault("WANDB_DATA_DIR", str(Path(options["dir"]) / "wandb" / "staging"))
+    home = Path.home()
+    if not (home.is_dir() and os.access(home, os.W_OK)):
+        # W&B keeps these below the home folder, which batch jobs often cannot write.
+        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+            os.environ.setdefault(name, str(Path(options["dir"]) / "wandb" / "home"))
     import wandb
 
     settings = wandb.Settings(

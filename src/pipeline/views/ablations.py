@@ -66,7 +66,8 @@ def ablation_effects(table: pd.DataFrame, references: pd.DataFrame, column: str)
         axes.set_ylim(len(sites) - 0.5, -0.6)
         axes.grid(axis="x")
         axes.set_xlabel(AXES[column])
-        axes.set_title("What ablating an autoencoder's features does to lists")
+        measure = AXES[column].removesuffix(", change")
+        axes.set_title(f"Ablating an autoencoder's features: {measure}")
         legend(figure, keys)
         caption(
             figure,
@@ -90,7 +91,8 @@ def _series(
     axes: Axes, own: pd.DataFrame, sites: list[str], key: tuple[str, str], shift: float
 ) -> None:
     _, colour, marker = SERIES[key]
-    at = own["site"].map(sites.index) + shift
+    # A source may have no rows, which are then of no type.
+    at = own["site"].map(sites.index).astype(float) + shift
     axes.hlines(at, own["low"].astype(float), own["high"].astype(float), color=colour, lw=1.5)
     axes.plot(own["mean"], at, marker, color=colour, mfc=_face(key), ms=6, lw=0, zorder=4)
 
@@ -122,13 +124,14 @@ def attribution_check(checked: pd.DataFrame, ranks: Mapping[str, float], formula
             for scale in (axis.xaxis, axis.yaxis):
                 scale.set_major_locator(MaxNLocator(4))
             axis.set_title(f"{site}\nrank correlation {rank:.2f}", fontsize=11)
+            axis.set_xlabel("attribution", fontsize=11)
         figure.supylabel("change of the metric when ablated", fontsize=12)
         largest = int(checked.groupby("site").size().max())
         caption(
             figure,
             [
-                "Horizontal: attribution, gradient times activation. Dashed: equal. Each panel has",
-                f"its own scale. Metric: {formula}. The",
+                "Attribution: gradient times activation. Dashed: equal. Each panel has its own",
+                f"scale. Metric: {formula}. The",
                 f"{largest} (sample, position, feature) of each site with the largest attribution.",
             ],
         )
@@ -160,7 +163,7 @@ def list_anatomy(types: pd.DataFrame) -> Figure:
                 "n = "
                 + ", ".join(f"{count} {label}" for label, count in lists.items())
                 + " lists.",
-                "PromptPositions that fewer than half of the lists have are left out.",
+                "Positions that fewer than half of the lists have are left out.",
             ],
         )
     return figure

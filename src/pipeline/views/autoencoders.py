@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from pipeline.data.prompts import select_prompts
 from pipeline.measures.expression import MOST_FEATURES, Clusters, clustered
 from pipeline.views.ablations import attribution_check
+from pipeline.views.dashboard import features_index
 from pipeline.views.expression import feature_expression
 from pipeline.views.features import HALVES, coverage_by_size, feature_by_layer
 from pipeline.views.readings import table_of
@@ -64,10 +65,11 @@ def coverage(readings: Readings, *, reading: str, halves: str = HALVES) -> Figur
 
 
 def feature_pages(readings: Readings, *, reading: str) -> dict[str, str]:
-    """Return the page of each feature, from `sae.pages.feature_pages`."""
+    """Return the page of each feature, from `sae.pages.feature_pages`, and an index of them."""
     table = table_of(readings, reading)
-    columns = (table[name] for name in ("site", "feature", "page"))
-    return {f"{site}-{feature}.html": page for site, feature, page in zip(*columns, strict=True)}
+    files = table["site"] + "-" + table["feature"].astype(str) + ".html"
+    pages = dict(zip(files, table["page"], strict=True))
+    return pages | {"index.html": features_index(table.assign(file=files))}
 
 
 def features_by_layer(readings: Readings, *, reading: str) -> dict[str, Figure]:

@@ -7,6 +7,7 @@ from math import isnan
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.ticker import MaxNLocator
 
@@ -43,6 +44,17 @@ def feature_page(summary: FeatureSummary, piece: Callable[[int], str], *, around
         width=_WIDTH,
         height=_HEIGHT,
         colours=COLOURS,
+    )
+
+
+def features_index(table: pd.DataFrame) -> str:
+    """Render an index of feature pages.
+
+    Args:
+        table: `site`, `feature`, `active` of `rows`, `density` and `file`.
+    """
+    return _PAGES.get_template("features.html").render(
+        sites=[(site, rows.to_dict("records")) for site, rows in table.groupby("site", sort=False)]
     )
 
 

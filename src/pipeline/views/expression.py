@@ -1,7 +1,7 @@
 """The feature-expression matrix as a clustered heat map, coloured by topic."""
 
+from collections import Counter
 from collections.abc import Mapping
-from itertools import cycle
 
 import numpy as np
 from matplotlib import colormaps
@@ -15,20 +15,24 @@ from pipeline.measures.expression import Clusters
 from pipeline.views.marks import GREY, legend_key
 from pipeline.views.panels import caption, panels
 
+MOST_COLOURS = 10
+"""Topics that colours can tell apart."""
+
 
 def feature_expression(
     clusters: Clusters, topics: Mapping[int, str], *, value: str, site: str, which: str = "all"
 ) -> Figure:
     """Draw samples (rows) x features (columns) in dendrogram order, with a colour per topic.
 
+    With more topics than colours, a colour stands for a cluster of samples.
     `which` describes the shown features in the caption.
     Colour: the value, on a logarithmic scale; white: not expressed, 0 at all positions.
     """
     matrix = clusters.matrix
-    names = sorted({topics[sample] for sample in matrix.index})
-    maps = (colormaps["tab20"], colormaps["tab20b"])
-    shades = [to_hex(shade) for shown in maps for shade in shown.colors]  # type: ignore[attr-defined]
-    colours = dict(zip(names, cycle(shades), strict=False))
+    groups, kind = _groups(clusters, topics)
+    names = sorted(set(groups.values()))
+    shades = [to_hex(shade) for shade in colormaps["tab10"].colors]  # type: ignore[attr-defined]
+    colours = dict(zip(names, shades, strict=False))
     width = float(np.clip(0.08 * matrix.shape[1] + 4.5, 9, 17))
     height = float(np.clip(0.07 * matrix.shape[0] + 2.5, 6, 14))
     with panels(1, width, height) as (figure, (axis,)):
@@ -53,7 +57,7 @@ def feature_expression(
                     corner,
                     0.025,
                     1,
-                    color=colours[topics[sample]],
+                    color=colours[groups[sample]],
                     lw=0,
                     clip_on=False,
                     transform=axis.get_yaxis_transform(),
@@ -65,7 +69,7 @@ def feature_expression(
         figure.colorbar(image, ax=axis, label=f"{value} (log scale)", shrink=0.6, pad=0.14)
         axis.set_title(f"Which features does a sample express? {site}", pad=60)
         keys = [legend_key(color=colour, lw=6) for colour in colours.values()]
-        figure.legend(keys, list(colours), loc="outside right upper", title="topic")
+        figure.legend(keys, list(colours), loc="outside right upper", title=kind)
         share = 100 * float((values > 0).mean())
         caption(
             figure,
@@ -74,10 +78,24 @@ def feature_expression(
                 f"{share:.0f} % of cells are expressed, white: 0 throughout. Cells: largest",
                 f"{value} at any position of the completion.",
                 "Average linkage over Euclidean distances of what is expressed (1) or not (0).",
-                "Strip at the left: topic.",
+                f"Strip at the left: {kind}.",
             ],
         )
     return figure
+
+
+def _groups(clusters: Clusters, topics: Mapping[int, str]) -> tuple[dict[int, str], str]:
+    """Name what a sample's colour stands for: its topic, or with many topics its cluster."""
+    samples = clusters.samples.index
+    if len({topics[sample] for sample in samples}) <= MOST_COLOURS:
+        return {int(sample): topics[sample] for sample in samples}, "topic"
+    groups: dict[int, str] = {}
+    for cluster, members in clusters.samples.groupby(clusters.samples):
+        counts = Counter(topics[sample] for sample in members.index)
+        topic, count = min(counts.items(), key=lambda item: (-item[1], item[0]))
+        name = f"{cluster}: {topic} {count} of {len(members)}"
+        groups |= {int(sample): name for sample in members.index}
+    return groups, "cluster: its commonest topic"
 
 
 def _margin(side: str) -> tuple[float, float, float, float]:

@@ -1,9 +1,10 @@
 """Summarise features over the rows of a store, and read them over the layers of a model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -26,6 +27,7 @@ def summarise_features(
     store: ActivationStore,
     features: Sequence[int],
     *,
+    groups: Mapping[int, str] | None = None,
     examples: int = 20,
     tokens: int = 10,
     batch_rows: int = 4096,
@@ -41,7 +43,9 @@ def summarise_features(
         sae: the autoencoder; computation runs on its device.
         store: activations at its site; whole samples, so that examples show their context.
         features: feature indices.
-        examples: number of example samples per feature.
+        groups: sample -> its group, such as the instruction, of which one example is shown; None:
+            each sample is its own.
+        examples: number of examples per feature.
         tokens: number of top and of bottom tokens of a feature's logits.
         batch_rows: rows to encode at a time.
 
@@ -56,11 +60,13 @@ def summarise_features(
     site, table = sae.rows_of(store), store.rows
     ids, samples = table["token"].to_numpy(), table["sample"].to_numpy()
     special = np.isin(ids, model.tokenizer.all_special_ids)
+    named = pd.Series(samples).map(groups) if groups is not None else samples
+    alike = pd.factorize(named)[0]
     tallies = [Tally(examples) for _ in features]
     for numbers, x in _ordinary(site, ~special, batch_rows):
         active = _activations(sae, features, x).cpu().numpy()
         for tally, column in zip(tallies, active.T, strict=True):
-            tally.add(column, numbers, samples[numbers])
+            tally.add(column, numbers, alike[numbers])
     logits = direct_logits(model, sae_site, sae.decoder[list(features)]).cpu().numpy()
     summaries = []
     for feature, tally, direct in zip(features, tallies, logits, strict=True):

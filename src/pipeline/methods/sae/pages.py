@@ -18,6 +18,7 @@ from pipeline.views.dashboard import feature_page
 
 def feature_pages(
     model: LanguageModel,
+    prompts: pd.DataFrame,
     store: ActivationStore,
     fits: Mapping[str, Any],
     *,
@@ -28,6 +29,7 @@ def feature_pages(
 
     Args:
         model: provides logits and token texts.
+        prompts: the dataset; a page shows one example of an instruction.
         store: activations at the autoencoders' sites.
         fits: contains the attributions and the autoencoders.
         fit: the name of the attributions that chose features.
@@ -37,8 +39,9 @@ def feature_pages(
         `site`, `feature`, the counts `active` and `rows`, `density`, and the HTML `page`.
     """
     rows = []
+    instructions = dict(zip(prompts["sample"], prompts["instruction"], strict=True))
     for site, features, sae in _chosen(model, fits[fit], fits[autoencoders]):
-        for summary in summarise_features(model, sae, store, features):
+        for summary in summarise_features(model, sae, store, features, groups=instructions):
             rows.append(
                 {
                     "site": site,

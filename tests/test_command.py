@@ -1,0 +1,139 @@
+"""The command as a user meets it: interrupted, piped, mistyped, and its help."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from project import SMALL, command, copy_project, environment, run
+
+from pipeline import cli
+from pipeline.cli import main, parser
+
+
+def test_the_version_and_the_exit_statuses_are_said(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.strip() == f"actsweep {version('actsweep')}"
+    for arguments in (["--help"], ["run", "--help"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        said = " ".join(capsys.readouterr().out.split())
+        assert "exit status: 0 done, 2 an error" in said and "130 interrupted" in said
+
+
+def test_every_option_has_a_help_text():
+    (commands,) = (a for a in parser()._actions if hasattr(a, "choices") and a.choices)
+    actions = [(n, a) for n, sub in commands.choices.items() for a in sub._actions]
+    assert len(commands.choices) == 7 and len(actions) > 15
+    assert [(name, action.dest) for name, action in actions if not action.help] == []
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli._COMMANDS, "list", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main(["list"])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.strip() == "interrupted; to go on: actsweep list"
+
+
+@pytest.mark.slow
+def test_a_run_that_is_interrupted_goes_on(tmp_path):
+    folder = copy_project(tmp_path)
+    environ = environment()
+    process = subprocess.Popen(
+        command(folder, "run", *SMALL),
+        cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("sweep_layers"):
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "interrupted; to go on: actsweep run small"
+    assert "Traceback" not in errors
+    again = run(folder, "run", *SMALL)
+    assert again.returncode == 0, again.stderr
+    assert "collect_activations: finished before, kept" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_reader_that_stops_early_is_no_error(tmp_path):
+    folder = copy_project(tmp_path)
+    line = f"{sys.executable} -m pipeline.cli doctor | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line],
+        cwd=folder, env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("python") and done.stderr == ""
+    assert done.returncode == 0
+
+
+@pytest.mark.slow
+def test_two_runs_of_one_study_do_not_write_over_each_other(tmp_path):
+    folder = copy_project(tmp_path)
+    first = subprocess.Popen(
+        command(folder, "run", *SMALL),
+        cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not first.stdout.readline().startswith("small-"):
+        pass
+    second = run(folder, "run", *SMALL)
+    assert second.returncode == 2
+    assert "is being written by another run; wait for it" in second.stderr
+    assert second.stderr.strip().count("\n") == 0
+    _, errors = first.communicate(timeout=120)
+    assert first.returncode == 0, errors
+
+
+@pytest.mark.slow
+def test_outputs_may_be_linked_to_another_disk(tmp_path):
+    other = Path("/dev/shm")
+    if not os.access(other, os.W_OK) or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this machine has no second disk to write to")
+    folder = copy_project(tmp_path)
+    target = other / f"actsweep-{os.getpid()}"
+    target.mkdir()
+    try:
+        (folder / "outputs").symlink_to(target)
+        for _ in range(2):
+            done = run(folder, "run", *SMALL)
+            assert done.returncode == 0, done.stderr
+        assert done.stdout.count("finished before, kept") == 7
+    finally:
+        shutil.rmtree(target)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sweep.seed=-1", "sweep.seed: -1 is no seed; valid: 0 to 2^63 - 1"),
+        ("score.seed=9223372036854775808", "score.seed: 9223372036854775808 is no seed"),
+        ("dataset.seed=-3", "dataset.seed: -3 is no seed"),
+        ("score.metrics.refusal.substrings=[]", "score.metrics.refusal: substrings = []; valid"),
+        (
+            "score.metrics.m={_target_: pipeline.measures.metrics.matches, pattern: '('}",
+            "score.metrics.m: pattern = '(' is no regular expression",
+        ),
+    ],
+)
+def test_what_would_fail_late_is_said_at_once(tmp_path, override, message, capsys, monkeypatch):
+    folder = copy_project(tmp_path)
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit) as caught:
+        main(["run", *SMALL, override])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}") and error.count("\n") == 1
+    assert not (folder / "outputs").exists()
