@@ -191,6 +191,21 @@ def test_lists_that_disagree_with_a_study_are_refused(project):
     params.write_text(before)
 
 
+@pytest.mark.parametrize("form", ["flow", "crlf", "comments"])
+def test_params_may_be_written_in_any_form_of_yaml(project, form):
+    params = project / "params.yaml"
+    before = params.read_text()
+    written = {
+        "flow": yaml.safe_dump(yaml.safe_load(before), default_flow_style=True),
+        "crlf": before.replace("\n", "\r\n"),
+        "comments": before.replace(":\n", ":   # mine\n"),
+    }
+    params.write_bytes(written[form].encode())
+    assert ran(dvc(project, "repro")) == {"compose"}
+    params.write_text(before)
+    assert ran(dvc(project, "repro")) == {"compose"}
+
+
 def test_metrics_and_experiments(project):
     shown = json.loads(dvc(project, "metrics", "show", "--json").stdout)
     assert "outputs/one/metrics.json" in str(shown)
