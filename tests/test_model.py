@@ -330,7 +330,8 @@ def test_a_family_is_refused_before_its_weights_are_loaded(tmp_path):
 
 
 @pytest.mark.skipif(find_spec("accelerate") is not None, reason="accelerate is installed")
-def test_a_device_map_names_what_it_needs():
+def test_a_device_map_names_what_it_needs(monkeypatch):
+    monkeypatch.setattr("pipeline.model.loading.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"device_map 'auto' needs accelerate: pip install"):
         LanguageModel.load("somewhere", device_map="auto")
 

@@ -187,7 +187,7 @@ def test_every_model_file_says_where_from_how_large_and_whether_it_was_tried():
     for path in sorted((ROOT / "conf" / "model").glob("*.yaml")):
         text, given = path.read_text(), yaml.safe_load(path.read_text())
         assert {"path", "revision", "dtype", "device", "batch_tokens"} <= set(given), path.name
-        if path.stem not in ("embedded", "local"):
+        if path.stem not in ("embedded", "local", "smollm2_135m_instruct"):
             assert given["path"].count("/") == 1
             assert "# Untested: no such model could be tried." in text
             assert "device_map" in given

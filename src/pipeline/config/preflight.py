@@ -16,12 +16,12 @@ from pipeline.data import completions, positions
 from pipeline.data.prompts import select_prompts, tokenised_prompts, tokenised_texts
 from pipeline.engine.conditions import check_rule
 from pipeline.measures.logits import NextToken
+from pipeline.model.dtypes import check_dtype, choose_device, resolve_dtype
+from pipeline.model.gguf import local_path
 from pipeline.model.hub import check_path
 from pipeline.model.loading import (
     LanguageModel,
     check_device_map,
-    choose_device,
-    choose_dtype,
     without_weights,
 )
 from pipeline.model.sites import Site, check_component
@@ -30,20 +30,24 @@ from pipeline.model.weights import check_files
 
 
 def check(study: Study) -> Planned:
-    """Check a study against its model's config and its dataset, without loading the model.
+    """Check a study against its model's config and its dataset, and resolve its dtype.
+
+    Does not load the model.
 
     Raises:
         ValueError: an unknown model path, layer, component, position rule, label, split or
             dataset; names it and the valid ones.
     """
     with at_key("model"):
-        choose_dtype(study.model.dtype)
-        choose_device(study.model.device)
+        check_dtype(study.model.dtype)
+        device = choose_device(study.model.device)
         check_device_map(study.model.device_map)
     check_path(study.model.path, study.model.revision)
-    check_files(study.model.path)
+    check_files(local_path(study.model.path))
     tokenizer = load_tokenizer(study.model.path, study.model.revision)
     model = without_weights(study.model, tokenizer)
+    # The results depend on it: it is part of the study's identity.
+    study.model.dtype = resolve_dtype(study.model.dtype, device, model.hf.config.dtype)
     for key, options in _node_options(study):
         _check_components(model, key, options)
     _check_collect(study, model)

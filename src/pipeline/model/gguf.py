@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,7 @@ def converted(file: Path) -> Path:
     Raises:
         ValueError: no such file, no GGUF, a damaged or unsupported one, or missing packages.
     """
-    if not file.is_file():
-        raise ValueError(f"model.path {str(file)!r} does not exist")
-    with file.open("rb") as content:
-        if content.read(len(_MAGIC)) != _MAGIC:
-            raise ValueError(f"model.path {str(file)!r} is no GGUF file")
+    check_gguf(file)
     folder = _cache() / sha256(file)[:16]
     if not (folder / _DONE).is_file():
         for package in ("gguf", "accelerate"):
@@ -62,6 +59,19 @@ def converted(file: Path) -> Path:
     return folder
 
 
+def check_gguf(file: Path) -> None:
+    """Check that a file is in the GGUF format, by its first bytes.
+
+    Raises:
+        ValueError: no such file, or another format.
+    """
+    if not file.is_file():
+        raise ValueError(f"model.path {str(file)!r} does not exist")
+    with file.open("rb") as content:
+        if content.read(len(_MAGIC)) != _MAGIC:
+            raise ValueError(f"model.path {str(file)!r} is no GGUF file")
+
+
 def _cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "actsweep" / "gguf"
@@ -69,6 +79,8 @@ def _cache() -> Path:
 
 def _convert(file: Path, folder: Path) -> None:
     source: dict[str, Any] = {"gguf_file": file.name}
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
     try:
         loaded = transformers.AutoModelForCausalLM.from_pretrained(
             file.parent, dtype=torch.float32, **source

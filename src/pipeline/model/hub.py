@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.model.gguf import check_gguf
 from pipeline.runs.scratch import sha256
 
 
@@ -13,10 +14,12 @@ def check_path(path: str, revision: str | None = None) -> None:
     """Check that a folder holds a model, or that the Hugging Face Hub offers it.
 
     Raises:
-        ValueError: no config.json in the folder; unknown, gated or unreachable on the Hub. One line
-            that says what to do.
+        ValueError: no config.json in the folder; no GGUF file; unknown, gated or unreachable on the
+            Hub. One line that says what to do.
     """
-    if is_hub_id(path):
+    if path.endswith(".gguf"):
+        check_gguf(Path(path))
+    elif is_hub_id(path):
         _check_model(path, revision)
     elif not (Path(path) / "config.json").is_file():
         raise ValueError(f"model.path {path!r} is not a model: it has no config.json")

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from pipeline.config.sections import Model
 from pipeline.model import chat
 from pipeline.model.architectures import architecture_of
+from pipeline.model.dtypes import DTYPES, check_dtype, choose_device, resolve_dtype
+from pipeline.model.gguf import local_path
 from pipeline.model.hub import check_path, folder_digest
 from pipeline.model.sites import Site, check_middle
 from pipeline.model.tokenizer import load_tokenizer
@@ -21,7 +23,6 @@ from pipeline.model.weights import load_config, load_weights, unheeded
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MODULES = {
     "resid_pre": ("", "input"),
     "pattern": ("pattern", "output"),
@@ -81,9 +82,10 @@ class LanguageModel:
         """Load a model from a local folder or the Hugging Face Hub.
 
         Args:
-            path: folder with a model, or Hub id.
+            path: folder with a model, GGUF file, or Hub id.
             revision: branch, tag or commit on the Hub.
-            dtype: name of a torch dtype; `auto` keeps that of the file, usually bfloat16.
+            dtype: name of a torch dtype; `auto` is that of the file, usually bfloat16, or on a CPU
+                what is fast there: `dtypes.resolve_dtype`.
             device: torch device; `auto` is CUDA, else MPS, else the CPU.
             device_map: how accelerate spreads the model, such as `auto` over all GPUs; None for a
                 single device.
@@ -92,15 +94,18 @@ class LanguageModel:
             ValueError: no model at the path, an unknown dtype or device, accelerate is missing, or
                 weights or a tokenizer that do not belong to the config.
         """
-        torch_dtype = choose_dtype(dtype)
+        check_dtype(dtype)
         check_device_map(device_map)
         check_path(path, revision)
         device = choose_device(device)
-        load_config(path, revision)
+        stored = load_config(path, revision).dtype
+        chosen = resolve_dtype(dtype, device, stored)
+        if dtype == "auto" and DTYPES[chosen] is not (stored or torch.float32):
+            log.warning("dtype auto: %s, as %s is slow on this processor", chosen, stored)
         tokenizer = load_tokenizer(path, revision)
         if not sys.stderr.isatty():
             transformers.utils.logging.disable_progress_bar()
-        hf = load_weights(path, revision=revision, dtype=torch_dtype, device_map=device_map)
+        hf = load_weights(path, revision=revision, dtype=DTYPES[chosen], device_map=device_map)
         ignored = unheeded(hf.generation_config, tokenizer.eos_token_id)
         if ignored:
             log.warning(
@@ -112,7 +117,7 @@ class LanguageModel:
             hf if device_map else hf.to(device),
             tokenizer,
             name=path,
-            weights=folder_digest(path) or str(hf.config._commit_hash),
+            weights=folder_digest(local_path(path)) or str(hf.config._commit_hash),
         )
 
     @property
@@ -252,36 +257,6 @@ def without_weights(section: Model, tokenizer: Any) -> LanguageModel:
     model = LanguageModel(hf, tokenizer, name=section.path)
     model.batch_tokens, model.template = section.batch_tokens, section.template
     return model
-
-
-def choose_dtype(name: str) -> torch.dtype | None:
-    """Return the torch dtype of a name; None for `auto`, which keeps that of the file.
-
-    Raises:
-        ValueError: not one of `DTYPES`.
-    """
-    if name == "auto":
-        return None
-    if name not in DTYPES:
-        raise ValueError(f"dtype {name!r} is unknown; valid: auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
-def choose_device(name: str) -> str:
-    """Resolve a device name; `auto` is CUDA, else MPS, else the CPU.
-
-    Raises:
-        ValueError: the device is unknown or not available on this machine.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    usable = [*(kind for kind, usable in available.items() if usable), "cpu"]
-    if name == "auto":
-        return usable[0]
-    if name.partition(":")[0] not in usable:
-        raise ValueError(
-            f"device {name!r} is not on this machine; valid: auto, {', '.join(usable)}"
-        )
-    return name
 
 
 def check_device_map(device_map: str | None) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import transformers
 
+from pipeline.model.gguf import local_path
+
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
     """Load the tokenizer of a model.
@@ -15,7 +17,7 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
             has several chat templates and none is the default.
     """
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(local_path(path), revision=revision)
     except (ValueError, OSError, ImportError, KeyError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
         raise ValueError(

@@ -10,6 +10,8 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 
+from pipeline.model.gguf import local_path
+
 log = logging.getLogger(__name__)
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -44,7 +46,7 @@ def load_config(path: str, revision: str | None = None) -> Any:
         ValueError: no valid config, or a quantised model.
     """
     try:
-        config = transformers.AutoConfig.from_pretrained(path, revision=revision)
+        config = transformers.AutoConfig.from_pretrained(local_path(path), revision=revision)
     except (ValueError, OSError, KeyError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
         raise ValueError(f"the config of model.path {path!r} cannot be loaded: {reason}") from error
@@ -53,7 +55,7 @@ def load_config(path: str, revision: str | None = None) -> Any:
 
 
 def load_weights(
-    path: str, *, revision: str | None, dtype: torch.dtype | None, device_map: str | None
+    path: str, *, revision: str | None, dtype: torch.dtype, device_map: str | None
 ) -> Any:
     """Load a transformers model with all of its weights.
 
@@ -63,15 +65,15 @@ def load_weights(
         ValueError: damaged, missing or wrongly sized weights, or adapters that are not merged; the
             latter transformers would replace by random ones, or leave out.
     """
-    check_files(path)
+    check_files(local_path(path))
     placement = {"device_map": device_map} if device_map else {}
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
         hf, report = transformers.AutoModelForCausalLM.from_pretrained(
-            path,
+            local_path(path),
             revision=revision,
-            dtype=dtype or "auto",
+            dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             **placement,

@@ -1,5 +1,6 @@
 """Report versions, devices and free memory, and whether a model fits and runs."""
 
+import dataclasses
 import importlib.metadata
 import math
 import os
@@ -19,14 +20,10 @@ from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.model import chat
 from pipeline.model.architectures import architecture_of
+from pipeline.model.dtypes import DTYPES, choose_device, resolve_dtype
 from pipeline.model.hub import check_path
-from pipeline.model.loading import (
-    LanguageModel,
-    choose_device,
-    choose_dtype,
-    load_config,
-    load_model,
-)
+from pipeline.model.loading import LanguageModel, load_model
+from pipeline.model.weights import load_config
 
 _TIMED = 512
 """Tokens of the timed pass."""
@@ -79,7 +76,8 @@ def _examine_model(section: Model) -> Iterator[tuple[str, str]]:
     architecture_of(config, section.path)
     with torch.device("meta"):
         shapes = transformers.AutoModelForCausalLM.from_config(config)
-    dtype = choose_dtype(section.dtype) or config.dtype or torch.float32
+    device = choose_device(section.device)
+    dtype = DTYPES[resolve_dtype(section.dtype, device, config.dtype)]
     count = sum(parameter.numel() for parameter in shapes.parameters())
     text = config.get_text_config()
     yield (
@@ -87,7 +85,6 @@ def _examine_model(section: Model) -> Iterator[tuple[str, str]]:
         f"{config.model_type}, {text.num_hidden_layers} layers of {text.hidden_size}, "
         f"{count / 1e6:,.1f}M parameters in {str(dtype).removeprefix('torch.')}",
     )
-    device = choose_device(section.device)
     if section.device_map and device.startswith("cuda"):
         device = "all GPUs"
     need, free = count * dtype.itemsize, _free(device)
@@ -108,6 +105,8 @@ def _examine_model(section: Model) -> Iterator[tuple[str, str]]:
         f"one pass of {tokens} tokens in {_seconds(model, tokens):.2f} s; after 'Hello' it says "
         f"{completion.text!r}",
     )
+    if device == "cpu" and 4 * need <= free:
+        yield "dtypes", _timed_dtypes(section, tokens, dtype)
     yield "context", f"{text.max_position_embeddings:,} tokens"
     vocabulary, embeddings = len(model.tokenizer), model.hf.get_input_embeddings().weight.shape[0]
     beyond = "" if vocabulary <= embeddings else ": the tokenizer has tokens without an embedding"
@@ -124,6 +123,16 @@ def _examine_model(section: Model) -> Iterator[tuple[str, str]]:
         f"{section.batch_tokens:,}; {said}; a KV cache takes {size / 1e3:,.1f} kB per token, half "
         f"of the free memory is {_gb(free // 2)}",
     )
+
+
+def _timed_dtypes(section: Model, tokens: int, chosen: torch.dtype) -> str:
+    """Time the same pass in float32 and in bfloat16."""
+    seconds = {
+        name: _seconds(load_model(dataclasses.replace(section, dtype=name)), tokens)
+        for name in ("float32", "bfloat16")
+    }
+    said = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
+    return f"the same pass in {said}; model.dtype={section.dtype} is {str(chosen)[6:]}"
 
 
 def _seconds(model: LanguageModel, tokens: int) -> float:
