@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pipeline.config.study import compose_study, config_file, load_model_section, load_study
 from pipeline.runs.outputs import outputs
-from pipeline.views.findings import Finding, findings_page, overrides_of
+from pipeline.runs.records import overrides_of
+from pipeline.views.findings import Finding, findings_page
 from stages import ROOT
 
 OUTPUTS = ROOT / "outputs"

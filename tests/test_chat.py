@@ -108,7 +108,6 @@ def test_the_subject_ends_where_its_text_does(template, adds_bos, subject):
         ("Paris is in France, not Paris.", "Paris", 0, ""),
         ("Paris is in France, not Paris.", "Paris", -1, "Paris is in France, not "),
         ("Answer the user", "user", -1, "Answer the "),
-        ("unrealistic", "list", -1, "unrea"),
         ("  Paris is in France.", "France", 14, "Paris is in "),
     ],
 )

@@ -64,7 +64,9 @@ def test_curves_are_the_means_over_clusters_with_their_bands(prompts, lens):
         for name, band in zip(("bridge", "answer"), axes.collections, strict=True):
             scores = rows.assign(score=rows[f"{name}_reciprocal_rank"])
             layers = sorted(rows["layer"].unique())
-            expected = band_over(scores, "layer", layers, cluster="topic", share=False, seed=0)
+            expected = band_over(
+                scores, "layer", layers, cluster="topic", share=False, bounded=True, seed=0
+            )
             (line,) = (x for x in axes.lines if x.get_label() == f"{name}_reciprocal_rank")
             np.testing.assert_allclose(line.get_ydata(), expected.mean)
             corners = band.get_paths()[0].vertices
@@ -101,10 +103,17 @@ def test_bands_stay_where_means_can_be(prompts, lens, column, highest):
         heights = drawn.get_paths()[0].vertices[:, 1]
         scored = table.assign(score=table[column])
         layers = sorted(table["layer"].unique())
-        band = band_over(scored, "layer", layers, cluster="sample", share=False, seed=0)
-        if limit:
-            assert band.high.max() > 1
-            assert heights.max() == pytest.approx(min(limit, band.high.max()))
+        bounded = highest == 1
+        band = band_over(
+            scored, "layer", layers, cluster="sample", share=False, bounded=bounded, seed=0
+        )
+        assert heights.min() >= 0 and heights.max() <= highest
+        if bounded:
+            # Wilson's interval stays inside by itself.
+            assert heights.max() == pytest.approx(band.high.max())
+            assert heights.min() == pytest.approx(band.low.min())
+        elif limit:
+            assert heights.max() == pytest.approx(band.high.max()) and band.high.max() > 1
         else:
             assert band.low.min() < 0 == heights.min()
 

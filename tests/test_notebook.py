@@ -107,6 +107,16 @@ WRONG = {
     "logits(model, [[5], []])": "prompt 1 has no tokens",
     'collect(model, ["a text"], [SITE], "last")': "prompt 0 is 'a text'; valid: its tokens",
     "generate(model, [[5]], Condition())": "conditions is one Condition; valid: a list, such as",
+    'model.prompts(["a", None])': "instruction 1 is None; valid: a text",
+    "Condition(Edit(SITE, Add(torch.ones(32))))": "axes is Edit; valid: a dict, and edits=(...)",
+    "Condition(edits=(Add(torch.ones(32)),))": "an edit is Add; valid: Edit(site, ...)",
+    "Edit(SITE, torch.ones(32))": "the intervention is a Tensor; valid: such as Add(direction)",
+    "generate(model, [[5]], [Edit(SITE, Add(torch.ones(32)))])": "a condition is a Edit; valid: Co",
+    'logits(model, prompt_table(model, ["w6"]))': "prompts is a table; valid: its tokens, as table",
+    "Add([1.0, 2.0])": "direction is a list; valid: a tensor [width]",
+    "logits(model, [[5]], [Condition(edits=(Edit(SITE, Add(torch.ones(1, 32))),))])": (
+        "direction has the shape [1, 32], at blocks.1.resid_pre it must be [32]"
+    ),
     "Add(2.0)": "direction is a number; valid: a vector",
     "logits(model, [[5]], [Condition(edits=(Edit(SITE, Add(torch.ones(7))),))])": (
         "direction is 7 wide, at blocks.1.resid_pre it must be 32"
@@ -152,6 +162,13 @@ def test_positions_may_be_a_list():
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
+def test_sites_may_be_text():
+    found = [collect(tiny("llama"), PROMPTS, [site], "last")[0][SITE] for site in (SITE, str(SITE))]
+    assert torch.equal(*found)
+    assert str(Condition(edits=(Edit(SITE, Add(torch.ones(32))),))) == f"edits at {SITE}"
+
+
 def test_every_name_at_the_top_is_there():
+    assert dir(pipeline) == sorted(pipeline.__all__)
     for name in pipeline.__all__:
         assert getattr(pipeline, name).__doc__

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pipeline.engine.conditions import BASELINE, CANDIDATE
 from pipeline.measures.statistics import paired_difference
 from pipeline.runs.comparison import compare_named
 from pipeline.runs.outputs import find_output, outputs
-from pipeline.runs.reuse import reused
+from pipeline.runs.reuse import is_kept, reused, stamp
 from pipeline.runs.trace import read_record, trace, with_record
 from pipeline.runs.tracking import md5
 from pipeline.views.panels import save
@@ -64,6 +65,10 @@ def test_a_studys_name_means_dvcs_outputs_else_the_newest_run(tmp_path):
     for path in old.iterdir():
         os.utime(path, (1, 1))
     assert find_output(tmp_path, "refusal") == new
+    # A run that has not finished is not the newest one.
+    unfinished = write_run(tmp_path, "refusal-33333333", SCORES)
+    assert [output.finished for output in outputs(tmp_path)] == [False] * 3
+    shutil.rmtree(unfinished)
     assert find_output(tmp_path, "refusal-11111111") == old
     assert [output.name for output in outputs(tmp_path)] == [new.name, old.name]
     made = write_run(tmp_path, "refusal", SCORES)
@@ -125,7 +130,8 @@ def test_a_figure_and_a_page_are_traced(tmp_path):
     for file in ("f.png", "p.html"):
         assert read_record(figures / file) == record
         found = dict(trace(figures / file, tmp_path))
-        assert found["study"].startswith("refusal: Is refusal")
+        assert found["study"] == "refusal" and found["question"].startswith("Is refusal")
+        assert found["model"] == "data/embedded_model"
         assert (
             found["data"]
             == f"outputs/refusal/scores.parquet, md5 {record['scores.parquet']}: as now"
@@ -147,7 +153,7 @@ def test_a_stage_with_the_same_key_is_taken_from_another_run(tmp_path):
     (first / "store").mkdir()
     (first / "store" / "shard").write_text("x")
     (first / "table").write_text("y")
-    (first / ".collect.key").write_text("k")
+    stamp(first, ["store", "table"], ".collect.key", "k")
     assert reused(second, ["store", "table"], ".collect.key", "other") is None
     assert reused(second, ["store", "more"], ".collect.key", "k") is None
     (second / "store").mkdir()
@@ -156,3 +162,11 @@ def test_a_stage_with_the_same_key_is_taken_from_another_run(tmp_path):
     assert [path.name for path in (second / "store").iterdir()] == ["shard"]
     assert (second / "table").stat().st_ino == (first / "table").stat().st_ino
     assert reused(first, ["store", "table"], ".collect.key", "k") is None
+    # A damaged output is neither kept nor taken.
+    assert is_kept(first, ["store", "table"], ".collect.key", "k")
+    os.utime(first / "table")
+    assert is_kept(first, ["store", "table"], ".collect.key", "k")
+    (first / "table").unlink()
+    (first / "table").write_text("z")
+    assert not is_kept(first, ["store", "table"], ".collect.key", "k")
+    assert reused(second, ["store", "table"], ".collect.key", "k") is None

@@ -1,6 +1,7 @@
 """What is wrong with a study is said before it runs, in one line, with what is valid."""
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
@@ -35,6 +36,8 @@ def error_of(*overrides, study="refusal"):
 def test_the_studies_pass(path):
     """With all conditions of their arms, but for arms that compute with the model's weights."""
     study = compose_study(path.stem, root=ROOT)
+    if not Path(study.model.path).exists():
+        pytest.skip(f"{study.model.path} is not there: make smollm2")
     planned = check(study)
     assert len(planned.prompts)
     known = {part.name.removesuffix("-validation") for part in planned.parts}

@@ -41,7 +41,10 @@ def test_another_error_of_the_disk_is_passed_on(tmp_path, monkeypatch):
     def failing(self, target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"), scratch(tmp_path / "x", "k") as work:
+    with (
+        pytest.raises(OSError, match="No space left"),
+        scratch(tmp_path / "x", "k", root=tmp_path) as work,
+    ):
         (work / "x").write_text("y")
         monkeypatch.setattr(Path, "rename", failing)
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.config.sections import Model, Study
 
@@ -33,13 +33,19 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         # The reader, such as `head`, has all that it wants.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if options.command == "run":
+            _interrupted(arguments)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        command = shlex.join(["actsweep", *(sys.argv[1:] if arguments is None else arguments)])
-        print(f"\ninterrupted; to go on: {command}", file=sys.stderr)
-        sys.exit(130)
+        _interrupted(arguments)
+
+
+def _interrupted(arguments: list[str] | None) -> NoReturn:
+    command = shlex.join(["actsweep", *(sys.argv[1:] if arguments is None else arguments)])
+    print(f"\ninterrupted; to go on: {command}", file=sys.stderr)
+    sys.exit(130)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -121,26 +127,31 @@ def _run(options: argparse.Namespace) -> None:
 
 def _run_stages(study: Study, folder: Path) -> None:
     from pipeline.config.wiring import stages_of
-    from pipeline.runs.reuse import reused
+    from pipeline.runs.records import take_record
+    from pipeline.runs.reuse import is_kept, reused, stamp
 
     stages = importlib.import_module("stages")
     for stage in stages_of(study):
-        name = f".{str(stage).replace(' ', '-')}.key"
+        words = str(stage).replace(" ", "-")
+        name = f".{words}.key"
         key = stages.stage_key(study, stage, folder)
-        complete = all((folder / output).exists() for output in stage.outputs)
-        if complete and (folder / name).is_file() and (folder / name).read_text() == key:
+        if is_kept(folder, stage.outputs, name, key):
             print(f"{stage}: finished before, kept")
             continue
         (folder / name).unlink(missing_ok=True)
-        other = reused(folder, stage.outputs, name, key)
+        # Figures name their run, and are quickly drawn.
+        own = stage.name == "plot_figures"
+        other = None if own else reused(folder, stage.outputs, name, key)
         if other is not None:
             print(f"{stage}: the same as in {other}, taken from there")
+            for warning in take_record(stages.ROOT, study.name, other, study.id, words):
+                print(warning, file=sys.stderr)
         else:
             print(f"{stage} ...", flush=True)
             stages.run_stage(study, stage, folder)
             # After the run: a model's weights may have been fetched by it.
             key = stages.stage_key(study, stage, folder)
-        (folder / name).write_text(key)
+        stamp(folder, stage.outputs, name, key)
 
 
 def _say_cost(study: Study, cost: "Cost", folder: Path) -> None:
@@ -148,6 +159,10 @@ def _say_cost(study: Study, cost: "Cost", folder: Path) -> None:
     print(f"{study.id}: {study.question}")
     for part, count in cost.conditions.items():
         print(f"  {part}: {count} conditions")
+    counted = {part.removesuffix("-validation") for part in cost.conditions}
+    others = [name for name in (study.sweep.arms if study.sweep else ()) if name not in counted]
+    if others:
+        print(f"  not counted, as they are made with the model's weights: {', '.join(others)}")
     print(f"completions: {cost.completions:,}")
     if cost.scored:
         print(f"forward passes: {cost.scored:,}, one per prompt and condition")
@@ -242,6 +257,8 @@ def _select(options: argparse.Namespace) -> None:
     from pipeline.methods.selection import select_direction
 
     rows = json.loads(options.table.read_text())
+    if not (isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)):
+        raise ValueError(f"{options.table} is no list of objects")
     selected = select_direction(
         pd.DataFrame(rows),
         n_layers=options.layers,

@@ -129,6 +129,9 @@ def _check_options(study: Study, key: str, node: Node, metrics: list[str]) -> No
             for name in (option, f"{option}s"):
                 for value in _listed(node.get(name)):
                     _among(f"{key}.{name}", value, valid)
+    if key.startswith("figures."):
+        for value in _listed(node.get("split")):
+            _among(f"{key}.split", value, ("train", "val", "test", "text"))
     for name in ("fit", "fits"):
         for value in _listed(node.get(name)):
             if "/" not in value:

@@ -27,7 +27,7 @@ def tokenised_prompts(
     if frame.empty:
         raise ValueError("dataset is empty")
     if not frame["raw"].all():
-        chat.announce(tokenizer, system)
+        chat.announce(tokenizer, system, variables)
     return datasets.tokenise(frame, tokenizer, system=system, variables=variables)
 
 

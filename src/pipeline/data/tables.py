@@ -27,8 +27,10 @@ def read_table(path: str, *, name: str | None = None, part: str = "train") -> pd
 
     Raises:
         ValueError: a missing path, an unknown format, split or configuration, no rows, or a row
-            with more fields than the header.
+            with more or fewer fields than the header.
     """
+    if not path:
+        raise ValueError("dataset.path is empty")
     file = Path(path)
     if file.is_dir() or (is_hub_id(path) and file.suffix not in _READERS):
         columns = _read_dataset(path, name, part)
@@ -146,11 +148,9 @@ def _read_csv(file: Path) -> dict[str, list[Any]]:
     if len(set(header)) < len(header):
         raise ValueError(f"two columns have the same name: {', '.join(header)}")
     for number, row in enumerate(rows):
-        if len(row) > len(header):
+        if len(row) != len(header):
             raise ValueError(f"row {number} has {len(row)} fields; the header has {len(header)}")
-    return {
-        name: [row[n] if n < len(row) else None for row in rows] for n, name in enumerate(header)
-    }
+    return {name: [row[n] for row in rows] for n, name in enumerate(header)}
 
 
 def _read_jsonl(file: Path) -> dict[str, list[Any]]:

@@ -22,7 +22,7 @@ from pipeline.model.sites import Site
 def collect(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
-    sites: Sequence[Site],
+    sites: Sequence[Site | str],
     rule: Positions,
     *,
     batch_tokens: int = 16384,
@@ -43,10 +43,11 @@ def collect(
     check_listed_run(prompts, ())
     check_context(model, prompts)
     rule = tuple(rule) if isinstance(rule, list) else rule
-    for site in sites:
+    parsed = [Site.parse(site) if isinstance(site, str) else site for site in sites]
+    for site in parsed:
         if model.check(site).component == "pattern":
             raise ValueError(f"{site} has no rows to collect; it can be read by itself")
-    return in_batches(model, batch_tokens, partial(_collect, model, prompts, list(sites), rule))
+    return in_batches(model, batch_tokens, partial(_collect, model, prompts, parsed, rule))
 
 
 def _collect(

@@ -122,13 +122,23 @@ class Intervention(Protocol):
 
 @dataclass(frozen=True)
 class Edit:
-    """An intervention at one site, at the token positions that a rule selects."""
+    """An intervention at one site, at the token positions that a rule selects.
+
+    A site may be given as text, such as `blocks.2.resid_pre`.
+    """
 
     site: Site
     intervention: Intervention
     positions: Positions = "all"
 
     def __post_init__(self) -> None:
+        if isinstance(self.site, str):
+            object.__setattr__(self, "site", Site.parse(self.site))
+        if not isinstance(self.intervention, Intervention):
+            raise ValueError(
+                f"the intervention is a {type(self.intervention).__name__}; valid: such as "
+                "Add(direction)"
+            )
         check_rule(self.positions)
         if isinstance(self.positions, list):
             object.__setattr__(self, "positions", tuple(self.positions))
@@ -165,8 +175,17 @@ class Condition:
         text = json.dumps(dict(self.axes), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.axes, Mapping):
+            raise ValueError(f"axes is {type(self.axes).__name__}; valid: a dict, and edits=(...)")
+        for edit in self.edits:
+            if not isinstance(edit, Edit):
+                raise ValueError(f"an edit is {type(edit).__name__}; valid: Edit(site, ...)")
+
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value}" for name, value in self.axes.items()) or "no edit"
+        named = ", ".join(f"{name} {value}" for name, value in self.axes.items())
+        edited = ", ".join(str(edit.site) for edit in self.edits)
+        return named or (f"edits at {edited}" if edited else "no edit")
 
 
 def check_rule(rule: Any, valid: Sequence[str] = POSITION_RULES) -> None:

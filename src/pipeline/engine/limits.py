@@ -26,6 +26,13 @@ def check_listed_run(prompts: Sequence[Sequence[int]], conditions: Sequence[Cond
     Raises:
         ValueError: texts, an empty prompt, or a single condition.
     """
+    if hasattr(prompts, "columns"):
+        raise ValueError("prompts is a table; valid: its tokens, as table['tokens'].tolist()")
+    for condition in () if isinstance(conditions, Condition) else conditions:
+        if not isinstance(condition, Condition):
+            raise ValueError(
+                f"a condition is a {type(condition).__name__}; valid: Condition(edits=(edit,))"
+            )
     if isinstance(conditions, Condition):
         raise ValueError("conditions is one Condition; valid: a list, such as [Condition(), ...]")
     for number, prompt in enumerate(prompts):

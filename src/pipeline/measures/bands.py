@@ -47,6 +47,7 @@ def band_over(
     *,
     cluster: str,
     share: bool,
+    bounded: bool = False,
     seed: int,
 ) -> Band:
     """Compute the mean score at each value of a column, such as each layer, with its band.
@@ -54,8 +55,10 @@ def band_over(
     Whole clusters are resampled. c is the 95 % quantile over resamples of max_layer |mean* - mean|
     / stderr, converted to the quantile of Student's t for the layer's number of clusters. Shares:
     Wilson's interval at c and the effective number of rows, so that the band keeps its width at 0
-    and 1. Other means: mean -+ max(c, q) stderr, with q the same quantile for the standard error of
-    each resample (bootstrap-t), which is wider for skewed scores.
+    and 1; likewise means of scores from 0 to 1, with mean (1 - mean) / stderr^2 rows. Other means:
+    mean -+ max(c, q) stderr, with q the same quantile for the standard error of each resample
+    (bootstrap-t), which is wider for skewed scores. In simulations all cover 95 % of curves, but
+    for scores as skewed as reciprocal ranks: 88 % with 10 clusters, 90 % with 23.
 
     Args:
         scores: `score`, the column and the cluster; NaN = unscored.
@@ -63,6 +66,7 @@ def band_over(
         values: its values, in order.
         cluster: the column whose values are resampled together.
         share: whether all scores are 0 or 1.
+        bounded: whether all scores are from 0 to 1.
         seed: of the bootstrap.
 
     Source: Hall 1988 (bootstrap-t); Korn and Graubard 1998 (effective number of rows).
@@ -86,7 +90,7 @@ def band_over(
             mean[place], low[place], high[place] = own.mean, own.low, own.high
     if not few.all():
         enough = sums.loc[:, ~few].to_numpy(), counts.loc[:, ~few].to_numpy()
-        mean[~few], low[~few], high[~few] = _simultaneous(*enough, share, seed)
+        mean[~few], low[~few], high[~few] = _simultaneous(*enough, share, bounded, seed)
     return Band(mean, low, high, few)
 
 
@@ -94,6 +98,7 @@ def _simultaneous(
     sums: Float[np.ndarray, "cluster layer"],
     counts: Float[np.ndarray, "cluster layer"],
     share: bool,
+    bounded: bool,
     seed: int,
 ) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, " layer"], Float[np.ndarray, " layer"]]:
     weights = resampling_counts(len(sums), seed).astype(float)
@@ -102,8 +107,9 @@ def _simultaneous(
     means, stderrs = _ratios(weights, sums, counts)
     m, n = (counts > 0).sum(axis=0).astype(float), counts.sum(axis=0)
     wider = stdtrit(m - 1, ndtr(_largest(means - mean, stderr, seed) * np.sqrt(m / (m - 1))))
-    if share:
-        layers = zip(mean, n, m, stderr**2, strict=True)
+    if share or bounded:
+        # Scores between 0 and 1 vary less than 0s and 1s with their mean: they count as more rows.
+        layers = zip(mean, n if share else np.full_like(n, np.inf), m, stderr**2, strict=True)
         return mean, *wilson(mean, np.array([effective_rows(*each) for each in layers]), wider)
     # A resample without variance has no statistic of its own.
     own = np.where(stderrs > 1e-6 * stderr, stderrs, stderr)

@@ -136,7 +136,9 @@ def effective_rows(mean: float, n: int | float, m: int | float, variance: float)
     """
     if m == 1 or mean in (0, 1):
         return float(m)
-    return float(n) if variance == 0 else float(min(n, mean * (1 - mean) / variance))
+    if variance == 0:
+        return float(n if np.isfinite(n) else m)
+    return float(min(n, mean * (1 - mean) / variance))
 
 
 def paired_difference(

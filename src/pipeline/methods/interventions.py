@@ -9,12 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.engine.conditions import Field
+from pipeline.engine.conditions import Field, PerPrompt
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
 
 def _check_width(name: str, value: Field, width: int, site: Site) -> None:
+    if np.ndim(value) > 1:
+        raise ValueError(
+            f"{name} has the shape {list(value.shape)}, at {site} it must be [{width}]"
+        )
     wide = value.shape[-1] if np.ndim(value) else 0
     if wide != width:
         raise ValueError(f"{name} is {wide} wide, at {site} it must be {width}")
@@ -31,6 +35,10 @@ class _Directed:
         # A scalar would silently broadcast to all dimensions.
         if np.ndim(self.direction) == 0:
             raise ValueError("direction is a number; valid: a vector [width]")
+        if not isinstance(self.direction, Tensor | PerPrompt):
+            raise ValueError(
+                f"direction is a {type(self.direction).__name__}; valid: a tensor [width]"
+            )
 
     def check(self, model: LanguageModel, site: Site) -> None:
         """Raise a ValueError if the direction is not as wide as the site."""

@@ -131,7 +131,17 @@ def completion_table(
 def save_direction(
     path: Path | str, direction: Float[Tensor, " width"], *, model: LanguageModel, site: Site
 ) -> None:
-    """Write a direction in float32, with the model and site that it belongs to."""
+    """Write a direction in float32, with the model and site that it belongs to.
+
+    Raises:
+        ValueError: another width than the site's, or values that are not finite.
+    """
+    width = model.width(model.check(site))
+    if direction.shape != (width,) or not bool(direction.isfinite().all()):
+        raise ValueError(
+            f"direction {list(direction.shape)} has the wrong width or is not finite; valid at "
+            f"{site}: [{width}]"
+        )
     provenance = Provenance(model.weights, sites=(str(site),), how="saved from a notebook")
     record = {"provenance": json.dumps(provenance.record, sort_keys=True)}
     save_file({"direction": direction.detach().float().cpu().contiguous()}, path, metadata=record)

@@ -56,10 +56,13 @@ def listed(instructions: Sequence[str]) -> list[str]:
     """List instructions; a single text would be taken for a list of its characters.
 
     Raises:
-        ValueError: one text in place of a list.
+        ValueError: one text in place of a list, or an item that is no text.
     """
     if isinstance(instructions, str):
         raise ValueError(f"instructions is one text, {instructions!r}; valid: a list of texts")
+    for number, instruction in enumerate(instructions):
+        if not isinstance(instruction, str):
+            raise ValueError(f"instruction {number} is {instruction!r}; valid: a text")
     return list(instructions)
 
 
@@ -73,13 +76,25 @@ def takes_system(tokenizer: Any) -> bool:
     turns = [{"role": "system", "content": UNLIKE[0]}, {"role": "user", "content": UNLIKE[1]}]
     try:
         rendered = _apply(tokenizer, turns, {})
-    except jinja2.TemplateError:
+    except ValueError:
         return False
     return all(text in rendered for text in UNLIKE)
 
 
-def announce(tokenizer: Any, system: str | None = None) -> None:
-    """Warn if there is no chat template, or if it takes no system turn."""
+def announce(
+    tokenizer: Any, system: str | None = None, variables: Mapping[str, Any] | None = None
+) -> None:
+    """Warn if there is no chat template, or if it takes no system turn.
+
+    Raises:
+        ValueError: the template fails, or leaves out the instruction or changes it.
+    """
+    rendered = render(tokenizer, UNLIKE[0], variables=variables)
+    if UNLIKE[0] not in rendered:
+        raise ValueError(
+            f"the chat template does not contain the instruction as it is: {UNLIKE[0]!r} becomes "
+            f"{rendered!r}"
+        )
     if tokenizer.chat_template is None:
         log.warning("the tokenizer has no chat template: prompts are the instruction and a newline")
     if system is not None and not takes_system(tokenizer):
@@ -142,8 +157,8 @@ def subject_position(
         prompt: the rendered prompt.
         subject: text of the subject.
         instruction: the part of the prompt that is searched, without the template; None: all of it.
-        start: index of the subject in the instruction; -1: its last mention, as a whole word if
-            there is one.
+        start: index of the subject in the instruction; -1: its last mention as a whole
+            word.
         raw: see `encode`.
 
     Raises:
@@ -163,9 +178,12 @@ def subject_position(
 
 
 def _last_mention(text: str, subject: str) -> int:
-    """Find the last mention as a whole word, else any last mention; -1 if there is none."""
+    """Find the last mention as a whole word; -1 if there is none."""
     whole = list(re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", text))
-    return whole[-1].start() if whole else text.rfind(subject)
+    if whole:
+        return whole[-1].start()
+    # Some scripts have no blanks between words; in others a part of a word is a mistake.
+    return -1 if subject.isascii() else text.rfind(subject)
 
 
 def template_length(tokenizer: Any, *, variables: Mapping[str, Any] | None = None) -> int:
@@ -209,9 +227,12 @@ def _apply(tokenizer: Any, turns: list[dict[str, str]], variables: Mapping[str, 
     date = {"date_string": _FixedDate.now().strftime("%d %b %Y")}
     # A template's `strftime_now` can be replaced in no other way: variables are made plain data.
     with patch.object(chat_template_utils, "datetime", _FixedDate):
-        return tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, **{**date, **variables}
-        )
+        try:
+            return tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, **{**date, **variables}
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(f"the chat template fails: {error}") from error
 
 
 def _needs_special(tokenizer: Any, prompt: str, raw: bool) -> bool:

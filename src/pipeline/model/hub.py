@@ -21,6 +21,8 @@ def check_path(path: str, revision: str | None = None) -> None:
         check_gguf(Path(path))
     elif is_hub_id(path):
         _check_model(path, revision)
+    elif revision is not None:
+        raise ValueError(f"model.revision: {revision!r} of a local folder; valid: null")
     elif not (Path(path) / "config.json").is_file():
         raise ValueError(f"model.path {path!r} is not a model: it has no config.json")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from pipeline.model.gguf import local_path
@@ -47,7 +48,7 @@ def load_config(path: str, revision: str | None = None) -> Any:
     """
     try:
         config = transformers.AutoConfig.from_pretrained(local_path(path), revision=revision)
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, StrictDataclassError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
         raise ValueError(f"the config of model.path {path!r} cannot be loaded: {reason}") from error
     _check_not_quantised(path, config)
@@ -113,12 +114,22 @@ def check_files(path: str) -> None:
                 )
         if file.suffix == ".safetensors":
             try:
-                with safe_open(file, "pt"):
-                    pass
+                with safe_open(file, "pt") as weights:
+                    _check_floating(path, file, weights)
             except SafetensorError as error:
                 raise ValueError(
                     f"the weights of model.path {path!r} are damaged: {file.name}: {error}"
                 ) from error
+
+
+def _check_floating(path: str, file: Path, weights: Any) -> None:
+    for name in weights.keys():  # noqa: SIM118 - it is no dict
+        dtype = weights.get_slice(name).get_dtype()
+        if dtype not in ("F64", "F32", "F16", "BF16") and name.endswith("weight"):
+            raise ValueError(
+                f"model.path {path!r}: {file.name} has {name} as {dtype}, as if quantised; valid: "
+                "F32, BF16, F16"
+            )
 
 
 def unheeded(generation: Any, eos_token: int | None) -> list[str]:

@@ -78,6 +78,7 @@ def _paired(a: Path, b: Path) -> Iterator[tuple[str, Estimate]]:
         metric = numbers[arm]["metric"]
         if arm not in others or others[arm]["metric"] != metric:
             continue
+        alike = {}
         for side, key in SIDES.items():
             if side not in numbers[arm] or side not in others[arm]:
                 continue
@@ -86,6 +87,7 @@ def _paired(a: Path, b: Path) -> Iterator[tuple[str, Estimate]]:
                 for table, each in ((scores, numbers), (other_scores, others))
             )
             if _alike(rows, other_rows):
+                alike[side] = rows, other_rows
                 found = paired_difference(
                     other_rows,
                     rows,
@@ -94,6 +96,23 @@ def _paired(a: Path, b: Path) -> Iterator[tuple[str, Estimate]]:
                     seed=score.seed,
                 )
                 yield f"{arm}.{side}", found
+        if len(alike) == len(SIDES):
+            changes = [
+                _change(*pair) for pair in zip(alike["steered"], alike["baseline"], strict=True)
+            ]
+            yield (
+                f"{arm}.difference",
+                paired_difference(
+                    changes[1], changes[0], cluster=score.cluster, share=False, seed=score.seed
+                ),
+            )
+
+
+def _change(steered: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
+    """Subtract the scores of the same sample and repeat."""
+    keys = ["sample", "repeat"]
+    pairs = steered.merge(baseline[[*keys, "score"]], on=keys, suffixes=("", "_baseline"))
+    return pairs.assign(score=pairs["score"] - pairs["score_baseline"])
 
 
 def _scores(folder: Path) -> pd.DataFrame:

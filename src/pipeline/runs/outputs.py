@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.config.study import config_file, load_study
+from pipeline.config.wiring import stages_of
 
 
 class Output(NamedTuple):
-    """An output folder: its name, its study, the model's path, and when it was written last."""
+    """An output folder: name, study, model's path, last change, and whether all stages ended."""
 
     name: str
     study: str
     model: str
     written: datetime
+    finished: bool
 
 
 def outputs(root: Path) -> list[Output]:
@@ -25,8 +27,8 @@ def outputs(root: Path) -> list[Output]:
 def find_output(root: Path, name: str) -> Path:
     """Return the output folder of a name.
 
-    A study's name means what `dvc repro` has made for it, else its newest run by hand; the id that
-    `actsweep run` prints means that run.
+    A study's name means what `dvc repro` has made for it, else its newest finished run by hand; the
+    id that `actsweep run` prints means that run.
 
     Raises:
         ValueError: no such outputs; names those that there are.
@@ -35,7 +37,7 @@ def find_output(root: Path, name: str) -> Path:
     if config_file(folder).is_file() and folder.is_dir():
         return folder
     found = outputs(root)
-    for output in found:
+    for output in sorted(found, key=lambda output: not output.finished):
         if output.study == name:
             return root / "outputs" / output.name
     known = ", ".join(sorted({each for output in found for each in (output.name, output.study)}))
@@ -49,4 +51,8 @@ def _outputs(root: Path) -> Iterator[Output]:
         if config.is_file():
             study = load_study(config)
             newest = max(path.stat().st_mtime for path in folder.iterdir())
-            yield Output(folder.name, study.name, study.model.path, datetime.fromtimestamp(newest))
+            ended = all(
+                (folder / path).exists() for stage in stages_of(study) for path in stage.outputs
+            )
+            written = datetime.fromtimestamp(newest)
+            yield Output(folder.name, study.name, study.model.path, written, ended)

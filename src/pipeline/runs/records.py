@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from pipeline.config.sections import Study
+
 RUNS = Path(".actsweep/runs")
 ESTIMATE = ("mean", "low", "high")
 ABSENT = (nan, nan, nan)
@@ -32,6 +34,19 @@ def run_file(root: Path, study: str, study_id: str, stage: str) -> Path:
     return root / RUNS / study / study_id / f"{stage}.json"
 
 
+def take_record(root: Path, study: str, source: str, target: str, stage: str) -> list[str]:
+    """Copy the record of a stage that a run has taken from another; return its warnings."""
+    file = run_file(root, study, source, stage)
+    if not file.is_file():
+        return []
+    record = json.loads(file.read_text()) | {"study_id": target, "taken_from": source}
+    copy = run_file(root, study, target, stage)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_text(json.dumps(record, indent=1) + "\n")
+    warnings: list[str] = record["summary"].get("warnings", [])
+    return warnings
+
+
 def read_runs(root: Path) -> list[dict[str, Any]]:
     """Read all records under `root`, sorted by start time."""
     records = [json.loads(path.read_text()) for path in (root / RUNS).glob("*/*/*.json")]
@@ -47,6 +62,30 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
+
+
+def overrides_of(study: Study, default: Study, model: str | None = None) -> list[str]:
+    """List the overrides that turn a study's file into this run of it.
+
+    Args:
+        study: the run's config.
+        default: the file's.
+        model: name of a file of conf/model that the run's model is from.
+    """
+    ignored = ("model", "tracking", "code")
+    ran, as_is = (
+        flatten({k: v for k, v in each.config.items() if k not in ignored})
+        for each in (study, default)
+    )
+    changed = [
+        _word(f"{key}={value}".replace(", ", ","))
+        for key, value in ran.items()
+        # Arms take their layers from the sweep's.
+        if as_is.get(key) != value and (key == "sweep.layers" or value != ran.get("sweep.layers"))
+    ]
+    if study.model.path == default.model.path:
+        return changed
+    return [f"model={model}" if model else f"model=local model.path={study.model.path}", *changed]
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
@@ -101,3 +140,8 @@ def _numbers(summary: Mapping[str, Any]) -> dict[str, tuple[float, float, float]
         elif isinstance(value, int | float) and not isinstance(value, bool):
             estimates[key] = (float(value), nan, nan)
     return estimates
+
+
+def _word(override: str) -> str:
+    """Quote an override for the shell where it must be."""
+    return f"'{override}'" if any(c in override for c in "[]{}* ") else override

@@ -1,12 +1,42 @@
-"""Take the outputs of a stage from another run that has made the same."""
+"""Keep a stage's outputs if nothing changed, or take them from another run that made the same."""
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.runs.tracking import md5
 
-def reused(folder: Path, outputs: Sequence[str], key_file: str, key: str) -> str | None:
+
+def stamp(folder: Path, outputs: Sequence[str], stamp_file: str, key: str) -> None:
+    """Record the key of a finished stage, and size, time and MD5 of each file that it wrote."""
+    files = {
+        str(path.relative_to(folder)): [path.stat().st_size, path.stat().st_mtime_ns, md5(path)]
+        for path in _files(folder, outputs)
+    }
+    (folder / stamp_file).write_text(json.dumps({"key": key, "files": files}))
+
+
+def is_kept(folder: Path, outputs: Sequence[str], stamp_file: str, key: str) -> bool:
+    """Whether a stage has finished with this key, and its files are as it wrote them.
+
+    The MD5 of a file is computed only if its time has changed.
+    """
+    try:
+        record = json.loads((folder / stamp_file).read_text())
+        if record["key"] != key or not all((folder / output).exists() for output in outputs):
+            return False
+        files = {str(path.relative_to(folder)): path for path in _files(folder, outputs)}
+        recorded = record["files"]
+        return set(files) == set(recorded) and all(
+            _is_as_written(path, *recorded[name]) for name, path in files.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def reused(folder: Path, outputs: Sequence[str], stamp_file: str, key: str) -> str | None:
     """Link a stage's outputs from a run whose stage has the same key; return the run's name.
 
     Files are hard links, or copies on another disk; no stage changes a file in place.
@@ -14,18 +44,31 @@ def reused(folder: Path, outputs: Sequence[str], key_file: str, key: str) -> str
     Args:
         folder: output folder of the run that needs the outputs.
         outputs: files and folders in it.
-        key_file: name of the file that holds the stage's key in each run's folder.
+        stamp_file: name of the file in each run's folder that `stamp` writes for the stage.
         key: hash of all that the outputs depend on.
     """
-    for found in sorted(folder.parent.glob(f"*/{key_file}")):
+    for found in sorted(folder.parent.glob(f"*/{stamp_file}")):
         other = found.parent
-        complete = all((other / output).exists() for output in outputs)
-        if other == folder or not complete or found.read_text() != key:
+        if other == folder or not is_kept(other, outputs, stamp_file, key):
             continue
         for output in outputs:
             _link(other / output, folder / output)
         return other.name
     return None
+
+
+def _is_as_written(path: Path, size: int, time: int, checksum: str) -> bool:
+    now = path.stat()
+    return now.st_size == size and (now.st_mtime_ns == time or md5(path) == checksum)
+
+
+def _files(folder: Path, outputs: Sequence[str]) -> list[Path]:
+    found = []
+    for output in outputs:
+        path = folder / output
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        found += [file for file in inside if file.is_file()]
+    return found
 
 
 def _link(source: Path, target: Path) -> None:

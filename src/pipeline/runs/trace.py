@@ -8,8 +8,8 @@ from subprocess import run as run_command
 
 import yaml
 
-from pipeline.config.study import config_file, load_study
-from pipeline.runs.outputs import find_output
+from pipeline.config.study import compose_study, config_file, load_study
+from pipeline.runs.records import overrides_of
 from pipeline.runs.tracking import md5
 
 KEY = "made_from"
@@ -30,17 +30,24 @@ def trace(file: Path, root: Path) -> Iterator[tuple[str, str]]:
         ValueError: a file without a record.
     """
     record = read_record(file)
-    name = record.pop("study")
-    folder = find_output(root, name)
-    study = load_study(config_file(folder))
-    yield "study", f"{name}: {study.question}"
-    recorded = record.pop("config")
-    figures = yaml.safe_dump(study.figures, sort_keys=False).strip()
-    yield "config", f"{recorded}, a hash of the figures' options and the question"
-    yield "figures now", figures.replace("\n", "\n" + " " * 13)
+    name, options = record.pop("study"), record.pop("config")
+    folder = root / "outputs" / name
+    config = config_file(folder)
+    by_dvc = folder.name + ".yaml" == config.name
+    yield "study", name
+    if config.is_file():
+        study = load_study(config)
+        yield "question", study.question
+        yield "model", study.model.path
+        yield "dataset", json.dumps(study.dataset)
+        figures = yaml.safe_dump(study.figures, sort_keys=False).strip()
+        yield "figures now", figures.replace("\n", "\n" + " " * 13)
+    yield "options", f"{options}, a hash of the figures' options and the question"
     for path, checksum in record.items():
         there = folder / path
-        state = "gone" if not there.exists() else "as now" if md5(there) == checksum else "changed"
+        state = (
+            "not here" if not there.exists() else "as now" if md5(there) == checksum else "changed"
+        )
         yield "data", f"{there.relative_to(root)}, md5 {checksum}: {state}"
     commit = _commit(root, list(record.values()))
     yield (
@@ -51,11 +58,11 @@ def trace(file: Path, root: Path) -> Iterator[tuple[str, str]]:
             else "no commit has a dvc.lock with this data"
         ),
     )
-    by_hand = folder.name != name
-    yield (
-        "remake",
-        f"actsweep run {name}, as {folder.name}" if by_hand else (f"dvc repro figures@{name}"),
-    )
+    if config.is_file() and not by_dvc:
+        default = compose_study(study.name, root=root)
+        yield "remake", " ".join(["actsweep run", study.name, *overrides_of(study, default)])
+    else:
+        yield "remake", f"dvc repro figures@{name}"
 
 
 def read_record(file: Path) -> dict[str, str]:

@@ -98,6 +98,7 @@ def effect_by_layer(
                     layers,
                     cluster=cluster,
                     share=bool(means["share"].iloc[0]),
+                    bounded=percent,
                     seed=seed,
                 )
                 bands.append(band)

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.sections import Study
-from pipeline.runs.records import flatten
 from pipeline.views.numbers import main_numbers
 
 
@@ -19,18 +17,6 @@ class Finding:
     numbers: Mapping[str, Any]
     by_dvc: Mapping[str, Any]
     figures: Sequence[str]
-
-
-def overrides_of(study: Study, default: Study, model: str) -> list[str]:
-    """List the overrides that turn a study's file into this run of it."""
-    ignored = ("model", "tracking", "code")
-    ran, as_is = (
-        flatten({k: v for k, v in each.config.items() if k not in ignored})
-        for each in (study, default)
-    )
-    changed = [f"{key}={_word(value)}" for key, value in ran.items() if as_is.get(key) != value]
-    same_model = study.model.path == default.model.path
-    return [*([] if same_model else [f"model={model}"]), *changed]
 
 
 def findings_page(title: str, model: str, findings: Sequence[Finding]) -> str:
@@ -52,9 +38,3 @@ def findings_page(title: str, model: str, findings: Sequence[Finding]) -> str:
         for figure in finding.figures:
             lines += ["", f"![{finding.question}]({figure})"]
     return "\n".join(lines) + "\n"
-
-
-def _word(value: Any) -> str:
-    """Write a value for a command line, quoted for the shell where it must be."""
-    text = str(value).replace(" ", "") if isinstance(value, list) else str(value)
-    return f"'{text}'" if any(c in text for c in "[]{}* ") else text

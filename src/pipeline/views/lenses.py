@@ -143,7 +143,16 @@ def mean_by_layer(
             for number, value in enumerate(values):
                 colour = COLOURS[number % len(COLOURS)]
                 scores = rows.assign(score=rows[value])
-                band = band_over(scores, "layer", layers, cluster=cluster, share=False, seed=seed)
+                bounded = within[1] == 1
+                band = band_over(
+                    scores,
+                    "layer",
+                    layers,
+                    cluster=cluster,
+                    share=False,
+                    bounded=bounded,
+                    seed=seed,
+                )
                 bands.append(band)
                 draw_band(axis, layers, band, colour, within=within)
                 draw_curve(axis, layers, pd.Series(band.mean), colour, label=value)

@@ -1,0 +1,33 @@
+"""The page of findings: its commands make the runs that it shows."""
+
+from pathlib import Path
+
+from pipeline.cli import parse
+from pipeline.config.study import compose_study
+from pipeline.runs.records import overrides_of
+from pipeline.views.findings import Finding, findings_page
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_runs_overrides_are_those_that_it_was_made_with():
+    given = ["sweep.layers=[0,6]", "sweep.decoding.repeats=3", "fits.vector.controls.isotropic=3"]
+    run = compose_study("lists", ["model=smollm2_135m_instruct", *given], root=ROOT)
+    found = overrides_of(run, compose_study("lists", root=ROOT), "smollm2_135m_instruct")
+    assert set(found) == {
+        "model=smollm2_135m_instruct",
+        "'sweep.layers=[0,6]'",
+        "sweep.decoding.repeats=3",
+        "fits.vector.controls.isotropic=3",
+    }
+
+
+def test_the_page_has_commands_numbers_and_figures():
+    numbers = {"add": {"metric": "n", "unit": "", "goal": None, "baseline": {"mean": 2.0, "n": 5}}}
+    numbers["add"]["baseline"] |= {"low": 1.0, "high": 3.0}
+    finding = Finding("lists", "Why?", ["model=m", "'a=[1, 2]'"], numbers, {}, ["figures/x/f.png"])
+    page = findings_page("x", "m", [finding])
+    assert "## lists: Why?" in page and "add: n 2.00 [1.00, 3.00], n = 5" in page
+    assert "actsweep run lists model=m 'a=[1, 2]'" in page
+    assert "![Why?](figures/x/f.png)" in page and "On the embedded model" not in page
+    assert parse(["run", "lists", "model=m", "a=[1,2]"]).overrides == ["model=m", "a=[1,2]"]
