@@ -233,6 +233,8 @@ def test_a_scale_has_the_metrics_options_in_its_name() -> None:
     assert difference.label == "logit(Yes) - logit(No) (nats)"
     odds = scale_of(logits.log_odds, {"tokens": ["I", "As"]})
     assert odds.label == "log-odds of 'I', 'As' (nats)" and not odds.percent
+    many = scale_of(metrics.contains, {"phrases": ["a", "b", "c", "d"]})
+    assert many.label == "contains 'a', 'b' ... (4)"
     assert scale_of(metrics.self_bleu).percent and scale_of(metrics.refusal).percent
 
 

@@ -48,11 +48,17 @@ def scale_of(metric: Callable[..., Any], options: Mapping[str, Any] | None = Non
     for note in getattr(annotation, "__metadata__", ()):
         if isinstance(note, Scale):
             shown = {
-                name: ", ".join(map(repr, value)) if isinstance(value, list) else value
+                name: _listed(value) if isinstance(value, list) else value
                 for name, value in (options or {}).items()
             }
             return Scale(note.name.format(**shown), note.unit, note.share, note.bounded)
     raise ValueError(f"metric {metric} declares no Scale in its return annotation")
+
+
+def _listed(values: list[Any]) -> str:
+    """List values for a label; of more than three the first two, and how many there are."""
+    shown = ", ".join(map(repr, values if len(values) <= 3 else values[:2]))
+    return shown if len(values) <= 3 else f"{shown} ... ({len(values)})"
 
 
 TEXT_SCALE = Scale("cross-entropy of unrelated text", "nats per token")
