@@ -26,8 +26,8 @@ def findings_page(title: str, model: str, findings: Sequence[Finding]) -> str:
         "",
         f"How to get the model is said in `conf/model/{model}.yaml` (`make {title}`). Each command",
         "below makes the numbers and figures under it. This page is written from these runs by",
-        "`python -m stages.write_findings`. Means have 95 % intervals; settings are chosen on validation",
-        "prompts and reported on test prompts.",
+        "`python -m stages.write_findings`. Means have 95 % intervals; settings are chosen on",
+        "validation prompts and reported on test prompts.",
     ]
     for finding in findings:
         lines += ["", f"## {finding.study}: {finding.question}", "", "```console"]
