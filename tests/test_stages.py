@@ -45,6 +45,8 @@ EXTRAS = os.environ.get("ACTSWEEP_EXTRAS")
 
 def contents(folder: Path) -> dict[str, bytes]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    # Stamps hold the times of files.
+    files = (path for path in files if path.suffix != ".key")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
