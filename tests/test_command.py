@@ -137,3 +137,23 @@ def test_what_would_fail_late_is_said_at_once(tmp_path, override, message, capsy
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}") and error.count("\n") == 1
     assert not (folder / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "layers", "message"),
+    [
+        ('{"a": 1}', "4", "is no list of objects"),
+        ("[]", "4", "is no list of objects"),
+        ('[{"position": -1, "layer": "x", "refusal_score": "1", "steering_score": 1, '
+         '"kl_div_score": 0}]', "4", "a score or layer is no number"),
+        ('[{"position": -1, "layer": 0, "refusal_score": 1, "steering_score": 1, '
+         '"kl_div_score": 0}]', "0", "--layers 0 is less than 1"),
+    ],
+)  # fmt: skip
+def test_a_table_of_candidates_that_is_none_is_one_line(tmp_path, capsys, table, layers, message):
+    (tmp_path / "t.json").write_text(table)
+    with pytest.raises(SystemExit) as caught:
+        main(["select", str(tmp_path / "t.json"), "--layers", layers])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

@@ -27,7 +27,7 @@ def progress(items: Collection[T], what: str, unit: str, *, kept: int = 0) -> It
     total = kept + len(items)
     if kept:
         tqdm.write(f"{what}: {kept} of {total} {unit}s kept from before", file=sys.stderr)
-    if sys.stderr.isatty():
+    if len(items) and sys.stderr.isatty():
         yield from tqdm(items, what, total, unit=unit, initial=kept, dynamic_ncols=True)
         return
     start = latest = time.monotonic()
