@@ -13,7 +13,8 @@ import pytest
 from project import SMALL, command, copy_project, environment, run
 
 from pipeline import cli
-from pipeline.cli import main, parser
+from pipeline.cli import main
+from pipeline.runs.arguments import parser
 
 
 def test_the_version_and_the_exit_statuses_are_said(capsys):

@@ -11,13 +11,13 @@ from families import CONFIGS
 from project import ROOT, copy_project, run
 from test_sae import autoencoder
 
-from pipeline.cli import parser
 from pipeline.config.contracts import KINDS, READS
 from pipeline.config.study import compose_study
 from pipeline.methods.sae.fits import SparseAutoencoders
 from pipeline.methods.sae.saelens import load_saelens
 from pipeline.model.architectures import ARCHITECTURES
 from pipeline.model.sites import Site
+from pipeline.runs.arguments import parser
 
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}

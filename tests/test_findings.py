@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pipeline.cli import parse
 from pipeline.config.study import compose_study
+from pipeline.runs.arguments import parse
 from pipeline.runs.records import overrides_of
 from pipeline.views.findings import Finding, findings_page
 
