@@ -136,6 +136,8 @@ def test_what_is_not_there_is_named():
     tokenizer = byte_tokenizer(TURNS, adds_bos=False)
     with pytest.raises(ValueError, match="subject 'Rome' is not in the prompt 'In Paris'"):
         chat.subject_position(tokenizer, "In Paris", "Rome")
+    with pytest.raises(ValueError, match="subject 'Par' is not in the prompt"):
+        chat.subject_position(tokenizer, "In Paris", "Par")
     with pytest.raises(ValueError, match="subject '' is not in the prompt"):
         chat.subject_position(tokenizer, "In Paris", "")
     with pytest.raises(ValueError, match="no answer to 'In Paris'"):

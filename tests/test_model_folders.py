@@ -226,3 +226,35 @@ def test_sampling_settings_of_a_generation_config_are_the_studys_to_choose(folde
         do_sample=False,
     )[0, len(prompt[0]) :].tolist()
     assert list(ours.tokens) == [t for t in theirs if t != 3]
+
+
+def test_integer_weights_are_refused_without_a_quantised_config(folder):
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj.weight"
+    save_weights(folder, weights | {name: weights[name].to(torch.int8)})
+    with pytest.raises(ValueError, match=rf"has {name} as I8, as if quantised; valid: F32, BF16"):
+        check_files(str(folder))
+
+
+def test_a_config_that_is_none_and_a_folders_revision_are_one_line(folder):
+    with pytest.raises(ValueError, match=r"model\.revision: 'abc' of a local folder; valid: null"):
+        LanguageModel.load(str(folder), revision="abc")
+    edit(folder, "config.json", hidden_size="wide")
+    with pytest.raises(ValueError, match=r"config of model\.path .* cannot be loaded: ") as caught:
+        LanguageModel.load(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ foo", "the chat template fails: "),
+        ("{{ raise_exception('no') }}", "the chat template fails: no"),
+        ("hello", "does not contain the instruction as it is: 'Why 7[?]' becomes 'hello'"),
+        ("{{ messages[0]['content'] | upper }}", "'Why 7[?]' becomes 'WHY 7[?]'"),
+    ],
+)
+def test_templates_that_fail_or_change_the_instruction_are_refused(template, message):
+    made = byte_tokenizer(template, adds_bos=False)
+    with pytest.raises(ValueError, match=message):
+        chat.announce(made)

@@ -17,6 +17,7 @@ from pipeline.engine.conditions import BASELINE, CANDIDATE
 from pipeline.measures.statistics import paired_difference
 from pipeline.runs.comparison import compare_named
 from pipeline.runs.outputs import find_output, outputs
+from pipeline.runs.records import run_file, take_record
 from pipeline.runs.reuse import is_kept, reused, stamp
 from pipeline.runs.trace import read_record, trace, with_record
 from pipeline.runs.tracking import md5
@@ -49,7 +50,11 @@ def write_run(root: Path, name: str, scores: dict[str, list[float]], *, seed: in
         for side, values in scores.items()
     }
     ids = {"baseline_id": "baseline", "steered_id": "steered"}
-    headline = {"add": {"metric": "refusal", "conditions": ids, **estimates}}
+    change = float(np.mean(scores["steered"]) - np.mean(scores["baseline"]))
+    difference = {"mean": change, "low": -1.0, "high": 1.0, "n": n}
+    headline = {
+        "add": {"metric": "refusal", "conditions": ids, **estimates, "difference": difference}
+    }
     (folder / "headline.json").write_text(json.dumps(headline))
     return folder
 
@@ -97,6 +102,9 @@ def test_runs_on_the_same_prompts_are_compared_prompt_by_prompt(tmp_path):
     )
     steered = rows.loc["add.steered"]
     assert steered[["difference", "low", "high"]].tolist() == [0.05, expected.low, expected.high]
+    # So are the differences: one of twenty steered answers has changed.
+    change = rows.loc["add.difference"]
+    assert change["difference"] == pytest.approx(0.05) and change["high"] - change["low"] < 0.3
     with pytest.raises(ValueError, match="refusal and refusal are the same run"):
         compare_named(tmp_path, "refusal", "refusal")
 
@@ -144,6 +152,16 @@ def test_a_figure_and_a_page_are_traced(tmp_path):
     for file, message in [("other.png", "has no record"), ("none.png", "does not exist")]:
         with pytest.raises(ValueError, match=message):
             read_record(tmp_path / file)
+
+
+def test_the_record_of_a_taken_stage_comes_with_it_and_its_warnings(tmp_path):
+    file = run_file(tmp_path, "mine", "mine-1", "collect")
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"study_id": "mine-1", "summary": {"warnings": ["few prompts"]}}))
+    assert take_record(tmp_path, "mine", "mine-1", "mine-2", "collect") == ["few prompts"]
+    record = json.loads(run_file(tmp_path, "mine", "mine-2", "collect").read_text())
+    assert (record["study_id"], record["taken_from"]) == ("mine-2", "mine-1")
+    assert take_record(tmp_path, "mine", "mine-9", "mine-2", "collect") == []
 
 
 def test_a_stage_with_the_same_key_is_taken_from_another_run(tmp_path):

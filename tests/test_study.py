@@ -142,6 +142,15 @@ def test_what_is_wrong_is_said_in_one_line(override, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_split_of_a_figure_and_a_value_for_a_list_are_checked_at_compose():
+    for override, message in (
+        ("figures.effect_by_layer.split=dev", "figures.effect_by_layer.split: 'dev' is unknown"),
+        ("sweep.arms.add.positions=last", "sweep.arms.add.positions: it must be a list, such as"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compose_study("refusal", [override], root=ROOT)
+
+
 def test_a_typo_in_a_study_file_is_named_with_the_valid_keys(tmp_path):
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     file = tmp_path / "conf" / "study" / "lists.yaml"

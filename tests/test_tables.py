@@ -191,3 +191,19 @@ def test_json_of_another_form_is_refused(tmp_path):
     path.write_text('{"instruction": {"0": "a"}}')
     with pytest.raises(ValueError, match="must be a list of objects"):
         read_table(str(path))
+
+
+@pytest.mark.parametrize("column", ["raw", "subject_start"])
+def test_columns_that_the_loader_sets_are_refused(tmp_path, column):
+    path = write(tmp_path, "jsonl", {"instruction": ["a"], "label": ["l"], column: [1]})
+    with pytest.raises(ValueError, match=f"a column may not be called '{column}'; rename it"):
+        load_table(path=path)
+
+
+def test_short_rows_and_an_empty_path_are_refused(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("instruction,label,topic\na,l,t\nb,l\n")
+    with pytest.raises(ValueError, match="row 1 has 2 fields; the header has 3"):
+        load_table(path=str(path))
+    with pytest.raises(ValueError, match=r"dataset\.path is empty"):
+        load_table(path="")
