@@ -2,8 +2,8 @@
 
 import json
 import os
-import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 from project import ROOT
 
-from pipeline.config.study import compose_study, save_study
+from pipeline.cli import main
+from pipeline.config.study import compose_study, load_study, save_study
+from pipeline.config.wiring import stages_of
 from pipeline.engine.conditions import BASELINE, CANDIDATE
 from pipeline.measures.statistics import paired_difference
 from pipeline.runs.comparison import compare_named
@@ -70,16 +72,52 @@ def test_a_studys_name_means_dvcs_outputs_else_the_newest_run(tmp_path):
     for path in old.iterdir():
         os.utime(path, (1, 1))
     assert find_output(tmp_path, "refusal") == new
-    # A run that has not finished is not the newest one.
-    unfinished = write_run(tmp_path, "refusal-33333333", SCORES)
-    assert [output.finished for output in outputs(tmp_path)] == [False] * 3
-    shutil.rmtree(unfinished)
     assert find_output(tmp_path, "refusal-11111111") == old
     assert [output.name for output in outputs(tmp_path)] == [new.name, old.name]
     made = write_run(tmp_path, "refusal", SCORES)
     assert find_output(tmp_path, "refusal") == made
     with pytest.raises(ValueError, match=r"'lists' has no .*: refusal, refusal-11111111, refu"):
         find_output(tmp_path, "lists")
+
+
+def test_an_unfinished_run_is_marked_and_not_taken_for_its_study(tmp_path, monkeypatch, capsys):
+    finished = write_run(tmp_path, "refusal-11111111", SCORES)
+    for stage in stages_of(load_study(finished / "config.yaml")):
+        for output in stage.outputs:
+            (finished / output).parent.mkdir(exist_ok=True, parents=True)
+            (finished / output).touch()
+    for path in finished.iterdir():
+        os.utime(path, (1, 1))
+    write_run(tmp_path, "refusal-22222222", SCORES)
+    assert find_output(tmp_path, "refusal") == finished
+    for name in ("conf/study", "stages"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    main(["list"])
+    newest, oldest = capsys.readouterr().out.splitlines()
+    assert "refusal-22222222" in newest and newest.endswith("(unfinished)")
+    assert "refusal-11111111" in oldest and "unfinished" not in oldest
+
+
+def test_an_experiment_is_compared_by_its_finished_record(tmp_path):
+    folder = write_run(tmp_path, "refusal", SCORES)
+    summary = json.loads((folder / "headline.json").read_text())
+    config = compose_study("refusal", ["sweep.seed=1"], root=ROOT).config | {"code": "older"}
+    record = {"study": "refusal", "stage": "score_metrics", "config": config, "summary": summary}
+    for experiment, status in {"exp-1": "finished", "exp-2": "failed", None: "finished"}.items():
+        file = run_file(tmp_path, "refusal", str(experiment), "score_metrics")
+        file.parent.mkdir(parents=True)
+        details = {"experiment": experiment, "status": status, "started": "2026-01-01"}
+        file.write_text(json.dumps(record | details))
+    comparison = compare_named(tmp_path, "refusal", "exp-1")
+    assert comparison.config["key"].tolist() == ["sweep.seed"]
+    assert set(comparison.summary["difference"]) == {0.0}
+    assert not comparison.summary["paired"].any()
+    with pytest.raises(ValueError, match="exp-1 and exp-1 are the same run"):
+        compare_named(tmp_path, "exp-1", "exp-1")
+    with pytest.raises(ValueError, match="'exp-2' has no results"):
+        compare_named(tmp_path, "refusal", "exp-2")
 
 
 def test_runs_on_the_same_prompts_are_compared_prompt_by_prompt(tmp_path):

@@ -124,8 +124,10 @@ def _list(options: argparse.Namespace) -> None:
     if not found:
         print("no outputs yet: dvc repro, or actsweep run STUDY")
     for output in found:
+        unfinished = "" if output.finished else "  (unfinished)"
         print(
-            f"{output.written:%Y-%m-%d %H:%M}  {output.name:<32} {output.study:<16} {output.model}"
+            f"{output.written:%Y-%m-%d %H:%M}  {output.name:<32} {output.study:<16} "
+            f"{output.model}{unfinished}"
         )
 
 

@@ -1,7 +1,7 @@
 """Compare the outputs of two runs, prompt by prompt where both have the same prompts."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,19 @@ def compare_named(root: Path, a: str, b: str) -> Comparison:
     Raises:
         ValueError: an unknown name, or the same run twice.
     """
-    experiments = {r["experiment"]: r for r in read_runs(root) if r["stage"] == "score_metrics"}
-    if a in experiments or b in experiments:
-        records = [experiments.get(name) or _record(find_output(root, name)) for name in (a, b)]
-        comparison = compare(*records)
-        return Comparison(comparison.config, comparison.summary.assign(paired=False))
-    folders = [find_output(root, name) for name in (a, b)]
-    if folders[0] == folders[1]:
+    experiments = {
+        run["experiment"]: {"config": _settings(run["config"]), "summary": run["summary"]}
+        for run in read_runs(root)
+        if run["experiment"] and run["stage"] == "score_metrics" and run["status"] == "finished"
+    }
+    folders = {name: find_output(root, name) for name in (a, b) if name not in experiments}
+    if a == b or (len(folders) == 2 and folders[a] == folders[b]):
         raise ValueError(f"{a} and {b} are the same run")
-    return compare_outputs(*folders)
+    if len(folders) == 2:
+        return compare_outputs(folders[a], folders[b])
+    records = [experiments.get(name) or _record(folders[name]) for name in (a, b)]
+    comparison = compare(*records)
+    return Comparison(comparison.config, comparison.summary.assign(paired=False))
 
 
 def compare_outputs(a: Path, b: Path) -> Comparison:
@@ -48,8 +52,9 @@ def compare_outputs(a: Path, b: Path) -> Comparison:
     Raises:
         ValueError: a run without headline numbers.
     """
-    comparison = compare(_record(a), _record(b))
-    paired = dict(_paired(a, b))
+    records = _record(a), _record(b)
+    comparison = compare(*records)
+    paired = dict(_paired(a, b, *(record["summary"] for record in records)))
     summary = comparison.summary
     summary["paired"] = summary["key"].isin(list(paired))
     for key, found in paired.items():
@@ -64,13 +69,19 @@ def _record(folder: Path) -> dict[str, Any]:
     numbers = folder / "headline.json"
     if not numbers.is_file():
         raise ValueError(f"{folder.name} has no numbers to compare: {numbers.name} is not there")
-    config = {k: v for k, v in load_study(config_file(folder)).config.items() if k != "code"}
+    config = _settings(load_study(config_file(folder)).config)
     return {"config": config, "summary": json.loads(numbers.read_text())}
 
 
-def _paired(a: Path, b: Path) -> Iterator[tuple[str, Estimate]]:
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the digest of the code, which is no setting."""
+    return {key: value for key, value in config.items() if key != "code"}
+
+
+def _paired(
+    a: Path, b: Path, numbers: Mapping[str, Any], others: Mapping[str, Any]
+) -> Iterator[tuple[str, Estimate]]:
     """Yield the paired difference of every number that both runs have on the same prompts."""
-    numbers, others = (_record(folder)["summary"] for folder in (a, b))
     scores, other_scores = (_scores(folder) for folder in (a, b))
     score = load_study(config_file(a)).score
     shares = pd.read_parquet(a / "summary.parquet").groupby("metric")["share"].first()
