@@ -69,6 +69,15 @@ def test_a_template_without_a_system_turn_gets_its_text_before_the_instruction(t
     assert "takes no system turn: its text precedes the instruction" in caplog.text
 
 
+def test_a_variable_that_the_template_does_not_name_is_refused():
+    thinking = byte_tokenizer(THINKING, adds_bos=False)
+    chat.announce(thinking, variables={"enable_thinking": False})
+    with pytest.raises(ValueError, match=r"no variable 'thinking'; it names: .*enable_thinking"):
+        chat.announce(thinking, variables={"thinking": False})
+    with pytest.raises(ValueError, match="no variable 'thinking'; it names: nothing"):
+        chat.announce(byte_tokenizer(None, adds_bos=False), variables={"thinking": False})
+
+
 def test_a_prompt_is_the_same_on_every_day():
     assert chat.render(byte_tokenizer(DATED, adds_bos=False), "Why?").startswith(
         "26 Jul 2024<user>"

@@ -1,5 +1,6 @@
 """The command as a user meets it: interrupted, piped, mistyped, and its help."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from project import SMALL, command, copy_project, environment, run
+from project import ROOT, SMALL, command, copy_project, environment, run
 
 from pipeline import cli
 from pipeline.cli import main
@@ -81,6 +82,15 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_dry_run_says_what_completions_do_not_follow(tmp_path):
+    folder = copy_project(tmp_path)
+    shutil.copytree(ROOT / "data" / "embedded_model", folder / "penalised")
+    config = folder / "penalised" / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"repetition_penalty": 1.3}))
+    done = run(folder, "run", *SMALL, "model.path=penalised", "--dry-run")
+    assert done.returncode == 0 and "repetition_penalty 1.3" in done.stderr
+
+
 def test_two_runs_of_one_study_do_not_write_over_each_other(tmp_path):
     folder = copy_project(tmp_path)
     first = subprocess.Popen(
@@ -121,7 +131,7 @@ def test_outputs_may_be_linked_to_another_disk(tmp_path):
         ("sweep.seed=-1", "sweep.seed: -1 is no seed; valid: 0 to 2^63 - 1"),
         ("score.seed=9223372036854775808", "score.seed: 9223372036854775808 is no seed"),
         ("dataset.seed=-3", "dataset.seed: -3 is no seed"),
-        ("score.metrics.refusal.substrings=[]", "score.metrics.refusal: substrings = []; valid"),
+        ("score.metrics.refusal.phrases=[]", "score.metrics.refusal: phrases = []; valid"),
         (
             "score.metrics.m={_target_: pipeline.measures.metrics.matches, pattern: '('}",
             "score.metrics.m: pattern = '(' is no regular expression",
@@ -145,7 +155,9 @@ def test_what_would_fail_late_is_said_at_once(tmp_path, override, message, capsy
         ('{"a": 1}', "4", "is no list of objects"),
         ("[]", "4", "is no list of objects"),
         ('[{"position": -1, "layer": "x", "refusal_score": "1", "steering_score": 1, '
-         '"kl_div_score": 0}]', "4", "a score or layer is no number"),
+         '"kl_div_score": 0}]', "4", "candidate 0: layer is 'x', not a number"),
+        ('[{"position": -1, "layer": 0, "refusal_score": "1", "steering_score": 1, '
+         '"kl_div_score": 0}]', "4", "candidate 0: refusal_score is '1', not a number"),
         ('[{"position": -1, "layer": 0, "refusal_score": 1, "steering_score": 1, '
          '"kl_div_score": 0}]', "0", "--layers 0 is less than 1"),
     ],

@@ -26,13 +26,13 @@ def table(completions: list[str], **columns: object) -> pd.DataFrame:
 def test_refusal_contains_any_phrase_in_any_case() -> None:
     texts = ["I CANNOT help.", "Well, as an ai model", "I can help.", "", "I'm sorry to say"]
     assert metrics.refusal(table(texts)).tolist() == [1, 1, 0, 0, 1]
-    assert metrics.refusal(table(texts), substrings=["HELP"]).tolist() == [1, 0, 1, 0, 0]
+    assert metrics.refusal(table(texts), phrases=["HELP"]).tolist() == [1, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("phrases", [[], ["I cannot", ""]])
 def test_refusal_needs_phrases(phrases: list[str]) -> None:
-    with pytest.raises(ValueError, match="substrings"):
-        metrics.refusal(table(["a"]), substrings=phrases)
+    with pytest.raises(ValueError, match="phrases = "):
+        metrics.refusal(table(["a"]), phrases=phrases)
 
 
 def test_compliance_is_more_than_no_refusal() -> None:

@@ -121,6 +121,13 @@ WRONG = {
     "logits(model, [[5]], [Condition(edits=(Edit(SITE, Add(torch.ones(7))),))])": (
         "direction is 7 wide, at blocks.1.resid_pre it must be 32"
     ),
+    'logits("gpt2", [[5]])': "model is 'gpt2'; valid: a model, as `LanguageModel.load(path)` makes",
+    'generate("gpt2", [[5]], [Condition()])': "model is 'gpt2'; valid: a model",
+    'load_direction("x.safetensors", model="gpt2", site=SITE)': "model is 'gpt2'; valid: a model",
+    'positions_of(model, [[5]], "subject")': "prompts are a list; valid: a table, as `prompt_tab",
+    "generate(model, [[5]], [Condition(edits=(Edit(SITE, Add(torch.ones(32), 1e20)),))])": (
+        "edits at blocks.1.resid_pre: the edit at blocks.1.resid_pre has values up to 1e+20, which"
+    ),
     'Edit(SITE, Add(torch.ones(32)), "lst")': "position rule 'lst' is unknown; valid: all, after_",
 }
 SCRIPT = """

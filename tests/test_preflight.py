@@ -165,3 +165,10 @@ def test_what_a_parallel_block_does_not_have_is_named(tmp_path):
     found = error_of(f"model.path={tmp_path}", "sweep.arms.add.components=[resid_mid]")
     assert found.startswith("sweep.arms.add.components: attention and MLP of")
     assert found.endswith("valid: resid_pre, z, attn_out, mlp_act, mlp_down, mlp_out, resid_post")
+
+
+def test_components_of_readings_are_checked():
+    study = compose_study("next_token", root=ROOT)
+    study.readings["norms"] = {"_target_": "my_methods.stream_norms", "component": "resid_ost"}
+    with pytest.raises(ValueError, match=r"readings\.norms\.component: unknown component 'resid_o"):
+        check(study)

@@ -108,6 +108,9 @@ def test_own_columns_keep_their_numbers(tmp_path):
         ({"text": ["a", "b", None]}, "texts", "row 2 has no text"),
         ({"instruction": ["a", None], "label": "l"}, "table", "row 1 has no instruction"),
         ({"instruction": ["a", "b"], "label": [None, "l"]}, "table", "row 0 has no label"),
+        ({"instruction": ["a", " \t"], "label": "l"}, "table", "row 1 has no instruction, o"),
+        ({"instruction": ["a", "b"], "label": ["l", "l "]}, "table", "label 'l ' begins or ends"),
+        ({"topic": ["x", " y"], "split": "train"}, "topics", "topic ' y' begins or ends wi"),
     ],
 )  # fmt: skip
 def test_a_row_without_a_needed_value_is_named(tmp_path, kind, columns, load, message):
@@ -191,6 +194,21 @@ def test_json_of_another_form_is_refused(tmp_path):
     path.write_text('{"instruction": {"0": "a"}}')
     with pytest.raises(ValueError, match="must be a list of objects"):
         read_table(str(path))
+
+
+def test_errors_of_json_name_line_and_key(tmp_path):
+    path = tmp_path / "table.jsonl"
+    good = '{"instruction": "a", "label": "l"}\n'
+    path.write_text(f"{good}\n{good}{good[:-2]}\n")
+    with pytest.raises(ValueError, match=r"jsonl: line 4, column 34: Expecting ',' delimiter"):
+        read_table(str(path))
+    path.write_text(good + '{"label": "l", "instruction": "a", "label": "m"}')
+    with pytest.raises(ValueError, match=r"jsonl: line 2: an object has two values of 'label'"):
+        read_table(str(path))
+    path = tmp_path / "table.json"
+    path.write_text('[{"input": "b", "output": "x", "input": "c"}]')
+    with pytest.raises(ValueError, match="json: an object has two values of 'input'"):
+        load_pairs(paths={"t": str(path)})
 
 
 @pytest.mark.parametrize("column", ["raw", "subject_start"])

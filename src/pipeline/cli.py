@@ -208,16 +208,13 @@ def _select(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.table} is no list of objects")
     if options.layers < 1:
         raise ValueError(f"--layers {options.layers} is less than 1")
-    try:
-        selected = select_direction(
-            pd.DataFrame(rows),
-            n_layers=options.layers,
-            max_kl=options.max_kl,
-            min_steering=options.min_steering,
-            layer_share=options.layer_share,
-        )
-    except TypeError as error:
-        raise ValueError(f"{options.table}: a score or layer is no number: {error}") from error
+    selected = select_direction(
+        pd.DataFrame(rows),
+        n_layers=options.layers,
+        max_kl=options.max_kl,
+        min_steering=options.min_steering,
+        layer_share=options.layer_share,
+    )
     print(json.dumps(asdict(selected), indent=1))
 
 

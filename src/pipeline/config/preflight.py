@@ -105,6 +105,7 @@ def _check_collected_sites(study: Study, fits: Mapping[str, Any]) -> None:
 
 def _node_options(study: Study) -> Iterator[tuple[str, Node]]:
     yield from ((f"fits.{name}", node) for name, node in study.fits.items())
+    yield from ((f"readings.{name}", node) for name, node in study.readings.items())
     if study.sweep is not None:
         for arm in study.sweep.arms:
             node = study.sweep.node(arm)

@@ -205,10 +205,22 @@ def draw_splits(labels: pd.Series, shares: list[float], seed: int) -> np.ndarray
 
 
 def checked(frame: pd.DataFrame, path: str) -> pd.DataFrame:
-    """Check splits and column names; return the columns of `PROMPT_COLUMNS`, then all others."""
+    """Check names, labels and splits; return the columns of `PROMPT_COLUMNS`, then all others.
+
+    Raises:
+        ValueError: a reserved column name, an unknown split, or a label, split or topic that begins
+            or ends with a blank: it would be another class than the same word without.
+    """
     for column in frame.columns:
         if column in RESERVED:
             raise ValueError(f"{path}: a column of its own may not be called {column!r}; rename it")
+    for column in ("label", "split", "topic"):
+        for value in frame[column].unique():
+            if value != value.strip():
+                raise ValueError(
+                    f"{path}: {column} {value!r} begins or ends with a blank; valid: "
+                    f"{value.strip()!r}"
+                )
     unknown = sorted(set(frame["split"]) - set(SPLITS))
     if unknown:
         raise ValueError(f"{path}: split {unknown[0]!r} is unknown; valid: {', '.join(SPLITS)}")

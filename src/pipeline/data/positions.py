@@ -42,6 +42,11 @@ def locate(
             its prompt, or a missing answer; names the sample.
     """
     check_rule(rule, COLLECTED)
+    if not isinstance(dataset, pd.DataFrame):
+        raise ValueError(
+            f"prompts are a {type(dataset).__name__}; valid: a table, as `prompt_table(model, "
+            "texts)` makes it"
+        )
     find = _finder(tokenizer, rule, variables)
     tokens: dict[int, Tokens] = {}
     positions_by_sample: dict[int, Place] = {}

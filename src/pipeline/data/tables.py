@@ -49,7 +49,8 @@ def text_column(table: pd.DataFrame, column: str, path: str, *, needed: bool = T
         table: a table from `read_table`.
         column: its column.
         path: its path, for errors.
-        needed: whether empty and missing values are errors; otherwise they are empty text.
+        needed: whether missing values, empty text and blanks are errors; otherwise missing values
+            are empty text.
 
     Raises:
         ValueError: no such column, an empty needed value, or a value that is no text; names the
@@ -60,8 +61,8 @@ def text_column(table: pd.DataFrame, column: str, path: str, *, needed: bool = T
     texts = []
     for row, value in enumerate(table[column]):
         text = "" if _is_missing(value) else as_text(value, f"{path}: row {row}: {column}")
-        if needed and not text:
-            raise ValueError(f"{path}: row {row} has no {column}")
+        if needed and not text.strip():
+            raise ValueError(f"{path}: row {row} has no {column}" + (", only blanks" * bool(text)))
         texts.append(text)
     return texts
 
@@ -122,7 +123,17 @@ def read_json(file: Path) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    return json.loads(text, parse_float=_Written)
+    return json.loads(text, parse_float=_Written, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object; plain `json` would keep the last of two values with the same key."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in record if keys.count(key) > 1)
+        raise ValueError(f"an object has two values of {twice!r}")
+    return record
 
 
 def _read_file(file: Path, path: str) -> dict[str, list[Any]]:
@@ -154,8 +165,16 @@ def _read_csv(file: Path) -> dict[str, list[Any]]:
 
 
 def _read_jsonl(file: Path) -> dict[str, list[Any]]:
-    lines = file.read_text("utf-8-sig").split("\n")
-    return _columns([_parsed(line) for line in lines if line.strip()])
+    rows = []
+    for number, line in enumerate(file.read_text("utf-8-sig").split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append(_parsed(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+    return _columns(rows)
 
 
 def _read_objects(file: Path) -> dict[str, list[Any]]:

@@ -40,7 +40,7 @@ def collect(
             rule selects no token, or activations that are not finite.
     """
     check_rule(rule)
-    check_listed_run(prompts, ())
+    check_listed_run(model, prompts, ())
     check_context(model, prompts)
     rule = tuple(rule) if isinstance(rule, list) else rule
     parsed = [Site.parse(site) if isinstance(site, str) else site for site in sites]

@@ -106,7 +106,7 @@ class Generation:
         seed: int,
         samples: Sequence[int],
     ) -> None:
-        check_listed_run(prompts, conditions)
+        check_listed_run(model, prompts, conditions)
         self.model, self.prompts, self.conditions = model, prompts, conditions
         self.seed, self.samples = seed, samples
         self._decodings = [condition.decoding or decoding for condition in conditions]

@@ -2,8 +2,25 @@
 
 from collections.abc import Sequence
 
-from pipeline.engine.conditions import Condition, Fitted, PerPrompt, PromptPositions
+from torch import Tensor
+
+from pipeline.engine.conditions import Condition, Edit, Fitted, PerPrompt, PromptPositions
 from pipeline.model.loading import LanguageModel
+
+LARGEST = 1e18
+"""Norms are computed in float32, which ends at 3.4e38: the square of a larger activation overflows,
+and the normalised state is silently 0.
+"""
+
+
+def check_model(model: object) -> None:
+    """Check that a model is loaded.
+
+    Raises:
+        ValueError: a path or something else in place of a model.
+    """
+    if not isinstance(model, LanguageModel):
+        raise ValueError(f"model is {model!r}; valid: a model, as `LanguageModel.load(path)` makes")
 
 
 def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: int = 0) -> None:
@@ -20,12 +37,15 @@ def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: i
         )
 
 
-def check_listed_run(prompts: Sequence[Sequence[int]], conditions: Sequence[Condition]) -> None:
-    """Check that prompts are lists of tokens, and conditions a list.
+def check_listed_run(
+    model: object, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition]
+) -> None:
+    """Check that the model is loaded, prompts are lists of tokens, and conditions a list.
 
     Raises:
-        ValueError: texts, an empty prompt, or a single condition.
+        ValueError: another model, texts, an empty prompt, or a single condition.
     """
+    check_model(model)
     if hasattr(prompts, "columns"):
         raise ValueError("prompts is a table; valid: its tokens, as table['tokens'].tolist()")
     for condition in () if isinstance(conditions, Condition) else conditions:
@@ -67,16 +87,33 @@ def check_sites(model: LanguageModel, conditions: Sequence[Condition]) -> None:
     """Check that the model has the site of every edit, and that the edit fits it.
 
     Raises:
-        ValueError: names the site and the mismatch.
+        ValueError: names the site and the mismatch, or a value above `LARGEST`.
     """
     for condition in conditions:
         for edit in condition.edits:
             model.check(edit.site)
+            _check_size(condition, edit)
             fields = vars(edit.intervention).values()
             fitted = [value for value in fields if isinstance(value, Fitted)]
             for part in [edit.intervention, *fitted]:
                 if hasattr(part, "check"):
                     part.check(model, edit.site)
+
+
+def _check_size(condition: Condition, edit: Edit) -> None:
+    """Fail if the product of an edit's fields, such as strength and direction, is too large."""
+    product = 1.0
+    for value in vars(edit.intervention).values():
+        values = value.of if isinstance(value, PerPrompt) else value
+        if isinstance(values, Tensor):
+            product *= float(values.abs().max()) if values.numel() else 1.0
+        elif isinstance(values, int | float):
+            product *= abs(values)
+    if not product <= LARGEST:
+        raise ValueError(
+            f"{condition}: the edit at {edit.site} has values up to {product:.3g}, which overflow "
+            f"in the norm; valid: up to {LARGEST:g}"
+        )
 
 
 def check_aligned(conditions: Sequence[Condition], n_prompts: int) -> None:

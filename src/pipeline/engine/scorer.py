@@ -57,7 +57,7 @@ class Scorer:
         ends: Sequence[int] | None = None,
         clean: bool = False,
     ) -> None:
-        check_listed_run(prompts, conditions)
+        check_listed_run(model, prompts, conditions)
         _check_any(conditions, prompts)
         self._model, self._prompts, self._score = model, prompts, score
         self._batch_tokens, self._ends, self._clean = batch_tokens, ends, clean

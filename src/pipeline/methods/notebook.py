@@ -17,6 +17,7 @@ from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Positions
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
+from pipeline.engine.limits import check_model
 from pipeline.engine.scoring import score_last
 from pipeline.methods.provenance import Provenance
 from pipeline.model import chat
@@ -42,6 +43,7 @@ def prompt_table(
         table = prompt_table(model, ["The capital of Ruritania is"], subject="Ruritania", raw=True)
         at = positions_of(model, table, "subject")
     """
+    check_model(model)
     defaults: dict[str, Any] = {**dict.fromkeys(PROMPT_COLUMNS, ""), "split": "test"}
     frame = pd.DataFrame({"instruction": chat.listed(instructions)})
     values = defaults | {"subject_start": -1, "raw": raw} | columns
@@ -55,6 +57,7 @@ def positions_of(model: LanguageModel, table: pd.DataFrame, rule: Any) -> Positi
     Raises:
         ValueError: an unknown rule, or a prompt in which it names no token.
     """
+    check_model(model)
     return resolve(table, model.tokenizer, rule, variables=model.template)
 
 
@@ -64,6 +67,7 @@ def logits(
     conditions: Sequence[Condition] = (Condition(),),
 ) -> Float[Tensor, "conditions prompts vocab"]:
     """Compute the logits after each prompt's last token, under every condition."""
+    check_model(model)
     return score_last(
         model, prompts, conditions, lambda last: last, batch_tokens=model.batch_tokens
     )
@@ -89,6 +93,7 @@ def activation_table(
     Returns:
         `site`, `prompt`, `position`, `piece` (the token's text) and `activation`, an array [width].
     """
+    check_model(model)
     values, rows = collect(model, prompts, sites, rule, batch_tokens=model.batch_tokens)
     rows = rows.assign(piece=[model.piece(token) for token in rows["token"]])
     tables = [
@@ -111,6 +116,7 @@ def completion_table(
     Returns:
         `condition` (its number), its axes, `prompt`, `repeat`, `completion`, `tokens`, `stopped`.
     """
+    check_model(model)
     found = generate(
         model, prompts, conditions, decoding, seed=seed, batch_tokens=model.batch_tokens
     )
@@ -136,6 +142,7 @@ def save_direction(
     Raises:
         ValueError: another width than the site's, or values that are not finite.
     """
+    check_model(model)
     width = model.width(model.check(site))
     if direction.shape != (width,) or not bool(direction.isfinite().all()):
         raise ValueError(
@@ -155,6 +162,7 @@ def load_direction(
     Raises:
         ValueError: it was saved for another model or site; names both.
     """
+    check_model(model)
     with safe_open(path, framework="pt") as file:
         provenance = Provenance.parse(json.loads(file.metadata()["provenance"]))
         direction: Tensor = file.get_tensor("direction")

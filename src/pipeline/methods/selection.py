@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,8 @@ def select_direction(
         The selected candidate.
 
     Raises:
-        ValueError: a missing column, or no candidate left; states how many each filter discards.
+        ValueError: a missing column, a layer or score that is no number, or no candidate left;
+            states how many each filter discards.
 
     Source: Arditi et al. 2024, code andyrdt/refusal_direction.
     """
@@ -66,7 +68,11 @@ def select_direction(
         raise ValueError(
             f"candidates have no column {missing[0]!r}; needed: {', '.join(CANDIDATE_COLUMNS)}"
         )
-    scores = candidates[["refusal_score", "steering_score", "kl_div_score"]].astype(float)
+    for column in CANDIDATE_COLUMNS[1:]:
+        for row, value in enumerate(candidates[column]):
+            if isinstance(value, bool) or not isinstance(value, Real | None):
+                raise ValueError(f"candidate {row}: {column} is {value!r}, not a number")
+    scores = candidates[list(CANDIDATE_COLUMNS[2:])].astype(float)
     limit = int(layer_share * n_layers)
     discards = {
         "a NaN score": scores.isna().any(axis=1),

@@ -87,8 +87,10 @@ def announce(
     """Warn if there is no chat template, or if it takes no system turn.
 
     Raises:
-        ValueError: the template fails, or leaves out the instruction or changes it.
+        ValueError: a variable that the template does not name, or a template that fails, leaves out
+            the instruction or changes it.
     """
+    _check_variables(tokenizer, variables or {})
     rendered = render(tokenizer, UNLIKE[0], variables=variables)
     if UNLIKE[0] not in rendered:
         raise ValueError(
@@ -99,6 +101,18 @@ def announce(
         log.warning("the tokenizer has no chat template: prompts are the instruction and a newline")
     if system is not None and not takes_system(tokenizer):
         log.warning("the chat template takes no system turn: its text precedes the instruction")
+
+
+def _check_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:
+    """Fail if the chat template names a variable nowhere: setting it would change nothing."""
+    template = tokenizer.chat_template or ""
+    names = {value for _, kind, value in jinja2.Environment().lex(template) if kind == "name"}
+    for variable in variables:
+        if variable not in names:
+            raise ValueError(
+                f"model.template: the chat template has no variable {variable!r}; it names: "
+                f"{', '.join(sorted(names)) or 'nothing, as there is none'}"
+            )
 
 
 def encode(tokenizer: Any, prompt: str, *, raw: bool = False) -> list[int]:
