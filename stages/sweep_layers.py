@@ -3,10 +3,10 @@
 import json
 
 from pipeline.engine.arms import arm_part, run_parts
-from pipeline.engine.conditions import BASELINE, Condition
+from pipeline.engine.conditions import Condition
 from pipeline.engine.sweeps import Part, conditions_table, score_texts
 from pipeline.measures.scores import long_table
-from pipeline.measures.settings import Setting, reported
+from pipeline.measures.settings import Setting, compared, reported
 from pipeline.runs.scratch import whole_file
 from stages import Job, main
 
@@ -17,18 +17,19 @@ def run(job: Job) -> None:
     assert sweep is not None
     recorded = json.loads((job.folder / "settings.json").read_text())
     settings = {name: Setting(**setting) for name, setting in recorded.items()}
-    parts, compared = [], []
+    parts: list[Part] = []
+    on_texts: list[Condition] = []
     for name in sweep.arms:
         part = arm_part(sweep, name, sweep.arm(name).splits, name, job.inputs)
         if name in settings:
             part = Part(name, reported(part.conditions, settings[name]), part.prompts)
         parts.append(part)
-        compared += [c for c in part.conditions if _is_compared(c, settings.get(name))]
+        on_texts += compared(part.conditions, settings.get(name))
     with job.scratch("completions.parquet") as work:
         completions, logits = run_parts(sweep, job.inputs.model, parts, work)
-        losses = score_texts(job.inputs.model, job.inputs.texts, compared, work)
+        losses = score_texts(job.inputs.model, job.inputs.texts, on_texts, work)
         table = conditions_table(parts)
-        table["at_setting"] = table["condition"].isin([condition.id for condition in compared])
+        table["at_setting"] = table["condition"].isin([condition.id for condition in on_texts])
         chosen = [setting.condition for setting in settings.values()]
         table["is_setting"] = table["condition"].isin(chosen)
         for file, rows in (("conditions", table), ("logits", long_table([logits, losses]))):
@@ -38,13 +39,6 @@ def run(job: Job) -> None:
     cut = int((completions["stopped"] == "length").sum())
     counts = {"conditions": len(table), "completions": len(completions)}
     job.tracked.summary({**counts, "cut at length limit": cut})
-
-
-def _is_compared(condition: Condition, setting: Setting | None) -> bool:
-    """Whether a condition belongs to its arm's comparison over layers and with controls."""
-    if condition.role == BASELINE or setting is None:
-        return condition.role == BASELINE
-    return setting.holds(condition.axes)
 
 
 if __name__ == "__main__":

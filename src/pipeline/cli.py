@@ -107,12 +107,14 @@ def _say_cost(study: Study, cost: "Cost", folder: Path) -> None:
     counted = {part.removesuffix("-validation") for part in cost.conditions}
     others = [name for name in (study.sweep.arms if study.sweep else ()) if name not in counted]
     if others:
-        print(f"  not counted, as they are made with the model's weights: {', '.join(others)}")
+        print(f"  not counted, as they need fits that are not there yet: {', '.join(others)}")
     print(f"completions: {cost.completions:,}")
     if cost.scored:
         print(f"forward passes: {cost.scored:,}, one per prompt and condition")
     print(f"tokens: {cost.tokens:,} at most, prompts and completions")
-    print(f"time: about {cost.seconds / 60:.1f} minutes at most for the sweep, from a timed sample")
+    untimed = [words for words in ("fits", "readings") if getattr(study, words)]
+    more = f"; {' and '.join(untimed)} are not timed" if untimed else ""
+    print(f"time: about {cost.seconds / 60:.1f} minutes to collect and to sweep{more}")
     print(f"disk: {cost.store_bytes / 1e6:.1f} MB of activations, {free / 1e9:.1f} GB free")
     print(f"output: {folder}")
 

@@ -1,7 +1,7 @@
 """Plan a study before it runs: build its conditions with placeholders for its fits."""
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,14 +102,15 @@ def planned_parts(
             with at_key(f"sweep.arms.{name}"):
                 _check_conditions(model, conditions, arm.metric in study.sweep.logit_metrics)
             if arm.goal:
-                conditions = _reported(conditions) if not suffix else validated(conditions)
+                grid = conditions
+                conditions = validated(grid) if suffix else reported(grid, any_setting(grid))
             yield Part(part.name, conditions, part.prompts)
 
 
-def _reported(conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
-    """Return conditions as for the test split; their number does not depend on the setting."""
+def any_setting(conditions: Sequence[Condition]) -> Setting:
+    """Take the first candidate as the setting: how many conditions run does not depend on it."""
     candidate = next(c for c in conditions if c.role == CANDIDATE)
-    return reported(conditions, Setting(candidate.axes, candidate.id, "validation"))
+    return Setting(candidate.axes, candidate.id, "validation")
 
 
 def _check_conditions(

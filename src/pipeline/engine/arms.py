@@ -1,11 +1,12 @@
 """Build the conditions of the arms of a sweep, and run them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from pipeline.config.contracts import bound, call, reads
 from pipeline.config.errors import at_key
@@ -57,7 +58,13 @@ def run_parts(
     if sweep.decoding is not None:
         decoding = Decoding(**asdict(sweep.decoding))
         completions = complete(model, parts, work, decoding=decoding, seed=sweep.seed)
-    of_answers = [n for n, node in sweep.logit_metrics.items() if reads(node) == ["answers"]]
+    return completions, score_logits(model, parts, *logit_metrics(sweep), work)
+
+
+def logit_metrics(
+    sweep: Sweep,
+) -> tuple[dict[str, Callable[..., Tensor]], dict[str, Callable[..., Tensor]]]:
+    """Bind the logit metrics of a sweep: those of the next token, and those of the answer."""
     metrics = {name: bound(node) for name, node in sweep.logit_metrics.items()}
-    answer_metrics = {name: metrics.pop(name) for name in of_answers}
-    return completions, score_logits(model, parts, metrics, answer_metrics, work)
+    of_answers = [n for n, node in sweep.logit_metrics.items() if reads(node) == ["answers"]]
+    return metrics, {name: metrics.pop(name) for name in of_answers}

@@ -88,20 +88,27 @@ def complete(
     """
     jobs: dict[str, Callable[[], pd.DataFrame]] = {}
     for part in parts:
-        run = Generation(
-            model,
-            _tokens(part.prompts),
-            part.conditions,
-            decoding,
-            seed=seed,
-            samples=part.prompts["sample"].tolist(),
-        )
+        run = part_generation(model, part, decoding=decoding, seed=seed)
         ids = [condition.id for condition in part.conditions]
         jobs |= {
             f"{part.name}-chunk-{chunk.number:05d}": partial(_completed, run, chunk, ids)
             for chunk in run.plan(model.batch_tokens)
         }
     return pd.concat(run_or_resume("completions", jobs, work), ignore_index=True)
+
+
+def part_generation(
+    model: LanguageModel, part: Part, *, decoding: Decoding, seed: int
+) -> Generation:
+    """Prepare the completions of a part, to run chunk by chunk."""
+    return Generation(
+        model,
+        _tokens(part.prompts),
+        part.conditions,
+        decoding,
+        seed=seed,
+        samples=part.prompts["sample"].tolist(),
+    )
 
 
 def _completed(run: Generation, chunk: Chunk, ids: Sequence[str]) -> pd.DataFrame:
@@ -129,14 +136,26 @@ def score_logits(
     answer_metrics: Mapping[str, Callable[[Tensor], Tensor]],
     work: Path,
 ) -> pd.DataFrame:
-    """Compute logit metrics of every prompt, under conditions without edits or with prompt edits.
+    """Compute logit metrics, skipping jobs already finished in `work`; see `logit_jobs`.
+
+    Returns:
+        The long table of scores.
+    """
+    jobs = logit_jobs(model, parts, metrics, answer_metrics)
+    return long_table(run_or_resume("logits", jobs, work))
+
+
+def logit_jobs(
+    model: LanguageModel,
+    parts: Sequence[Part],
+    metrics: Mapping[str, Callable[[NextToken], Tensor]],
+    answer_metrics: Mapping[str, Callable[[Tensor], Tensor]],
+) -> dict[str, Callable[[], pd.DataFrame]]:
+    """Make jobs that score every prompt, under conditions without edits or with prompt edits.
 
     Conditions that only edit completion tokens are skipped, for both kinds of metrics. `metrics`
     take the next-token logits after the prompt. `answer_metrics` take the log-probability [rows] of
     each sample's answer, summed over its tokens; samples without an answer get no score.
-
-    Returns:
-        The long table of scores.
     """
     jobs: dict[str, Callable[[], pd.DataFrame]] = {}
     budget = model.batch_tokens
@@ -156,23 +175,29 @@ def score_logits(
             scorer = partial(Scorer, model, score=_scored_answers(answer_metrics), ends=ends)
             name = f"{part.name}-answers"
             jobs |= _jobs(name, answered, tokens, scored, scorer, [*answer_metrics], budget)
-    return long_table(run_or_resume("logits", jobs, work))
+    return jobs
 
 
 def score_texts(
     model: LanguageModel, texts: pd.DataFrame, conditions: Sequence[Condition], work: Path
 ) -> pd.DataFrame:
-    """Compute the cross-entropy of unrelated texts, under conditions that apply to any text.
+    """Compute losses of unrelated texts, skipping jobs already finished in `work`.
 
     Returns:
         The long table of scores, with `TEXT` as the split.
     """
-    scored = [condition for condition in conditions if _applies_to_texts(condition)]
+    return long_table(run_or_resume("texts", text_jobs(model, texts, conditions), work))
+
+
+def text_jobs(
+    model: LanguageModel, texts: pd.DataFrame, conditions: Sequence[Condition]
+) -> dict[str, Callable[[], pd.DataFrame]]:
+    """Make jobs that compute the cross-entropy of texts, under conditions that fit any text."""
+    scored = [condition for condition in conditions if applies_to_texts(condition)]
     rows = texts.assign(split=TEXT)
     scorer = partial(Scorer, model, score=mean_loss, ends=[1] * len(rows))
     tokens = _tokens(rows)
-    jobs = _jobs("texts", rows, tokens, scored, scorer, [TEXT_METRIC], model.batch_tokens)
-    return long_table(run_or_resume("texts", jobs, work))
+    return _jobs("texts", rows, tokens, scored, scorer, [TEXT_METRIC], model.batch_tokens)
 
 
 def is_scored_after_prompt(condition: Condition) -> bool:
@@ -193,7 +218,8 @@ def _on_prompt(condition: Condition) -> Condition:
     return replace(condition, edits=edits)
 
 
-def _applies_to_texts(condition: Condition) -> bool:
+def applies_to_texts(condition: Condition) -> bool:
+    """Whether a condition's edits need no prompt, so that it applies to unrelated texts."""
     return all(
         edit.positions in ON_TEXT
         and not any(isinstance(value, PerPrompt) for value in vars(edit.intervention).values())

@@ -107,5 +107,14 @@ def reported(conditions: Sequence[Condition], setting: Setting) -> tuple[Conditi
     return tuple(condition for condition in conditions if is_reported(condition))
 
 
+def compared(conditions: Sequence[Condition], setting: Setting | None) -> tuple[Condition, ...]:
+    """Return the baseline, and the conditions that the setting `holds`: layers and controls."""
+    return tuple(
+        condition
+        for condition in conditions
+        if condition.role == BASELINE or (setting is not None and setting.holds(condition.axes))
+    )
+
+
 def _plain(value: Any) -> Axis:
     return value.item() if hasattr(value, "item") else value

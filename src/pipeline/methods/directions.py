@@ -139,7 +139,7 @@ class Directions:
         refusal_tokens: Sequence[str] = (),
         layer_share: float = 1.0,
     ) -> "Directions":
-        """Build zero directions in place of ones not fitted yet, to check the arms that use them.
+        """Build slight directions in place of ones not fitted yet, to check the arms that use them.
 
         Raises:
             ValueError: a label without prompts to fit or select on, the same label twice, an
@@ -160,9 +160,11 @@ class Directions:
             if count < 0:
                 raise ValueError(f"controls.{name}: {count} is less than 0")
         sources = [(FITTED, 0), *((s, draw) for s, n in controls.items() for draw in range(n))]
-        zeros = torch.zeros(model.width(Site(0, component)))
+        # Next to nothing, so that a dry run's completions are about as long as the baseline's.
+        slight = torch.zeros(model.width(Site(0, component)))
+        slight[0] = 1e-6
         vectors = {
-            Key(source, draw, layer): zeros
+            Key(source, draw, layer): slight
             for source, draw in sources
             for layer in range(model.n_layers)
         }
