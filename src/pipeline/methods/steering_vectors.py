@@ -190,13 +190,22 @@ def _clear(
         batch_tokens=model.batch_tokens,
     )[0]
     clear = keep_clear(used, scores, harmful=labels[0])
-    for label in labels:
-        for split in ("train", "val"):
-            if not ((clear["label"] == label) & (clear["split"] == split)).any():
-                raise ValueError(
-                    f"the model answers no {label} prompt of {split} as its label says, by whether "
-                    f"{words} begin it"
-                )
+    verbs = dict(zip(labels, ("refuses", "answers"), strict=True))
+    sizes, passed = (frame.groupby(["label", "split"]).size() for frame in (used, clear))
+    counts = {
+        (label, split): (passed.get((label, split), 0), sizes.get((label, split), 0))
+        for label in labels
+        for split in ("train", "val")
+    }
+    if not all(count for count, _ in counts.values()):
+        listed = "; ".join(
+            f"it {verbs[label]} {count} of {size} {label} prompts of {split}"
+            for (label, split), (count, size) in counts.items()
+        )
+        raise ValueError(
+            f"the model leaves nothing to fit a direction to, by whether {words} begin its answer: "
+            f"{listed}"
+        )
     return clear
 
 
