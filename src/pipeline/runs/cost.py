@@ -10,9 +10,10 @@ from pipeline.config.planning import Planned, any_setting, planned_parts, stand_
 from pipeline.config.sections import Study
 from pipeline.data.prompts import tokenised_texts
 from pipeline.engine.arms import logit_metrics
-from pipeline.engine.chunks import passes
+from pipeline.engine.chunks import Chunk, passes
 from pipeline.engine.collection import collect
 from pipeline.engine.decoding import Decoding
+from pipeline.engine.generation import Generation
 from pipeline.engine.sweeps import (
     Part,
     applies_to_texts,
@@ -26,8 +27,8 @@ from pipeline.model.loading import LanguageModel, load_model
 from pipeline.model.sites import Site
 from pipeline.runs.progress import progress
 
-TIMED_ROWS = 64
-"""Rows of a part that are completed to time it."""
+TIMED_ROWS = 32
+"""Rows of an arm that are completed to time it."""
 TIMED_CONDITIONS = 16
 """Conditions of a part under which logits and texts are scored to time it."""
 
@@ -117,11 +118,17 @@ def _timed(study: Study, model: LanguageModel, parts: Sequence[Part]) -> Iterato
         return
     texts = tokenised_texts(study.text, model.tokenizer)
     metrics = logit_metrics(study.sweep)
+    seconds_a_row: dict[str, float] = {}
     for part in progress(parts, "timing", "part"):
         thinned, share = _thinned(part)
         if study.sweep.decoding is not None:
             decoding = Decoding(**asdict(study.sweep.decoding))
-            yield _completing(model, part, decoding, study.sweep.seed)
+            run = part_generation(model, part, decoding=decoding, seed=study.sweep.seed)
+            chunks = run.plan(model.batch_tokens)
+            arm = part.name.removesuffix("-validation")
+            if arm not in seconds_a_row:
+                seconds_a_row[arm] = _seconds_a_row(run, chunks[len(chunks) // 2])
+            yield seconds_a_row[arm] * sum(len(chunk.rows) for chunk in chunks)
         jobs = logit_jobs(model, [thinned], *metrics)
         answered = int((part.prompts["answer"] != "").sum())
         for kind, prompts in (("logits", len(part.prompts)), ("answers", answered)):
@@ -143,17 +150,15 @@ def _thinned(part: Part) -> tuple[Part, float]:
     return replace(part, conditions=conditions), len(conditions) / len(part.conditions)
 
 
-def _completing(model: LanguageModel, part: Part, decoding: Decoding, seed: int) -> float:
-    """Estimate the seconds to complete a part from the first rows of two of its chunks."""
-    run = part_generation(model, part, decoding=decoding, seed=seed)
-    chunks = run.plan(model.batch_tokens)
-    timed = [chunks[len(chunks) * share // 4] for share in (1, 3)]
-    # Rows of few conditions: only such share a clean run and enter together, as in a whole chunk.
-    rows = [chunk.rows[:TIMED_ROWS] for chunk in timed]
+def _seconds_a_row(run: Generation, chunk: Chunk) -> float:
+    """Time the first rows of a chunk.
+
+    They are of few conditions: only such share a clean run and enter together, as in a whole chunk.
+    """
+    rows = chunk.rows[:TIMED_ROWS]
     start = time.perf_counter()
-    for chunk, first in zip(timed, rows, strict=True):
-        run.complete(replace(chunk, rows=first))
-    return (time.perf_counter() - start) * sum(len(c.rows) for c in chunks) / sum(map(len, rows))
+    run.complete(replace(chunk, rows=rows))
+    return (time.perf_counter() - start) / len(rows)
 
 
 def _of_jobs(jobs: Sequence[Callable[[], pd.DataFrame]], prompts: int) -> float:
