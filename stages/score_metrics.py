@@ -6,7 +6,7 @@ import logging
 import pandas as pd
 
 from pipeline.config.contracts import bound, imported
-from pipeline.measures.headline import headline, means_of
+from pipeline.measures.headline import curves_by_layer, headline, means_of
 from pipeline.measures.scale import TEXT_METRIC, TEXT_SCALE, Scale, scale_of
 from pipeline.measures.scores import (
     constant_metrics,
@@ -70,7 +70,7 @@ def run(job: Job) -> None:
     for name, numbers in (("headline", reported), ("metrics", means_of(reported))):
         with whole_file(job.folder / f"{name}.json") as path:
             path.write_text(json.dumps(numbers, indent=1) + "\n")
-    curves = _curves(summary)
+    curves = curves_by_layer(summary)
     with whole_file(job.folder / "curves.csv") as path:
         curves.to_csv(path, index=False)
     job.tracked.summary(reported)
@@ -87,17 +87,6 @@ def _scales(job: Job) -> dict[str, Scale]:
     nodes = job.study.sweep.logit_metrics | job.study.score.metrics
     scales = {name: scale_of(imported(node["_target_"]), node) for name, node in nodes.items()}
     return scales | {TEXT_METRIC: TEXT_SCALE}
-
-
-def _curves(summary: pd.DataFrame) -> pd.DataFrame:
-    """Tabulate the means at the chosen settings, one row per layer and one column per curve."""
-    shown = summary["at_setting"] & summary["role"].isin(["candidate", "curve"])
-    if "layer" not in summary or not shown.any():
-        return pd.DataFrame(columns=["layer"])
-    rows = summary[shown]
-    names = rows["arm"] + "/" + rows["metric"]
-    wide = rows.assign(curve=names).pivot(index="layer", columns="curve", values="mean")
-    return wide.reset_index()
 
 
 if __name__ == "__main__":

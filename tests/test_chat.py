@@ -72,10 +72,31 @@ def test_a_template_without_a_system_turn_gets_its_text_before_the_instruction(t
 def test_a_variable_that_the_template_does_not_name_is_refused():
     thinking = byte_tokenizer(THINKING, adds_bos=False)
     chat.announce(thinking, variables={"enable_thinking": False})
-    with pytest.raises(ValueError, match=r"no variable 'thinking'; it names: .*enable_thinking"):
+    with pytest.raises(ValueError, match=r"no variable 'thinking'; it has: enable_thinking"):
         chat.announce(thinking, variables={"thinking": False})
-    with pytest.raises(ValueError, match="no variable 'thinking'; it names: nothing"):
+    with pytest.raises(ValueError, match="no variable 'thinking'; it has: none"):
         chat.announce(byte_tokenizer(None, adds_bos=False), variables={"thinking": False})
+
+
+@pytest.mark.parametrize("variable", ["message", "messages", "add_generation_prompt"])
+def test_variables_that_are_set_for_the_template_are_refused(variable):
+    with pytest.raises(ValueError, match=f"no variable '{variable}'"):
+        chat.announce(byte_tokenizer(THINKING, adds_bos=False), variables={variable: False})
+
+
+def test_a_template_that_changes_the_instruction_is_refused():
+    cut = byte_tokenizer("{{ messages[0]['content'][:9] }}", adds_bos=False)
+    chat.announce(cut)
+    with pytest.raises(ValueError, match="'How do you do' becomes 'How do yo'"):
+        chat.render(cut, "How do you do")
+
+
+def test_a_subject_is_not_found_in_the_template():
+    tokenizer = byte_tokenizer(TURNS, adds_bos=False)
+    prompt = chat.render(tokenizer, "answer")
+    place = chat.subject_position(tokenizer, prompt, "answer", instruction="answer")
+    tokens = chat.encode(tokenizer, prompt)
+    assert tokenizer.decode(tokens[: place + 1]) == prompt[: prompt.index("answer") + 6]
 
 
 def test_a_prompt_is_the_same_on_every_day():

@@ -154,6 +154,9 @@ def test_what_would_fail_late_is_said_at_once(tmp_path, override, message, capsy
     [
         ('{"a": 1}', "4", "is no list of objects"),
         ("[]", "4", "is no list of objects"),
+        ("x", "4", "is no json"),
+        ('[{"position": -1, "layer": 1.5, "refusal_score": 1, "steering_score": 1, '
+         '"kl_div_score": 0}]', "4", "candidate 0: layer 1.5; valid: 0 to 3"),
         ('[{"position": -1, "layer": "x", "refusal_score": "1", "steering_score": 1, '
          '"kl_div_score": 0}]', "4", "candidate 0: layer is 'x', not a number"),
         ('[{"position": -1, "layer": 0, "refusal_score": "1", "steering_score": 1, '

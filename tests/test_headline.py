@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL
-from pipeline.measures.headline import headline
+from pipeline.measures.headline import curves_by_layer, headline
 from pipeline.measures.scale import TEXT_METRIC, Scale
 from pipeline.measures.settings import Setting
 from pipeline.measures.statistics import wilson
@@ -179,3 +179,21 @@ def test_what_is_unscored_is_said():
     table = TABLE.assign(score=TABLE["score"].mask(TABLE["condition"] == "s2"))
     line = main_numbers(numbers(table[table["metric"] != TEXT_METRIC])).splitlines()[0]
     assert line.endswith("-> unscored, n = 0")
+
+
+def test_curves_of_arms_with_several_labels_or_splits_are_told_apart():
+    rows = [
+        ("add", label, split, layer, 10 * layer + mean)
+        for label, split, mean in [("warm", "val", 1), ("warm", "test", 2), ("cool", "test", 3)]
+        for layer in (0, 1)
+    ]
+    rows += [("cut", "cool", "test", layer, layer) for layer in (0, 1)]
+    summary = pd.DataFrame(rows, columns=["arm", "label", "split", "layer", "mean"])
+    summary = summary.assign(role="candidate", at_setting=True, metric="m")
+    curves = curves_by_layer(summary).set_index("layer")
+    assert curves.to_dict("list") == {
+        "add/cool/test/m": [3, 13],
+        "add/warm/test/m": [2, 12],
+        "add/warm/val/m": [1, 11],
+        "cut/m": [0, 1],
+    }

@@ -71,10 +71,17 @@ def test_weights_that_are_not_those_of_the_config_are_refused(folder, change, me
 
 
 def test_weights_without_a_place_are_named_in_a_warning(folder, caplog):
-    edit(folder, "config.json", num_hidden_layers=2)
+    weights = load_file(folder / "model.safetensors")
+    save_weights(folder, weights | {"score.weight": torch.ones(2, 32)})
     with caplog.at_level(logging.WARNING):
-        LanguageModel.load(str(folder))
-    assert "no place for 18 weights of its files: model.layers.2." in caplog.text
+        LanguageModel.load(folder)
+    assert "no place for 1 weights of its files: score.weight" in caplog.text
+
+
+def test_weights_of_blocks_that_the_config_leaves_out_are_refused(folder):
+    edit(folder, "config.json", num_hidden_layers=2)
+    with pytest.raises(ValueError, match=r"leaves out weights of blocks .*: model\.layers\.2\."):
+        LanguageModel.load(folder)
 
 
 def test_wrongly_sized_weights_are_named(folder):
@@ -127,7 +134,7 @@ def test_truncated_pickles_are_one_line(folder):
 def test_a_token_past_the_embedding_is_named(folder):
     model = LanguageModel.load(str(folder))
     last = len(model.tokenizer) - 1
-    with pytest.raises(ValueError, match=rf"token {last + 1} .*: .* has embeddings 0 to {last}"):
+    with pytest.raises(ValueError, match=rf"token {last + 1}; valid: 0 to {last}"):
         generate(model, [[1, last + 1]], [Condition()])
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from families import LAYERS, random_prompts, tiny
@@ -128,10 +129,42 @@ WRONG = {
     "generate(model, [[5]], [Condition(edits=(Edit(SITE, Add(torch.ones(32), 1e20)),))])": (
         "edits at blocks.1.resid_pre: the edit at blocks.1.resid_pre has values up to 1e+20, which"
     ),
+    "model.prompts(None)": "instructions is None; valid: a list of texts",
+    "logits(model, torch.tensor([[5]]))": "prompts is a Tensor; valid: a list of lists of tokens",
+    'logits(model, prompt_table(model, ["w6"])["tokens"])': "prompts is a Series; valid: a list",
+    "logits(model, [[5, -1]])": "prompt 0 has token -1; valid: 0 to ",
+    "logits(model, [[5]], None)": "conditions is a NoneType; valid: a list",
+    "Condition(edits=Edit(SITE, Add(torch.ones(32))))": "edits is one Edit; valid: a tuple",
+    'Condition({"prompt": "x"})': "axis 'prompt' would be taken for the tables' own column",
+    'Condition(role="control ")': "role 'control ' is unknown; valid: baseline, candidate",
+    "Condition(decoding=5)": "decoding is 5; valid: Decoding(...)",
+    "Edit(2, Add(torch.ones(32)))": "site 2; valid: Site(2, 'resid_pre'), or its text",
+    "Edit(SITE, Add)": "the intervention is the class Add; valid: such as Add(direction)",
+    'Site("2", "resid_pre")': "layer '2'; valid: a whole number",
+    'Add(torch.ones(32), "1")': "strength is '1'; valid: a number or a tensor",
+    "logits(model, [[5]], [Condition(edits=(Edit(SITE, Add(torch.ones(32), torch.ones(3))),))])": (
+        "strength has the shape [3]; valid: a number"
+    ),
+    'Replace("mean")': "value is 'mean'; valid: a number or a tensor",
+    "ProjectOut(torch.zeros(32))": "the direction to project out is zero",
+    "PerPrompt(torch.ones(2, 32).numpy())": "PerPrompt of a ndarray; valid: a tensor",
+    'collect(model, [[5]], SITE, "last")': "sites is one, blocks.1.resid_pre; valid: a list",
+    'collect(model, [[5]], [SITE], positions_of(model, prompt_table(model, ["w6", "w7"]), [-1]))': (
+        "positions '[-1]' are of 2 prompts; the run has 1"
+    ),
+    "positions_of(model, pandas.DataFrame({'subject': ['w6']}), 'subject')": (
+        "the table has no column 'sample', which `prompt_table` makes"
+    ),
+    "Decoding(max_new_tokens=2.5)": "max_new_tokens 2.5 must be a whole number",
+    'Decoding(temperature="1")': "temperature '1' must be a number",
+    "Decoding(forbidden=(-1,))": "forbidden (-1,) must be tokens",
+    "difference_of_means(torch.ones(32), torch.ones(32))": "the positive class is [32]; valid: a",
+    "difference_of_means(torch.ones(2, 1), torch.ones(2, 32))": "difference of means: the classes",
+    'load_direction("nope.safetensors", model=model, site=SITE)': "there is no file nope.safeten",
     'Edit(SITE, Add(torch.ones(32)), "lst")': "position rule 'lst' is unknown; valid: all, after_",
 }
 SCRIPT = """
-import torch
+import pandas, torch
 from families import tiny
 from pipeline import *
 model, SITE = tiny("llama"), Site(1, "resid_pre")
@@ -167,6 +200,13 @@ def test_positions_may_be_a_list():
     edits = [Edit(SITE, Add(direction), rule) for rule in ([-1], (-1,), "last")]
     found = [logits(tiny("llama"), PROMPTS, [Condition(edits=(edit,))]) for edit in edits]
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_columns_are_taken_row_by_row_and_instructions_from_any_iterable():
+    frame = pd.DataFrame({"text": ["w6 w7", "w7 w6"], "word": ["w6", "w7"]}, index=[5, 3])
+    table = prompt_table(tiny("llama"), frame["text"], subject=frame["word"])
+    assert table["subject"].tolist() == ["w6", "w7"]
+    assert tiny("llama").prompts(text for text in frame["text"]) == table["tokens"].tolist()
 
 
 def test_sites_may_be_text():

@@ -113,7 +113,7 @@ def test_a_dataset_with_a_folder_as_on_the_hub_loads_by_its_parts(tmp_path):
     for part, given in rows.items():
         frame = load_table(path=str(tmp_path), part=part)
         assert frame["instruction"].tolist() == [row["instruction"] for row in given]
-    with pytest.raises(ValueError, match="Unknown split") as caught:
+    with pytest.raises(ValueError, match="has no part 'dev'; valid: train, test") as caught:
         load_table(path=str(tmp_path), part="dev")
     assert "\n" not in str(caught.value)
 

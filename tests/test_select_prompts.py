@@ -38,6 +38,9 @@ def test_rows_are_taken_in_their_order(wanted, splits, expected):
     ("wanted", "splits", "message"),
     [
         ("neutral", None, "no prompt has label 'neutral'; valid: harmful, harmless"),
+        (False, None, "no prompt has label False .no text: quote it in the YAML"),
+        (0, None, "no prompt has label 0 .no text: quote it in the YAML"),
+        ("", None, "no prompt has label ''; valid: harmful, harmless"),
         ({"labl": "harmful"}, None, "no column 'labl'; valid: sample, label, split, year"),
         ({"year": 2000}, None, "no prompt has year 2000; valid: 1900, 1901, 1902"),
         ({"label": ["harmful", "mixed"]}, None, "no prompt has label 'mixed'; valid: harmful"),

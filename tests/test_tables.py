@@ -1,6 +1,8 @@
 """Tables whose values look like something else: numbers, missing values, lists."""
 
 import json
+import logging
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -225,3 +227,65 @@ def test_short_rows_and_an_empty_path_are_refused(tmp_path):
         load_table(path=str(path))
     with pytest.raises(ValueError, match=r"dataset\.path is empty"):
         load_table(path="")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_folder_is_as_strict_as_a_file(tmp_path, kind, caplog):
+    """`datasets` alone shifts columns, renames a second column, and reads one of two formats."""
+    rows = {
+        "csv": ["instruction,label", "a,l,x"],
+        "jsonl": ['{"instruction": "a", "label": "l"}', '{"label": "l", "label": "m"}'],
+    }
+    error = {"csv": "row 0 has 3 fields; the header has 2", "jsonl": "two values of 'label'"}
+    (tmp_path / f"train.{kind}").write_text("\n".join(rows[kind]))
+    with pytest.raises(ValueError, match=rf"train\.{kind}' is no {kind}: .*{error[kind]}"):
+        load_table(path=str(tmp_path))
+    (tmp_path / f"train.{kind}").write_text("\n".join(rows[kind][:1]) + "\n")
+    (tmp_path / "more.json").write_text("[]")
+    with pytest.raises(ValueError, match="files of several formats"):
+        load_table(path=str(tmp_path))
+
+
+def test_parts_of_a_folder_are_named(tmp_path, caplog):
+    for part, label in (("train", 1.5), ("test", "007")):
+        row = json.dumps({"instruction": part, "label": label})
+        (tmp_path / f"{part}.jsonl").write_text(row + "\n")
+    with caplog.at_level(logging.WARNING):
+        assert load_table(path=str(tmp_path), part="test")["label"].tolist() == ["007"]
+    assert "has the parts train, test: test is read" in caplog.text
+    assert load_table(path=str(tmp_path))["label"].tolist() == ["1.5"]
+    with pytest.raises(ValueError, match="has no part 'dev'; valid: train, test"):
+        load_table(path=str(tmp_path), part="dev")
+
+
+def test_a_renamed_column_is_not_overwritten(tmp_path):
+    path = write(
+        tmp_path, "jsonl", {"instruction": ["Answer."], "question": ["Why?"], "label": "l"}
+    )
+    table = load_table(path=path, columns={"instruction": "question"})
+    assert table["instruction"].tolist() == ["Why?"]
+
+
+def test_half_of_a_surrogate_pair_is_refused(tmp_path):
+    path = tmp_path / "table.jsonl"
+    path.write_text('{"instruction": "a \\ud800", "label": "l"}')
+    with pytest.raises(ValueError, match="row 0: instruction has half of a surrogate pair"):
+        load_table(path=str(path))
+
+
+def test_relations_need_a_place_for_their_subject_and_no_empty_entries(tmp_path):
+    path = tmp_path / "relation.json"
+    relation = {
+        "name": "r",
+        "prompt_templates": ["of {}"],
+        "samples": [{"subject": "x", "object": "y"}],
+    }
+    wrong = [
+        ({"prompt_templates": ["of it"]}, "prompt template 0 has no {}"),
+        ({"prompt_templates": "of {}"}, "prompt_templates is no list of texts"),
+        ({"samples": [{"subject": " ", "object": "y"}]}, "entry 0: subject is empty"),
+    ]
+    for change, message in wrong:
+        path.write_text(json.dumps(relation | change))
+        with pytest.raises(ValueError, match=re.escape(message)):
+            load_relation(paths={"t": str(path)})

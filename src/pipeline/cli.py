@@ -136,6 +136,8 @@ def _list(options: argparse.Namespace) -> None:
 def _show(options: argparse.Namespace) -> None:
     from pipeline.runs.outputs import find_output
 
+    if options.completions < 0:
+        raise ValueError(f"--completions {options.completions} is less than 0")
     root = _project()
     for folder in [find_output(root, name) for name in options.studies]:
         _print_study(folder, options.completions)
@@ -193,8 +195,9 @@ def _trace(options: argparse.Namespace) -> None:
     from pipeline.runs.trace import trace
 
     root = _project()
+    findings = list(trace(options.file, root))
     print(options.file)
-    for subject, finding in trace(options.file, root):
+    for subject, finding in findings:
         print(f"{subject:<12} {finding}")
 
 
@@ -203,9 +206,10 @@ def _select(options: argparse.Namespace) -> None:
 
     import pandas as pd
 
+    from pipeline.data.tables import read_json
     from pipeline.methods.selection import select_direction
 
-    rows = json.loads(options.table.read_text())
+    rows = read_json(options.table)
     if not (isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)):
         raise ValueError(f"{options.table} is no list of objects")
     if options.layers < 1:

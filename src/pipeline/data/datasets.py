@@ -81,7 +81,8 @@ def load_table(
             frame[ours] = ""
     read = {renamed.get(ours, ours) for ours in texts}
     for column in table.columns:
-        if column not in read:
+        # A column that has one of our names, but is not the one that `columns` renames to it.
+        if column not in read and column not in texts:
             frame[column] = own_column(table, column, path)
     if "split" not in frame:
         frame["split"] = draw_splits(frame["label"], shares or [0.6, 0.2, 0.2], seed)
@@ -111,6 +112,8 @@ def fill_templates(
     """
     if draws < 1:
         raise ValueError(f"dataset.draws: {draws} is less than 1")
+    if not templates:
+        raise ValueError("dataset.templates: there is none; valid: {label: text with {topic}, ...}")
     table = read_table(path)
     topics, splits = (text_column(table, column, path) for column in ("topic", "split"))
     for label, template in templates.items():

@@ -74,6 +74,8 @@ def load_relation(
         if not isinstance(relation, dict) or not all(relation.get(part) for part in parts):
             raise ValueError(f"dataset file {path!r} is no relation with {', '.join(parts)}")
         templates = relation["prompt_templates"]
+        if not isinstance(templates, list):
+            raise ValueError(f"dataset file {path!r}: prompt_templates is no list of texts")
         if not 0 <= template < len(templates):
             raise ValueError(
                 f"dataset.template: {path!r} has no prompt template {template}; "
@@ -82,6 +84,8 @@ def load_relation(
         where = f"dataset file {path!r}"
         topic = as_text(relation["name"], f"{where}: name")
         text = as_text(templates[template], f"{where}: prompt template {template}")
+        if "{}" not in text:
+            raise ValueError(f"{where}: prompt template {template} has no {{}}: {text!r}")
         for subject, answer in _entries(relation["samples"], path, "subject", "object"):
             rows.append(_row(label, topic, text, "{}", subject, answer))
     return _with_splits(rows, shares, seed, paths)
@@ -93,20 +97,22 @@ def _entries(entries: list[Any], path: str, *names: str) -> Iterator[list[str]]:
         for name in names:
             if not isinstance(entry, dict) or name not in entry:
                 raise ValueError(f"{where}: {entry} has no {name!r}")
-        yield [as_text(entry[name], f"{where}: {name}").strip() for name in names]
+        texts = [as_text(entry[name], f"{where}: {name}").strip() for name in names]
+        if not all(texts):
+            raise ValueError(f"{where}: {names[texts.index('')]} is empty")
+        yield texts
 
 
 def _row(
     label: str, topic: str, template: str, placeholder: str, subject: str, answer: str
 ) -> dict[str, Any]:
-    has_place = placeholder in template
     return {
         "instruction": template.replace(placeholder, subject),
         "label": label,
         "topic": topic,
         "demand": "",
         "subject": subject,
-        "subject_start": filled_at(template, placeholder, subject) if has_place else -1,
+        "subject_start": filled_at(template, placeholder, subject),
         "answer": f" {answer}",
         "raw": True,
     }

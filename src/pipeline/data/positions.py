@@ -47,6 +47,9 @@ def locate(
             f"prompts are a {type(dataset).__name__}; valid: a table, as `prompt_table(model, "
             "texts)` makes it"
         )
+    missing = [name for name in ("sample", "prompt", "tokens", "raw") if name not in dataset]
+    if missing:
+        raise ValueError(f"the table has no column {missing[0]!r}, which `prompt_table` makes")
     find = _finder(tokenizer, rule, variables)
     tokens: dict[int, Tokens] = {}
     positions_by_sample: dict[int, Place] = {}

@@ -75,7 +75,8 @@ def select_prompts(
         ValueError: an unknown column, a value that no row has, or an empty selection; names the
             valid ones.
     """
-    columns = wanted if isinstance(wanted, Mapping) else {"label": wanted} if wanted else {}
+    columns = {} if wanted is None else wanted
+    columns = columns if isinstance(columns, Mapping) else {"label": wanted}
     for column, values in columns.items():
         if column not in prompts:
             raise ValueError(f"no column {column!r}; valid: {', '.join(map(str, prompts))}")

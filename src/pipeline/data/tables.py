@@ -5,6 +5,7 @@ Nothing is guessed: text stays as the file has it (`007`, `NA`), and only an emp
 
 import csv
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import pandas as pd
 
 from pipeline.model.hub import check_dataset, is_hub_id
+
+log = logging.getLogger(__name__)
 
 
 def read_table(path: str, *, name: str | None = None, part: str = "train") -> pd.DataFrame:
@@ -32,8 +35,10 @@ def read_table(path: str, *, name: str | None = None, part: str = "train") -> pd
     if not path:
         raise ValueError("dataset.path is empty")
     file = Path(path)
-    if file.is_dir() or (is_hub_id(path) and file.suffix not in _READERS):
-        columns = _read_dataset(path, name, part)
+    if file.is_dir():
+        columns = _read_folder(file, path, name, part)
+    elif is_hub_id(path) and file.suffix not in _READERS:
+        columns = _read_hub(path, name, part)
     else:
         columns = _read_file(file, path)
     table = pd.DataFrame(columns, dtype=object)
@@ -61,6 +66,8 @@ def text_column(table: pd.DataFrame, column: str, path: str, *, needed: bool = T
     texts = []
     for row, value in enumerate(table[column]):
         text = "" if _is_missing(value) else as_text(value, f"{path}: row {row}: {column}")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"{path}: row {row}: {column} has half of a surrogate pair: {text!r}")
         if needed and not text.strip():
             raise ValueError(f"{path}: row {row} has no {column}" + (", only blanks" * bool(text)))
         texts.append(text)
@@ -212,11 +219,44 @@ _READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {
 }
 
 
-def _read_dataset(path: str, name: str | None, part: str) -> dict[str, list[Any]]:
+def _read_folder(folder: Path, path: str, name: str | None, part: str) -> dict[str, list[Any]]:
+    """Read a split of a folder, whose layout `datasets` knows, with the readers of single files."""
     import datasets
 
-    if not Path(path).is_dir():
-        check_dataset(path)
+    formats = {file.suffix for file in folder.rglob("*") if file.suffix in _READERS}
+    if len(formats) > 1:
+        raise ValueError(
+            f"dataset {path!r} has files of several formats: {', '.join(sorted(formats))}; valid: "
+            "one format"
+        )
+    try:
+        files = datasets.load_dataset_builder(path, name).config.data_files or {}
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"dataset {path!r}: {' '.join(str(error).split())}") from error
+    if part not in files:
+        valid = ", ".join(map(str, files)) or "none"
+        raise ValueError(f"dataset {path!r} has no part {part!r}; valid: {valid}")
+    if len(files) > 1:
+        log.warning(
+            "dataset %r has the parts %s: %s is read", path, ", ".join(map(str, files)), part
+        )
+    tables = [_read_file(Path(file), str(file)) for file in files[part]]
+    names = dict.fromkeys(column for table in tables for column in table)
+    sizes = [len(next(iter(table.values()), [])) for table in tables]
+    return {
+        column: [
+            value
+            for table, size in zip(tables, sizes, strict=True)
+            for value in table.get(column, [None] * size)
+        ]
+        for column in names
+    }
+
+
+def _read_hub(path: str, name: str | None, part: str) -> dict[str, list[Any]]:
+    import datasets
+
+    check_dataset(path)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.engine.chunks import passes
 from pipeline.engine.conditions import Positions, check_rule, position_mask
 from pipeline.engine.finite import check_finite
-from pipeline.engine.limits import check_context, check_listed_run
+from pipeline.engine.limits import check_context, check_listed_run, check_rule_of
 from pipeline.engine.memory import in_batches
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
@@ -42,6 +42,9 @@ def collect(
     check_rule(rule)
     check_listed_run(model, prompts, ())
     check_context(model, prompts)
+    check_rule_of(rule, len(prompts))
+    if isinstance(sites, Site | str):
+        raise ValueError(f"sites is one, {sites}; valid: a list, such as [Site(2, 'resid_pre')]")
     rule = tuple(rule) if isinstance(rule, list) else rule
     parsed = [Site.parse(site) if isinstance(site, str) else site for site in sites]
     for site in parsed:

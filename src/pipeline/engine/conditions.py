@@ -85,6 +85,10 @@ class PerPrompt:
 
     of: Float[Tensor, "prompts *field"] = field(repr=False)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.of, Tensor):
+            raise ValueError(f"PerPrompt of a {type(self.of).__name__}; valid: a tensor")
+
     @property
     def shape(self) -> torch.Size:
         """Shape of one prompt's field."""
@@ -134,10 +138,13 @@ class Edit:
     def __post_init__(self) -> None:
         if isinstance(self.site, str):
             object.__setattr__(self, "site", Site.parse(self.site))
-        if not isinstance(self.intervention, Intervention):
+        if not isinstance(self.site, Site):
+            raise ValueError(f"site {self.site!r}; valid: Site(2, 'resid_pre'), or its text")
+        kind = self.intervention if isinstance(self.intervention, type) else type(self.intervention)
+        if kind is self.intervention or not isinstance(self.intervention, Intervention):
+            what = "is the class" if kind is self.intervention else "is a"
             raise ValueError(
-                f"the intervention is a {type(self.intervention).__name__}; valid: such as "
-                "Add(direction)"
+                f"the intervention {what} {kind.__name__}; valid: such as Add(direction)"
             )
         check_rule(self.positions)
         if isinstance(self.positions, list):
@@ -150,6 +157,7 @@ BASELINE, CANDIDATE, CURVE, CONTROL = "baseline", "candidate", "curve", "control
 """Roles of a condition. `BASELINE`: no edit. `CANDIDATE`: validation may choose it. `CURVE`: shown
 in curves but never chosen, such as layers that the selection excludes. `CONTROL`: a control.
 """
+_NOT_AXES = ("condition", "role", "sample", "prompt", "repeat", "completion", "metric", "score")
 Axis = str | int | float
 
 
@@ -178,6 +186,17 @@ class Condition:
     def __post_init__(self) -> None:
         if not isinstance(self.axes, Mapping):
             raise ValueError(f"axes is {type(self.axes).__name__}; valid: a dict, and edits=(...)")
+        for name in self.axes:
+            if name in _NOT_AXES:
+                raise ValueError(f"axis {name!r} would be taken for the tables' own column {name}")
+        if self.role not in (BASELINE, CANDIDATE, CURVE, CONTROL):
+            raise ValueError(
+                f"role {self.role!r} is unknown; valid: {BASELINE}, {CANDIDATE}, {CURVE}, {CONTROL}"
+            )
+        if not isinstance(self.decoding, Decoding | None):
+            raise ValueError(f"decoding is {self.decoding!r}; valid: Decoding(...)")
+        if isinstance(self.edits, Edit):
+            raise ValueError("edits is one Edit; valid: a tuple, such as edits=(edit,)")
         for edit in self.edits:
             if not isinstance(edit, Edit):
                 raise ValueError(f"an edit is {type(edit).__name__}; valid: Edit(site, ...)")

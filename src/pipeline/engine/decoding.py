@@ -36,6 +36,15 @@ class Decoding:
     forbidden: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "top_k", "repeats"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{name} {getattr(self, name)!r} must be a whole number")
+        for name in ("temperature", "top_p"):
+            if not isinstance(getattr(self, name), int | float):
+                raise ValueError(f"{name} {getattr(self, name)!r} must be a number")
+        object.__setattr__(self, "forbidden", tuple(self.forbidden))
+        if any(type(token) is not int or token < 0 for token in self.forbidden):
+            raise ValueError(f"forbidden {self.forbidden} must be tokens")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens {self.max_new_tokens} must be at least 1")
         if not 0 <= self.temperature < float("inf"):
@@ -67,7 +76,8 @@ def choose(
         logits = logits.index_fill(-1, forbidden, -torch.inf)
     if decoding.temperature == 0:
         return logits.argmax(-1)
-    scaled = logits.float() / decoding.temperature
+    # Relative to the largest logit, which a tiny temperature would otherwise make infinite.
+    scaled = (logits - logits.amax(-1, keepdim=True)).float() / decoding.temperature
     if decoding.top_k and decoding.top_k < scaled.shape[-1]:
         least = scaled.topk(decoding.top_k, -1).values[:, -1:]
         scaled = scaled.masked_fill(scaled < least, -torch.inf)

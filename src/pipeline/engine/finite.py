@@ -27,6 +27,8 @@ def check_finite(
     condition = f", first under {under[wrong[0]]}" if under else ""
     if dtype is torch.float16:
         hint = "float16 ends at 65504; set model.dtype to bfloat16 or float32"
+    elif dtype is torch.float32:
+        hint = "a smaller strength may help; if the clean run is not finite, the weights are wrong"
     else:
         hint = "a smaller strength, or model.dtype float32, may help"
     raise ValueError(

@@ -38,7 +38,7 @@ def check_context(model: LanguageModel, prompts: Sequence[Sequence[int]], new: i
 
 
 def check_listed_run(
-    model: object, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition]
+    model: LanguageModel, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition]
 ) -> None:
     """Check that the model is loaded, prompts are lists of tokens, and conditions a list.
 
@@ -48,6 +48,13 @@ def check_listed_run(
     check_model(model)
     if hasattr(prompts, "columns"):
         raise ValueError("prompts is a table; valid: its tokens, as table['tokens'].tolist()")
+    if not isinstance(prompts, list | tuple):
+        raise ValueError(
+            f"prompts is a {type(prompts).__name__}; valid: a list of lists of tokens, as "
+            "`model.prompts(texts)` returns it"
+        )
+    if not isinstance(conditions, Condition | list | tuple):
+        raise ValueError(f"conditions is a {type(conditions).__name__}; valid: a list")
     for condition in () if isinstance(conditions, Condition) else conditions:
         if not isinstance(condition, Condition):
             raise ValueError(
@@ -55,6 +62,7 @@ def check_listed_run(
             )
     if isinstance(conditions, Condition):
         raise ValueError("conditions is one Condition; valid: a list, such as [Condition(), ...]")
+    size = model.hf.get_input_embeddings().weight.shape[0]
     for number, prompt in enumerate(prompts):
         if isinstance(prompt, str | int):
             raise ValueError(
@@ -63,6 +71,9 @@ def check_listed_run(
             )
         if len(prompt) == 0:
             raise ValueError(f"prompt {number} has no tokens")
+        wrong = [token for token in prompt if not 0 <= token < size or token != int(token)]
+        if wrong:
+            raise ValueError(f"prompt {number} has token {wrong[0]}; valid: 0 to {size - 1}")
 
 
 def check_scored(ends: Sequence[int], lengths: Sequence[int]) -> None:
@@ -100,6 +111,19 @@ def check_sites(model: LanguageModel, conditions: Sequence[Condition]) -> None:
                     part.check(model, edit.site)
 
 
+def check_rule_of(positions: object, n_prompts: int) -> None:
+    """Check that positions that differ by prompt are those of the run's prompts.
+
+    Raises:
+        ValueError: names both numbers.
+    """
+    if isinstance(positions, PromptPositions) and len(positions.of) != n_prompts:
+        raise ValueError(
+            f"positions {positions.rule!r} are of {len(positions.of)} prompts; the run has "
+            f"{n_prompts}"
+        )
+
+
 def _check_size(condition: Condition, edit: Edit) -> None:
     """Fail if the product of an edit's fields, such as strength and direction, is too large."""
     product = 1.0
@@ -109,7 +133,9 @@ def _check_size(condition: Condition, edit: Edit) -> None:
             product *= float(values.abs().max()) if values.numel() else 1.0
         elif isinstance(values, int | float):
             product *= abs(values)
-    if not product <= LARGEST:
+    if product != product:
+        raise ValueError(f"{condition}: the edit at {edit.site} has values that are not a number")
+    if product > LARGEST:
         raise ValueError(
             f"{condition}: the edit at {edit.site} has values up to {product:.3g}, which overflow "
             f"in the norm; valid: up to {LARGEST:g}"

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.engine.conditions import BASELINE, CONTROL
+from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL, CURVE
 from pipeline.measures.scale import TEXT_METRIC, Scale
+from pipeline.measures.scores import TEXT
 from pipeline.measures.settings import Setting
 from pipeline.measures.statistics import Estimate, estimate, paired_difference
 
@@ -129,3 +130,22 @@ def _plain(result: Estimate) -> dict[str, Any]:
         key: None if isinstance(value, float) and math.isnan(value) else value
         for key, value in asdict(result).items()
     }
+
+
+def curves_by_layer(summary: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate the means at the chosen settings, one row per layer and one column per curve.
+
+    A curve is `ARM/METRIC`, with `/LABEL` and `/SPLIT` after the arm if its prompts have several.
+    """
+    shown = summary["at_setting"] & summary["role"].isin([CANDIDATE, CURVE])
+    if "layer" not in summary or not shown.any():
+        return pd.DataFrame(columns=["layer"])
+    rows = summary[shown]
+    of_prompts = rows["split"] != TEXT
+    names = rows["arm"]
+    for column in ("label", "split"):
+        counts = rows[of_prompts].groupby("arm")[column].nunique()
+        several = of_prompts & rows["arm"].map(counts).gt(1)
+        names = names + ("/" + rows[column]).where(several, "")
+    curves = rows.assign(curve=names + "/" + rows["metric"])
+    return curves.pivot(index="layer", columns="curve", values="mean").reset_index()

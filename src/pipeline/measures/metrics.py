@@ -80,8 +80,10 @@ def matches(
     """Score 1 if a regular expression (Python's `re`) matches anywhere in the completion, else 0.
 
     Raises:
-        ValueError: no valid expression.
+        ValueError: no valid expression, or an empty one, which matches everything.
     """
+    if not pattern:
+        raise ValueError("pattern is empty, and would match everything")
     try:
         expression = re.compile(pattern)
     except re.error as error:

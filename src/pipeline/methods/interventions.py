@@ -24,6 +24,13 @@ def _check_width(name: str, value: Field, width: int, site: Site) -> None:
         raise ValueError(f"{name} is {wide} wide, at {site} it must be {width}")
 
 
+def _check_number(name: str, value: Field) -> None:
+    """Fail if a field is no number, tensor or `PerPrompt`, before the model runs."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number and not isinstance(value, Tensor | PerPrompt):
+        raise ValueError(f"{name} is {value!r}; valid: a number or a tensor")
+
+
 @dataclass(frozen=True, eq=False)
 class _Directed:
     """An intervention along a direction [width] with a strength."""
@@ -39,10 +46,13 @@ class _Directed:
             raise ValueError(
                 f"direction is a {type(self.direction).__name__}; valid: a tensor [width]"
             )
+        _check_number("strength", self.strength)
 
     def check(self, model: LanguageModel, site: Site) -> None:
-        """Raise a ValueError if the direction is not as wide as the site."""
+        """Raise a ValueError if the direction is not as wide as the site, or strength no number."""
         _check_width("direction", self.direction, model.width(site), site)
+        if np.ndim(self.strength):
+            raise ValueError(f"strength has the shape {list(self.strength.shape)}; valid: a number")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +95,12 @@ class ProjectOut(_Directed):
         ValueError: as `Add`.
     """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        vectors = self.direction.of if isinstance(self.direction, PerPrompt) else self.direction
+        if not bool(vectors.any(-1).all()):
+            raise ValueError("the direction to project out is zero")
+
     def edit(self, hidden: Tensor) -> Tensor:
         """Return hidden [rows, pos, d_model] without the component along the direction."""
         unit = self.direction / self.direction.norm(dim=-1, keepdim=True)
@@ -99,6 +115,9 @@ class Replace:
     """
 
     value: Field
+
+    def __post_init__(self) -> None:
+        _check_number("value", self.value)
 
     def check(self, model: LanguageModel, site: Site) -> None:
         """Raise a ValueError if the value is neither a scalar nor as wide as the site."""

@@ -1,13 +1,13 @@
 """Daily work in a notebook: the engine's results as tensors and tables, by plain calls."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,7 +26,7 @@ from pipeline.model.sites import Site
 
 
 def prompt_table(
-    model: LanguageModel, instructions: Sequence[str], *, raw: bool = False, **columns: Any
+    model: LanguageModel, instructions: Iterable[str], *, raw: bool = False, **columns: Any
 ) -> pd.DataFrame:
     """Build a dataset as studies have it, for `positions_of`, `logit_lens` and the readings.
 
@@ -47,7 +47,14 @@ def prompt_table(
     defaults: dict[str, Any] = {**dict.fromkeys(PROMPT_COLUMNS, ""), "split": "test"}
     frame = pd.DataFrame({"instruction": chat.listed(instructions)})
     values = defaults | {"subject_start": -1, "raw": raw} | columns
-    frame = frame.assign(**{name: v for name, v in values.items() if name != "instruction"})
+    # A series would be aligned by its index, not row by row.
+    frame = frame.assign(
+        **{
+            name: value.to_numpy() if isinstance(value, pd.Series) else value
+            for name, value in values.items()
+            if name != "instruction"
+        }
+    )
     return tokenise(frame, model.tokenizer, variables=model.template)
 
 
@@ -95,6 +102,7 @@ def activation_table(
     """
     check_model(model)
     values, rows = collect(model, prompts, sites, rule, batch_tokens=model.batch_tokens)
+    sites = list(values)
     rows = rows.assign(piece=[model.piece(token) for token in rows["token"]])
     tables = [
         rows.assign(site=str(site), activation=list(values[site].float().numpy())) for site in sites
@@ -135,7 +143,7 @@ def completion_table(
 
 
 def save_direction(
-    path: Path | str, direction: Float[Tensor, " width"], *, model: LanguageModel, site: Site
+    path: Path | str, direction: Float[Tensor, " width"], *, model: LanguageModel, site: Site | str
 ) -> None:
     """Write a direction in float32, with the model and site that it belongs to.
 
@@ -143,7 +151,10 @@ def save_direction(
         ValueError: another width than the site's, or values that are not finite.
     """
     check_model(model)
+    site = Site.parse(site) if isinstance(site, str) else site
     width = model.width(model.check(site))
+    if not isinstance(direction, Tensor):
+        raise ValueError(f"direction is a {type(direction).__name__}; valid: a tensor [{width}]")
     if direction.shape != (width,) or not bool(direction.isfinite().all()):
         raise ValueError(
             f"direction {list(direction.shape)} has the wrong width or is not finite; valid at "
@@ -155,7 +166,7 @@ def save_direction(
 
 
 def load_direction(
-    path: Path | str, *, model: LanguageModel, site: Site
+    path: Path | str, *, model: LanguageModel, site: Site | str
 ) -> Float[Tensor, " width"]:
     """Read a direction back.
 
@@ -163,9 +174,14 @@ def load_direction(
         ValueError: it was saved for another model or site; names both.
     """
     check_model(model)
-    with safe_open(path, framework="pt") as file:
-        provenance = Provenance.parse(json.loads(file.metadata()["provenance"]))
-        direction: Tensor = file.get_tensor("direction")
+    if not Path(path).is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            provenance = Provenance.parse(json.loads((file.metadata() or {})["provenance"]))
+            direction: Tensor = file.get_tensor("direction")
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} is no file of `save_direction`: {error}") from error
     provenance.require(f"direction {path}", model=model.weights)
     if provenance.sites != (str(site),):
         raise ValueError(f"direction {path} is of {provenance.sites[0]}, this is {site}")

@@ -72,6 +72,13 @@ def select_direction(
         for row, value in enumerate(candidates[column]):
             if isinstance(value, bool) or not isinstance(value, Real | None):
                 raise ValueError(f"candidate {row}: {column} is {value!r}, not a number")
+            if column == "layer" and value not in range(n_layers):
+                raise ValueError(f"candidate {row}: layer {value}; valid: 0 to {n_layers - 1}")
+    if not (max_kl >= 0 and min_steering == min_steering and 0 < layer_share <= 1):
+        raise ValueError(
+            f"max_kl {max_kl}, min_steering {min_steering}, layer_share {layer_share}; valid: "
+            "max_kl 0 or more, layer_share above 0 and at most 1"
+        )
     scores = candidates[list(CANDIDATE_COLUMNS[2:])].astype(float)
     limit = int(layer_share * n_layers)
     discards = {

@@ -14,11 +14,18 @@ def difference_of_means(
     """Compute mean(positive) - mean(negative) in float64, not normalised.
 
     Raises:
-        ValueError: a class without rows.
+        ValueError: a class that is no matrix or has no rows, or classes of different widths.
     """
     for name, rows in (("positive", positive), ("negative", negative)):
+        if not isinstance(rows, Tensor) or rows.ndim != 2:
+            shape = list(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+            raise ValueError(f"the {name} class is {shape}; valid: a tensor [rows, d_model]")
         if len(rows) == 0:
             raise ValueError(f"difference of means: the {name} class has no rows")
+    if positive.shape[1] != negative.shape[1]:
+        raise ValueError(
+            f"difference of means: the classes are {positive.shape[1]} and {negative.shape[1]} wide"
+        )
     return positive.double().mean(0) - negative.double().mean(0)
 
 

@@ -4,17 +4,20 @@ import functools
 import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from unittest.mock import patch
 
 import jinja2
+import jinja2.meta
 from transformers.utils import chat_template_utils
 
 log = logging.getLogger(__name__)
 UNLIKE = ("Why 7?", "a) Sing!b")
 """Instructions without a common first or last token."""
+_SET = {"messages", "add_generation_prompt", "raise_exception", "strftime_now", "namespace"}
+"""Variables of a template that are set for it."""
 
 
 class _FixedDate(datetime):
@@ -42,6 +45,9 @@ def render(
         instruction: text of the user turn.
         system: text of the system turn; None for no system turn.
         variables: further variables of the template, such as `enable_thinking`.
+
+    Raises:
+        ValueError: the template fails, or leaves out the instruction or changes it.
     """
     if system is not None and not takes_system(tokenizer):
         instruction, system = f"{system}\n\n{instruction}", None
@@ -49,10 +55,16 @@ def render(
         return instruction + "\n"
     turns = [] if system is None else [{"role": "system", "content": system}]
     turns.append({"role": "user", "content": instruction})
-    return _apply(tokenizer, turns, variables or {})
+    prompt = _apply(tokenizer, turns, variables or {})
+    if instruction.strip() not in prompt:
+        raise ValueError(
+            f"the chat template does not contain the instruction as it is: {instruction!r} becomes "
+            f"{prompt!r}"
+        )
+    return prompt
 
 
-def listed(instructions: Sequence[str]) -> list[str]:
+def listed(instructions: Iterable[str]) -> list[str]:
     """List instructions; a single text would be taken for a list of its characters.
 
     Raises:
@@ -60,10 +72,13 @@ def listed(instructions: Sequence[str]) -> list[str]:
     """
     if isinstance(instructions, str):
         raise ValueError(f"instructions is one text, {instructions!r}; valid: a list of texts")
-    for number, instruction in enumerate(instructions):
+    if not isinstance(instructions, Iterable):
+        raise ValueError(f"instructions is {instructions!r}; valid: a list of texts")
+    texts = list(instructions)
+    for number, instruction in enumerate(texts):
         if not isinstance(instruction, str):
             raise ValueError(f"instruction {number} is {instruction!r}; valid: a text")
-    return list(instructions)
+    return texts
 
 
 def takes_system(tokenizer: Any) -> bool:
@@ -87,16 +102,10 @@ def announce(
     """Warn if there is no chat template, or if it takes no system turn.
 
     Raises:
-        ValueError: a variable that the template does not name, or a template that fails, leaves out
-            the instruction or changes it.
+        ValueError: a variable that the template does not have, or a template that fails.
     """
     _check_variables(tokenizer, variables or {})
-    rendered = render(tokenizer, UNLIKE[0], variables=variables)
-    if UNLIKE[0] not in rendered:
-        raise ValueError(
-            f"the chat template does not contain the instruction as it is: {UNLIKE[0]!r} becomes "
-            f"{rendered!r}"
-        )
+    render(tokenizer, UNLIKE[0], variables=variables)
     if tokenizer.chat_template is None:
         log.warning("the tokenizer has no chat template: prompts are the instruction and a newline")
     if system is not None and not takes_system(tokenizer):
@@ -104,14 +113,19 @@ def announce(
 
 
 def _check_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:
-    """Fail if the chat template names a variable nowhere: setting it would change nothing."""
-    template = tokenizer.chat_template or ""
-    names = {value for _, kind, value in jinja2.Environment().lex(template) if kind == "name"}
+    """Fail if the chat template has no such variable: setting it would change nothing."""
+    # A tag of transformers, which plain jinja does not know.
+    template = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", tokenizer.chat_template or "")
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        names = jinja2.meta.find_undeclared_variables(environment.parse(template)) - _SET
+    except jinja2.TemplateError as error:
+        raise ValueError(f"the chat template fails: {error}") from error
     for variable in variables:
         if variable not in names:
             raise ValueError(
-                f"model.template: the chat template has no variable {variable!r}; it names: "
-                f"{', '.join(sorted(names)) or 'nothing, as there is none'}"
+                f"model.template: the chat template has no variable {variable!r}; it has: "
+                f"{', '.join(sorted(names)) or 'none'}"
             )
 
 
@@ -179,7 +193,9 @@ def subject_position(
         ValueError: the subject is empty or not in the instruction.
     """
     text = prompt if instruction is None else instruction.strip()
-    begin = prompt.rfind(text)
+    after = "" if raw or instruction is None else _after_instruction(tokenizer)
+    end = len(prompt) - (len(after) if prompt.endswith(after) else 0)
+    begin = prompt.rfind(text, 0, end)
     if begin < 0:  # The template changed the instruction.
         text, begin, start = prompt, 0, -1
     if start >= 0 and instruction is not None:
@@ -189,6 +205,12 @@ def subject_position(
     if not subject or start < 0:
         raise ValueError(f"subject {subject!r} is not in the prompt {text!r}")
     return _span(tokenizer, prompt, begin + start, begin + start + len(subject), raw)[-1]
+
+
+@functools.lru_cache
+def _after_instruction(tokenizer: Any) -> str:
+    """Return what the template puts after the instruction; a subject is not looked for there."""
+    return render(tokenizer, UNLIKE[0]).rpartition(UNLIKE[0])[2]
 
 
 def _last_mention(text: str, subject: str) -> int:

@@ -2,8 +2,9 @@
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
+from os import PathLike
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ class LanguageModel:
     @classmethod
     def load(
         cls,
-        path: str,
+        path: str | PathLike[str],
         *,
         revision: str | None = None,
         dtype: str = "auto",
@@ -94,6 +95,7 @@ class LanguageModel:
             ValueError: no model at the path, an unknown dtype or device, accelerate is missing, or
                 weights or a tokenizer that do not belong to the config.
         """
+        path = str(path)
         check_dtype(dtype)
         check_device_map(device_map)
         check_path(path, revision)
@@ -203,7 +205,7 @@ class LanguageModel:
             mask[r, width - len(row) :] = 1
         return ids.to(self.device), mask.to(self.device)
 
-    def prompts(self, instructions: Sequence[str]) -> list[list[int]]:
+    def prompts(self, instructions: Iterable[str]) -> list[list[int]]:
         """Render instructions with the chat template and tokenize them.
 
         Raises:

@@ -50,6 +50,8 @@ class Site:
     unit: int | None = None
 
     def __post_init__(self) -> None:
+        if type(self.layer) is not int:
+            raise ValueError(f"layer {self.layer!r}; valid: a whole number")
         if self.component not in _HOOKABLE:
             raise ValueError(
                 f"unknown component {self.component!r}; "

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from pipeline.model.gguf import local_path
 
 log = logging.getLogger(__name__)
 
+_OF_A_BLOCK = re.compile(r"\.\d+\.(?!.*(inv_freq|masked_bias|attn\.bias)$)")
+"""Weights of a numbered block, but for buffers that old checkpoints hold."""
 _LFS_POINTER = b"version https://git-lfs"
 _INERT = {
     "repetition_penalty": 1.0,
@@ -36,6 +39,15 @@ _INERT = {
     "typical_p": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
+    "penalty_alpha": None,
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "diversity_penalty": 0.0,
+    "dola_layers": None,
+    "top_h": None,
+    "remove_invalid_values": False,
+    "renormalize_logits": False,
+    "max_time": None,
 }
 """Options of a generation config that the engine does not apply, with their inert values."""
 
@@ -174,6 +186,12 @@ def _check_report(path: str, report: Mapping[str, Any]) -> None:
         raise ValueError(
             f"model.path {path!r} has weights of an adapter that is not merged, such as "
             f"{min(name for name in unexpected if 'lora_' in name)}; merge it first"
+        )
+    in_blocks = [name for name in unexpected if _OF_A_BLOCK.search(name)]
+    if in_blocks:
+        raise ValueError(
+            f"the config of model.path {path!r} leaves out weights of blocks that its files have: "
+            f"{_listed(in_blocks)}"
         )
     if unexpected:
         log.warning(
