@@ -45,9 +45,9 @@ def similarity_by_layer(
         shuffles: number of shuffled labellings; 0 for no control.
 
     Returns:
-        One row per split, word, layer, measure and labelling: `split`, `topic`, `layer`, `measure`,
-        `shuffle` (0: the labels, from 1: shuffled), `contexts`, `unrelated`, `same`, `different`,
-        `difference`.
+        One row per split, word, layer, measure and labelling: `split`, `topic`, `component`,
+        `layer`, `measure`, `shuffle` (0: the labels, from 1: shuffled), `contexts`, `unrelated`,
+        `same`, `different`, `difference`.
 
     Raises:
         ValueError: several positions of a sample, a component or layer that was not collected, a
@@ -79,6 +79,7 @@ def similarity_by_layer(
                     columns = {
                         "split": split,
                         "topic": word,
+                        "component": component,
                         "layer": layer,
                         "measure": measure,
                         "shuffle": np.arange(shuffles + 1),
