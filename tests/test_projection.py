@@ -117,7 +117,10 @@ def test_wrong_options_are_named(tmp_path):
         ({"perplexity": 0.5}, "perplexity 0.5 with 6 samples; valid: 1 to below 6"),
         ({"samples": {"topic": "odd"}}, "3 samples to project; valid: 4 or more"),
         ({"samples": {"label": "c"}}, "no prompt has label 'c'; valid: a, b"),
-        ({"perplexity": 2.0, "layers": [4]}, "layers: resid_pre of layer 4 is not collected; valid: 0"),
+        (
+            {"perplexity": 2.0, "layers": [4]},
+            "layers: resid_pre of layer 4 is not collected; valid: 0",
+        ),
         ({"perplexity": 2.0, "component": "z"}, "component 'z' is not collected; valid: resid_pre"),
     ):
         with pytest.raises(ValueError, match=message):

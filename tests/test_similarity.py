@@ -109,7 +109,15 @@ def test_shuffled_labels_have_no_difference_on_average(tmp_path):
 def test_a_collected_store_has_the_cosines_of_transformers_hidden_states(family, tmp_path):
     """With words of unlike many contexts, and labels in no order."""
     model = tiny(family)
-    texts = ["w9 w30 w7", "w12 w7", "w40 w41 w42 w7", "w50 w8", "w9 w8", "w51 w60 w8 w8", "w9 w9 w8"]
+    texts = [
+        "w9 w30 w7",
+        "w12 w7",
+        "w40 w41 w42 w7",
+        "w50 w8",
+        "w9 w8",
+        "w51 w60 w8 w8",
+        "w9 w9 w8",
+    ]
     frame = pd.DataFrame({"instruction": texts, "raw": True, "split": "test"}).assign(
         topic=[text.split()[-1] for text in texts], label=list("aabbaab")
     )

@@ -61,7 +61,12 @@ def similarity_by_layer(
         raise ValueError(f"shuffles = {shuffles}; valid: 0 or more")
     samples = stored_samples(store, prompts)
     words = [
-        (split, word, rows.index.to_numpy(), *_pairs(word, rows["label"].to_numpy(), shuffles, seed))
+        (
+            split,
+            word,
+            rows.index.to_numpy(),
+            *_pairs(word, rows["label"].to_numpy(), shuffles, seed),
+        )
         for (split, word), rows in samples.groupby(["split", "topic"], sort=False)
     ]
     for split, count in samples.groupby("split")["topic"].nunique().items():
@@ -109,7 +114,9 @@ def _pairs(
     if not alike[0].any() or alike[0].all():
         counts = pd.Series(labels).value_counts()
         listed = ", ".join(f"{label} {count}" for label, count in counts.items())
-        raise ValueError(f"contexts of {word!r} by label: {listed}; valid: two labels, one with two")
+        raise ValueError(
+            f"contexts of {word!r} by label: {listed}; valid: two labels, one with two"
+        )
     return first, second, alike
 
 

@@ -51,6 +51,8 @@ def stored_layers(
     for layer in layers:
         if layer not in collected:
             valid = ", ".join(map(str, collected))
-            raise ValueError(f"layers: {component} of layer {layer} is not collected; valid: {valid}")
+            raise ValueError(
+                f"layers: {component} of layer {layer} is not collected; valid: {valid}"
+            )
     for layer in layers:
         yield layer, store[str(Site(layer, component))][np.arange(len(store))].double().numpy()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.marks import legend_key
-from pipeline.views.panels import COLOURS, caption, legend, panels
+from pipeline.views.panels import COLOURS, caption, panels
 from pipeline.views.readings import table_of
 from pipeline.views.selection import select
 
@@ -61,16 +61,22 @@ def projection_panels(
                 axis.scatter(points["x"], points["y"], s=42, alpha=0.75, lw=0, **styles[kind])
             near, in_plane = (_same(rows, column) for column in ("neighbour", "plane_neighbour"))
             axis.set_title(f"layer {layer}", pad=24)
-            text = f"nearest is of the same sense: {near} of {n}, in the plane {in_plane}"
-            axis.text(0, 1.025, text, transform=axis.transAxes, fontsize=9.5, color="#333333")
+            text = f"neighbours of the same sense: {near} of {n}, in the plane {in_plane}"
+            axis.text(0, 1.025, text, transform=axis.transAxes, fontsize=9, color="#333333")
             _label_axes(axis, method, rows.iloc[0])
         keys = {
             f"{drawable(word)}: {label}": legend_key(lw=0, ms=8, **styles[word, label])
             for word, label in kinds
         }
-        legend(figure, keys)
-        for text in figure.legends[0].get_texts():
-            text.set_fontfamily(families())
+        # Columns are filled from top to bottom: a word's senses stand in one.
+        columns = min(len(words), int(figure.get_figwidth() / 2.6))
+        figure.legend(
+            keys.values(),
+            keys.keys(),
+            loc="outside upper left",
+            ncols=columns,
+            prop={"family": families(), "size": 11},
+        )
         chance = _chance(table[table["layer"] == layers[0]])
         component = table["component"].iloc[0]
         what = {"resid_pre": "input", "resid_post": "output"}.get(component, component)
@@ -80,8 +86,8 @@ def projection_panels(
                 f"{split.capitalize()} split, n = {n} contexts of {len(words)} words, states at the "
                 f"word, each layer's {what}, no intervention.",
                 _METHODS[method].format(perplexity=table["perplexity"].iloc[0]),
-                f"Control: with senses shuffled within words, {chance:.0f} of {n} nearest",
-                "states would be of the same sense.",
+                f"Neighbour: the nearest state, or point of the plane. Control: were it any other context",
+                f"of the word, {chance:.0f} of {n} would be of the same sense.",
             ],
         )
     return figure
