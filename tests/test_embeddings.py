@@ -51,7 +51,7 @@ def test_neighbours_are_those_of_a_naive_loop(family, table, monkeypatch):
         expected[token] = -np.inf
         order = np.argsort(-expected)[:4]
         assert found["neighbour"].tolist() == order.tolist()
-        assert found["piece"].tolist() == [model.piece(n) for n in order]
+        assert found["piece"].tolist() == [model.piece(int(n)) for n in order]
         assert found["similarity"].to_numpy() == pytest.approx(expected[order], abs=1e-4)
         assert found["rank"].tolist() == [1, 2, 3, 4]
 
