@@ -29,9 +29,9 @@ def table_of(model, table) -> np.ndarray:
     return module.weight.detach().double().numpy()
 
 
-def similarities(rows, token, metric, centred):
-    rows = rows - rows.mean(0) if centred else rows
-    if metric == "dot":
+def similarities(rows, token, space):
+    rows = rows - rows.mean(0) if "centred" in space else rows
+    if space.endswith("dot"):
         return np.array([row @ rows[token] for row in rows])
     return np.array([1 - cosine(row, rows[token]) for row in rows])
 
@@ -45,9 +45,9 @@ def test_neighbours_are_those_of_a_naive_loop(family, table, monkeypatch):
     reading = nearest_tokens(model, words=["w9", "w30"], table=table, top=4)
     assert len(reading) == 2 * len(SPACES) * 4
     rows = table_of(model, table)
-    for (word, metric, centred), found in reading.groupby(["word", "metric", "centred"]):
+    for (word, space), found in reading.groupby(["word", "space"]):
         token = int(word[1:])
-        expected = similarities(rows, token, metric, centred)
+        expected = similarities(rows, token, space)
         expected[token] = -np.inf
         order = np.argsort(-expected)[:4]
         assert found["neighbour"].tolist() == order.tolist()
@@ -61,15 +61,15 @@ def test_dot_prefers_the_long_and_centring_removes_what_is_shared():
     rows = {token: [0, 0, 0, 5.0] for token in range(VOCAB)}
     rows |= {9: [1, 0, 0, 5.0], 10: [0.9, 0.1, 0, 5.0], 11: [8, 8, 0, 5.0], 12: [-0.1, 0, 0, 5.2]}
     rows |= {13: [2, 0.4, 0, -5.0]}
-    reading = nearest_tokens(with_rows(rows), words=["w9"], top=1).set_index(["metric", "centred"])
-    assert reading.loc[("cosine", False), "neighbour"] == 10
-    assert reading.loc[("dot", False), "neighbour"] == 11
-    assert reading.loc[("cosine", True), "neighbour"] == 10
-    assert reading.loc[("dot", True), "neighbour"] == 11
+    reading = nearest_tokens(with_rows(rows), words=["w9"], top=1).set_index("space")
+    assert reading.loc["cosine", "neighbour"] == 10
+    assert reading.loc["dot", "neighbour"] == 11
+    assert reading.loc["centred cosine", "neighbour"] == 10
+    assert reading.loc["centred dot", "neighbour"] == 11
     rows[10] = [0, 0, 0, 5.0]
-    reading = nearest_tokens(with_rows(rows), words=["w9"], top=1).set_index(["metric", "centred"])
-    assert reading.loc[("cosine", False), "neighbour"] not in (11, 13)
-    assert reading.loc[("cosine", True), "neighbour"] == 11
+    reading = nearest_tokens(with_rows(rows), words=["w9"], top=1).set_index("space")
+    assert reading.loc["cosine", "neighbour"] not in (11, 13)
+    assert reading.loc["centred cosine", "neighbour"] == 11
 
 
 def pairs(relations) -> pd.DataFrame:
@@ -105,7 +105,7 @@ def planted() -> LanguageModel:
 
 def test_planted_analogies_have_the_ranks_of_their_closed_form():
     table = analogies(planted(), pairs({"one": FIRST, "two": SECOND}), 0)
-    dot = table[(table["metric"] == "dot") & ~table["centred"]]
+    dot = table[table["space"] == "dot"]
     assert len(dot) == 4 * 3 + 3 * 2
     assert (dot["rank"] == 1).all()
     # b is before d.
@@ -127,8 +127,8 @@ def test_ranks_are_those_of_a_naive_loop_in_every_space(family, table):
     assert len(reading) == len(SPACES) * (4 * 3 + 3 * 2)
     for row in reading.to_dict("records"):
         rows = table_of(model, table)
-        rows = rows - rows.mean(0) if row["centred"] else rows
-        if row["metric"] == "cosine":
+        rows = rows - rows.mean(0) if "centred" in row["space"] else rows
+        if row["space"].endswith("cosine"):
             rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         a, b, c, d = (int(row[name].strip()[1:]) for name in "abcd")
         assert (c, d) in FIRST + SECOND and (a, b) in FIRST + SECOND and a != c
@@ -155,7 +155,7 @@ def test_random_rows_rank_the_answer_by_chance():
 
 
 def test_pairs_of_several_tokens_are_left_out_and_counted():
-    """So is the analogy whose answer, " Paris", is an input; rows past the tokenizer are no tokens."""
+    """So is the analogy whose answer, " Paris", is an input. Rows past the tokenizer are no tokens."""
     hf, tokens = copy.deepcopy(tiny("llama").hf), byte_tokenizer(None, adds_bos=False)
     hf.resize_token_embeddings(len(tokens) + 8, mean_resizing=False)
     model = LanguageModel(hf, tokens, name="bytes")

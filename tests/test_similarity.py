@@ -186,5 +186,5 @@ def test_wrong_options_and_tables_are_named(tmp_path):
             similarity_by_layer(store, prompts.assign(**changed), 0)
     twice = pd.DataFrame({"sample": np.arange(16) // 2, "position": np.arange(16) % 2, "token": 9})
     many = write_store(tmp_path / "two", {"blocks.0.resid_pre": torch.ones(16, 3)}, twice, 1)
-    with pytest.raises(ValueError, match="2 positions of sample 0; valid: one, as of collect.pos"):
+    with pytest.raises(ValueError, match="2 positions of sample 0; valid: one, as of "):
         similarity_by_layer(many, prompts, 0)

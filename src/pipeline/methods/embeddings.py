@@ -1,7 +1,6 @@
 """Nearest neighbours and analogies in the embedding or unembedding table."""
 
 from collections.abc import Sequence
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,10 @@ from pipeline.model.chat import single_tokens
 from pipeline.model.loading import LanguageModel
 
 TABLES = ("embedding", "unembedding")
-SPACES = tuple(product(("cosine", "dot"), (False, True)))
-"""(metric, centred) of every space that similarities are measured in."""
+SPACES = ("cosine", "dot", "centred cosine", "centred dot")
+"""How the similarity of two rows e and w is measured: e·w (`dot`) or e·w / (|e| |w|) (`cosine`), or
+the same of e - m and w - m (`centred`), m the mean row.
+"""
 
 _SIDES = ("first", "second")
 _RANKS = ("rank", "rank_with_inputs", "rank_without_offset", "rank_of_other_offset")
@@ -26,10 +27,7 @@ _ROWS = 16384
 def nearest_tokens(
     model: LanguageModel, *, words: list[str], table: str = "embedding", top: int = 5
 ) -> pd.DataFrame:
-    """Tabulate the tokens most similar to words, by cosine and dot product, centred or not.
-
-    Similarity of rows e and w: e·w (`dot`) or e·w / (|e| |w|) (`cosine`); centred: of e - m and
-    w - m, m the mean row. The word itself is left out.
+    """Tabulate the tokens most similar to words, in each of `SPACES`, without the word itself.
 
     Args:
         model: the model.
@@ -38,7 +36,7 @@ def nearest_tokens(
         top: neighbours of a word.
 
     Returns:
-        One row per word, space and rank: `word`, `token`, `table`, `metric`, `centred`, `rank` (1:
+        One row per word, space and rank: `word`, `token`, `table`, `space`, `rank` (1:
         nearest), `neighbour` (its token), `piece` (its text), `similarity`.
 
     Raises:
@@ -52,8 +50,8 @@ def nearest_tokens(
     if not 1 <= top < len(weight):
         raise ValueError(f"top = {top} tokens; valid: 1 to {len(weight) - 1}")
     tables = []
-    for metric, centred in SPACES:
-        similarity = _products(weight, torch.tensor(tokens), metric, centred)
+    for space in SPACES:
+        similarity = _products(weight, torch.tensor(tokens), space)
         similarity[torch.arange(len(tokens)), tokens] = -torch.inf
         best = similarity.topk(top)
         tables.append(
@@ -62,8 +60,7 @@ def nearest_tokens(
                     "word": np.repeat(words, top),
                     "token": np.repeat(tokens, top),
                     "table": table,
-                    "metric": metric,
-                    "centred": centred,
+                    "space": space,
                     "rank": np.tile(np.arange(1, top + 1), len(tokens)),
                     "neighbour": best.indices.flatten().numpy(),
                     "piece": [model.piece(token) for token in best.indices.flatten().tolist()],
@@ -84,8 +81,8 @@ def analogies(
 ) -> pd.DataFrame:
     """Tabulate the rank of d among all tokens by similarity to b - a + c, for a : b = c : d.
 
-    Every two pairs of a relation make an analogy. Tokens x are ordered by x·(b - a + c), all rows
-    scaled to unit length for `cosine`; centred: after subtraction of the mean row. Usually a, b and
+    Every two pairs of a relation make an analogy. Tokens x are ordered by x·(b - a + c), in each of
+    `SPACES`; for cosines all rows are scaled to unit length first. Usually a, b and
     c are left out of the candidates, without which c itself is mostly first: both ranks are given.
     Two more ranks, with inputs left out, tell what is due to the offset b - a: that by similarity
     to c alone, and that with the offset of a pair of another relation.
@@ -101,7 +98,7 @@ def analogies(
 
     Returns:
         One row per analogy and space: `sample` (the row of c and d), `topic`, `split`, `a`, `b`,
-        `c`, `d` (texts), `table`, `metric`, `centred`, `rank` (1: first), `rank_with_inputs`,
+        `c`, `d` (texts), `table`, `space`, `rank` (1: first), `rank_with_inputs`,
         `rank_without_offset`, `rank_of_other_offset` (NaN with only one relation), `vocabulary`,
         `pairs` and `left_out` (of the relation, because they are no two different tokens).
 
@@ -119,13 +116,12 @@ def analogies(
     rows = pairs.iloc[items["query"]][["sample", "topic", "split", "pairs", "left_out"]]
     rows = rows.assign(**{name: texts[items[name]] for name in "abcd"}, table=table)
     tables = []
-    for metric, centred in SPACES:
-        products = _products(weight, words, metric, centred)
+    for space in SPACES:
+        products = _products(weight, words, space)
         ranks = [_ranks(products, words, item) for item in items.to_dict("records")]
         tables.append(
             rows.assign(
-                metric=metric,
-                centred=centred,
+                space=space,
                 **dict(zip(_RANKS, np.array(ranks).T, strict=True)),
                 vocabulary=len(weight),
             )
@@ -148,17 +144,17 @@ def _weight(model: LanguageModel, table: str) -> Float[Tensor, "vocab d_model"]:
 
 
 def _products(
-    weight: Float[Tensor, "vocab d_model"], words: Int[Tensor, " words"], metric: str, centred: bool
+    weight: Float[Tensor, "vocab d_model"], words: Int[Tensor, " words"], space: str
 ) -> Float[Tensor, "words vocab"]:
     """Compute the similarities of words to all tokens, in a space."""
     mean = torch.zeros(weight.shape[1], device=weight.device)
-    if centred:
+    if space.startswith("centred"):
         total = sum(part.sum(0, dtype=torch.float64) for part in weight.split(_ROWS))
         mean = (total / len(weight)).float()
 
     def rows(part: Tensor) -> Tensor:
         shifted = part.float() - mean
-        return normalize(shifted, dim=-1) if metric == "cosine" else shifted
+        return normalize(shifted, dim=-1) if space.endswith("cosine") else shifted
 
     vectors = rows(weight[words.to(weight.device)])
     return torch.cat([(vectors @ rows(part).T).cpu() for part in weight.split(_ROWS)], 1)

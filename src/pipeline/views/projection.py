@@ -83,11 +83,11 @@ def projection_panels(
         caption(
             figure,
             [
-                f"{split.capitalize()} split, n = {n} contexts of {len(words)} words, states at the "
-                f"word, each layer's {what}, no intervention.",
+                f"{split.capitalize()} split, n = {n} contexts of {len(words)} words, states at "
+                f"the word, each layer's {what}, no intervention.",
                 _METHODS[method].format(perplexity=table["perplexity"].iloc[0]),
-                f"Neighbour: the nearest state, or point of the plane. Control: were it any other context",
-                f"of the word, {chance:.0f} of {n} would be of the same sense.",
+                "Neighbour: the nearest state, or point of the plane. Control: were it any other "
+                f"context of the word, {chance:.0f} of {n} would be of the same sense.",
             ],
         )
     return figure
@@ -102,7 +102,7 @@ def _same(rows: pd.DataFrame, column: str) -> int:
 
 
 def _chance(rows: pd.DataFrame) -> float:
-    """Count the neighbours of the same sense to expect if each were a random context of the word."""
+    """Count the neighbours of the same sense to expect if each were a random context."""
     senses = rows.groupby(["topic", "label"]).size()
     words = senses.groupby("topic").transform("sum")
     return float((senses * (senses - 1) / (words - 1)).sum())
