@@ -155,7 +155,7 @@ def test_random_rows_rank_the_answer_by_chance():
 
 
 def test_pairs_of_several_tokens_are_left_out_and_counted():
-    """So is the analogy whose answer, " Paris", is an input. Rows past the tokenizer are no tokens."""
+    """So is the analogy whose answer, " Paris", is an input; padded rows are no tokens."""
     hf, tokens = copy.deepcopy(tiny("llama").hf), byte_tokenizer(None, adds_bos=False)
     hf.resize_token_embeddings(len(tokens) + 8, mean_resizing=False)
     model = LanguageModel(hf, tokens, name="bytes")

@@ -165,3 +165,32 @@ def test_what_a_parallel_block_does_not_have_is_named(tmp_path):
     found = error_of(f"model.path={tmp_path}", "sweep.arms.add.components=[resid_mid]")
     assert found.startswith("sweep.arms.add.components: attention and MLP of")
     assert found.endswith("valid: resid_pre, z, attn_out, mlp_act, mlp_down, mlp_out, resid_post")
+
+
+@pytest.mark.parametrize(
+    ("study", "override", "message"),
+    [
+        (
+            "senses",
+            "readings.similarity.component=z",
+            "readings.similarity: component 'z' is not collected; valid: resid_pre",
+        ),
+        (
+            "senses",
+            "readings.planes.layers=[8]",
+            "readings.planes: layers: resid_pre of layer 8 is not collected; valid: 0, 1, 2, 3, 4,",
+        ),
+        (
+            "embeddings",
+            "readings.tokens.columns=[word]",
+            "readings.tokens.columns: no column 'word' in the dataset; it has: instruction, label",
+        ),
+        (
+            "logit_lens",
+            "readings.last.columns=[brigde]",
+            "readings.last.columns: no column 'brigde' in the dataset; it has: instruction, label",
+        ),
+    ],
+)
+def test_a_reading_of_what_there_is_not_is_refused(study, override, message):
+    assert message in error_of(override, study=study)

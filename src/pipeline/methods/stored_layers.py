@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from pipeline.model.sites import Site
+from pipeline.model.sites import Site, collected_layers
 from pipeline.store.store import ActivationStore
 
 
@@ -39,20 +39,5 @@ def stored_layers(
     Raises:
         ValueError: a component or a layer that was not collected; names the valid ones.
     """
-    sites = [Site.parse(text) for text in store.sites]
-    collected = sorted(site.layer for site in sites if site.component == component)
-    if not collected:
-        components = ", ".join(sorted({site.component for site in sites}))
-        raise ValueError(f"component {component!r} is not collected; valid: {components}")
-    if layers == "all":
-        layers = collected
-    if not isinstance(layers, list) or not layers:
-        raise ValueError(f"layers: {layers!r} is neither `all` nor a list of layers")
-    for layer in layers:
-        if layer not in collected:
-            valid = ", ".join(map(str, collected))
-            raise ValueError(
-                f"layers: {component} of layer {layer} is not collected; valid: {valid}"
-            )
-    for layer in layers:
+    for layer in collected_layers(component, layers, map(Site.parse, store.sites)):
         yield layer, store[str(Site(layer, component))][np.arange(len(store))].double().numpy()

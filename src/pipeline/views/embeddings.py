@@ -107,7 +107,7 @@ def _write_lists(axis: Axes, rows: pd.DataFrame, top: int) -> None:
         columns = ["rank", "neighbour", "piece", "similarity"]
         for rank, token, piece, similarity in nearest[columns].itertuples(index=False):
             # A token that is part of a character has no text.
-            text = f"#{token}" if "\N{REPLACEMENT CHARACTER}" in piece else drawable(piece, 10)
+            text = f"#{token}" if "\N{REPLACEMENT CHARACTER}" in piece else drawable(piece, 9)
             style: dict[str, Any] = {"va": "center", "fontfamily": families()}
             number = f"{similarity:.2f}" if space.endswith("cosine") else f"{similarity:.3g}"
             axis.text(column + 0.3, rank - 0.4, text, fontsize=10.5, **style)

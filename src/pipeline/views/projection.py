@@ -1,6 +1,7 @@
 """Figures of contextual embeddings in a plane."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def projection_panels(
             "its option `samples`"
         )
     kinds = list(table[["topic", "label"]].drop_duplicates().itertuples(index=False, name=None))
-    styles = {
+    styles: dict[tuple[str, str], dict[str, Any]] = {
         kind: {
             "color": COLOURS[number % len(COLOURS)],
             "marker": _MARKERS[words.index(kind[0])],
