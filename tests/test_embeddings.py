@@ -9,6 +9,7 @@ import torch
 from families import VOCAB, WIDTH, byte_tokenizer, tiny, tokenizer
 from scipy.spatial.distance import cosine
 
+from pipeline.data.datasets import load_table
 from pipeline.methods import embeddings
 from pipeline.methods.embeddings import SPACES, analogies, nearest_tokens
 from pipeline.model.loading import LanguageModel
@@ -189,3 +190,15 @@ def test_wrong_options_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             analogies(model, changed, 0, **options)
+
+
+def test_capitals_are_offsets_in_the_embedded_models_table():
+    model = LanguageModel.load("data/embedded_model", dtype="float32", device="cpu")
+    table = analogies(
+        model, load_table(path="data/vocabulary.jsonl", raw=True).assign(sample=range(206)), 0
+    )
+    capitals = table[(table["topic"] == "capital") & (table["space"] == "cosine")]
+    assert len(capitals) == 40 * 39
+    assert (capitals["rank"] == 1).mean() > 0.95
+    assert (capitals["rank_without_offset"] == 1).mean() < 0.05
+    assert (capitals["rank_of_other_offset"] == 1).mean() < 0.1

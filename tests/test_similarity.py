@@ -10,9 +10,10 @@ from families import LAYERS, tiny
 from scipy.spatial.distance import cosine
 from stores import write_store
 
-from pipeline.data.datasets import tokenise
+from pipeline.data.datasets import load_table, tokenise
 from pipeline.data.positions import locate
 from pipeline.methods.similarity import similarity_by_layer
+from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.store import collecting
 
@@ -188,3 +189,20 @@ def test_wrong_options_and_tables_are_named(tmp_path):
     many = write_store(tmp_path / "two", {"blocks.0.resid_pre": torch.ones(16, 3)}, twice, 1)
     with pytest.raises(ValueError, match="2 positions of sample 0; valid: one, as of "):
         similarity_by_layer(many, prompts, 0)
+
+
+def test_the_embedded_model_tells_the_senses_of_a_word_apart_in_every_block(tmp_path):
+    """A word is one embedding; from layer 1 on its state is nearer to those of its sense."""
+    model = LanguageModel.load("data/embedded_model", dtype="float32", device="cpu")
+    prompts = tokenise(load_table(path="data/senses.jsonl", raw=True), model.tokenizer)
+    tokens, positions = locate(prompts, model.tokenizer, "subject")
+    sites = [Site(layer, "resid_pre") for layer in range(model.n_layers)]
+    named = {"revision": "", "rule": "subject", "rows_per_shard": 999}
+    store = collecting.write_store(tmp_path, model, tokens, positions, sites, **named)
+    table = similarity_by_layer(store, prompts, 0)
+    raw = table[table["measure"] == "raw"]
+    means = raw.groupby(["layer", "shuffle"])["difference"].mean().unstack()
+    embedding = raw[raw["layer"] == 0]
+    assert embedding[["same", "different"]].to_numpy() == pytest.approx(1, abs=1e-6)
+    assert (means.loc[1:, 0] > means.loc[1:, 1:].max(axis=1)).all()
+    assert means.loc[4:, 0].min() > 0.15
