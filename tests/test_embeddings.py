@@ -11,7 +11,8 @@ from scipy.spatial.distance import cosine
 
 from pipeline.data.datasets import load_table
 from pipeline.methods import embeddings
-from pipeline.methods.embeddings import SPACES, analogies, nearest_tokens
+from pipeline.methods.analogies import analogies
+from pipeline.methods.embeddings import SPACES, nearest_tokens
 from pipeline.model.loading import LanguageModel
 
 

@@ -66,7 +66,7 @@ def analogy_bars(
     Args:
         readings: tables by name.
         seed: of the bootstrap.
-        reading: of `embeddings.analogies`.
+        reading: of `analogies.analogies`.
         space: one of `embeddings.SPACES`.
         split: of the dataset.
 
