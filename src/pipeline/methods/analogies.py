@@ -26,8 +26,8 @@ def analogies(
     """Tabulate the rank of d among all tokens by similarity to b - a + c, for a : b = c : d.
 
     Every two pairs of a relation make an analogy. Tokens x are ordered by x·(b - a + c), in each of
-    `embeddings.SPACES`; for cosines all rows are scaled to unit length first. Usually a, b and c are
-    left out of the candidates, as b or c itself is often first otherwise: both ranks are given.
+    `embeddings.SPACES`; for cosines all rows are scaled to unit length first. Usually a, b and c
+    are left out of the candidates, as b or c itself is often first otherwise: both ranks are given.
     Two more ranks, with inputs left out, tell what is due to the offset b - a: the rank by
     similarity to c alone, and the rank with the offset of a pair of another relation.
 
