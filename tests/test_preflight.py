@@ -172,3 +172,32 @@ def test_components_of_readings_are_checked():
     study.readings["norms"] = {"_target_": "my_methods.stream_norms", "component": "resid_ost"}
     with pytest.raises(ValueError, match=r"readings\.norms\.component: unknown component 'resid_o"):
         check(study)
+
+
+@pytest.mark.parametrize(
+    ("study", "override", "message"),
+    [
+        (
+            "senses",
+            "readings.similarity.component=z",
+            "readings.similarity: component 'z' is not collected; valid: resid_pre",
+        ),
+        (
+            "senses",
+            "readings.planes.layers=[8]",
+            "readings.planes: layers: resid_pre of layer 8 is not collected; valid: 0, 1, 2, 3, 4,",
+        ),
+        (
+            "embeddings",
+            "readings.tokens.columns=[word]",
+            "readings.tokens.columns: no column 'word' in the dataset; it has: instruction, label",
+        ),
+        (
+            "logit_lens",
+            "readings.last.columns=[brigde]",
+            "readings.last.columns: no column 'brigde' in the dataset; it has: instruction, label",
+        ),
+    ],
+)
+def test_a_reading_of_what_there_is_not_is_refused(study, override, message):
+    assert message in error_of(override, study=study)

@@ -9,6 +9,8 @@ from pipeline.embedded.behaviours.hops import TOLD
 from pipeline.embedded.study_data import write_study_data
 from pipeline.embedded.vocabulary.countries import COUNTRIES
 from pipeline.embedded.vocabulary.people import PEOPLE
+from pipeline.embedded.vocabulary.senses import SENSES
+from pipeline.embedded.vocabulary.word_pairs import PAST
 from stages.train_embedded_model import STUDY_SEED
 
 
@@ -19,7 +21,7 @@ def read(name):
 def test_files_are_those_of_the_generator(tmp_path):
     write_study_data(tmp_path, STUDY_SEED)
     files = sorted(tmp_path.iterdir())
-    assert len(files) == 5
+    assert len(files) == 7
     for file in files:
         assert file.read_bytes() == (Path("data") / file.name).read_bytes(), file.name
 
@@ -44,3 +46,32 @@ def test_two_hops_are_true_and_their_controls_are_not(row):
     other = next(c for c in COUNTRIES if f" {c.name}" == row["other_bridge"])
     assert row["other_answer"] == f" {getattr(other, row['relation'])}"
     assert row["label"] == ("told" if row["subject"] in TOLD else "not told")
+
+
+def test_every_context_ends_with_its_word_and_only_the_cue_tells_the_sense():
+    rows = read("senses")
+    assert len(rows) == sum(len(sense.cues) for both in SENSES.values() for sense in both) == 156
+    frames: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        context, end = row["instruction"].rsplit(". The ", 1)
+        assert end == row["topic"] == row["subject"]
+        (sense,) = (s for s in SENSES[row["topic"]] if s.name == row["label"])
+        assert row["cue"] in sense.cues and row["topic"] not in context.split()
+        frame = context.replace(row["cue"], "CUE")
+        assert frame != context
+        frames.setdefault((row["topic"], row["label"]), []).append(frame)
+    assert len({tuple(listed) for listed in frames.values()}) == 1
+
+
+def test_pairs_of_words_are_those_of_the_vocabulary():
+    capitals = {f" {country.name}": f" {country.capital}" for country in COUNTRIES}
+    past = {f" {first}": f" {second}" for first, second in PAST}
+    rows = read("vocabulary")
+    pairs = [row for row in rows if row["label"] == "pair"]
+    assert len(pairs) == len({(row["topic"], row["instruction"]) for row in pairs}) == 5 * 40
+    for row in pairs:
+        assert row["instruction"] != row["answer"] and row["answer"].startswith(" ")
+        for relation, listed in (("capital", capitals), ("past tense", past)):
+            if row["topic"] == relation:
+                assert listed[row["instruction"]] == row["answer"]
+    assert all(not row["answer"] for row in rows if row["label"] == "sentence")

@@ -24,7 +24,7 @@ from pipeline.model.loading import (
     check_device_map,
     without_weights,
 )
-from pipeline.model.sites import Site, check_component
+from pipeline.model.sites import Site, check_component, collected_layers
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.model.weights import check_files
 
@@ -63,6 +63,7 @@ def check(study: Study) -> Planned:
     _check_tokens(model, prompts, texts)
     _check_lengths(study, model, prompts, texts)
     _check_logit_metrics(study, model, prompts)
+    _check_readings(study, model, prompts)
     _check_metrics(study, prompts)
     fits = stand_ins(study, model, prompts)
     _check_collected_sites(study, fits)
@@ -214,6 +215,30 @@ def _check_lengths(
     for sample, tokens in zip(texts["sample"], texts["tokens"], strict=True):
         if not 2 <= len(tokens) <= context:
             raise ValueError(f"text: row {sample} has {len(tokens)} tokens; valid: 2 to {context}")
+
+
+def _check_readings(study: Study, model: LanguageModel, prompts: pd.DataFrame) -> None:
+    """Fail if a reading names a dataset column, component or layer that there is not."""
+    collected = _collected_sites(study, model)
+    for name, node in study.readings.items():
+        if "prompts" in reads(node):
+            for column in node.get("columns") or ():
+                if column not in prompts:
+                    raise ValueError(
+                        f"readings.{name}.columns: no column {column!r} in the dataset; it has: "
+                        f"{', '.join(prompts)}"
+                    )
+        if "store" in reads(node) and "component" in node:
+            with at_key(f"readings.{name}"):
+                collected_layers(node["component"], node.get("layers", "all"), collected)
+
+
+def _collected_sites(study: Study, model: LanguageModel) -> list[Site]:
+    if study.collect is None:
+        return []
+    layers = range(model.n_layers)
+    listed = [Site(layer, name) for name in study.collect.components for layer in layers]
+    return [*listed, *map(Site.parse, study.collect.sites)]
 
 
 def _check_metrics(study: Study, prompts: pd.DataFrame) -> None:

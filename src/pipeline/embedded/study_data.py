@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from random import Random
 
-from pipeline.embedded import prompt_tables
+from pipeline.embedded import prompt_tables, sense_prompts, vocabulary_prompts
 from pipeline.embedded.behaviours import lists, refusal, text
 
 
@@ -15,7 +15,9 @@ def write_study_data(folder: Path, seed: int) -> None:
         "list_topics": lists.topics(),
         "plain_text": text.held_out(Random(seed)),
         "quoted_questions": prompt_tables.quoted_questions(),
+        "senses": sense_prompts.senses(),
         "two_hops": prompt_tables.two_hops(Random(seed)),
+        "vocabulary": vocabulary_prompts.vocabulary(Random(seed)),
     }
     for name, rows in tables.items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

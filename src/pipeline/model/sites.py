@@ -1,6 +1,7 @@
 """Sites: the names of activations in configs, stores and tables."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,4 +138,28 @@ def chosen_layers(layers: Any, n_layers: int, model: str) -> list[int]:
     for layer in layers:
         if not isinstance(layer, int) or not 0 <= layer < n_layers:
             raise ValueError(f"layers: {model} has no layer {layer!r}; valid: 0 to {n_layers - 1}")
+    return layers
+
+
+def collected_layers(component: str, layers: Any, sites: Iterable[Site]) -> list[int]:
+    """Resolve an option for layers, `all` or a list, among the sites that were collected.
+
+    Raises:
+        ValueError: neither of these, or a component or a layer that was not collected.
+    """
+    sites = list(sites)
+    collected = sorted(site.layer for site in sites if site.component == component)
+    if not collected:
+        components = ", ".join(sorted({site.component for site in sites})) or "none"
+        raise ValueError(f"component {component!r} is not collected; valid: {components}")
+    if layers == "all":
+        return collected
+    if not isinstance(layers, list) or not layers:
+        raise ValueError(f"layers: {layers!r} is neither `all` nor a list of layers")
+    for layer in layers:
+        if layer not in collected:
+            valid = ", ".join(map(str, collected))
+            raise ValueError(
+                f"layers: {component} of layer {layer} is not collected; valid: {valid}"
+            )
     return layers
