@@ -125,7 +125,7 @@ def test_layers_and_component_may_be_named():
     [
         ({"component": "mlp_out"}, "'mlp_out' is unknown; valid: resid_pre, resid_mid, resid_post"),
         ({"donor": "none"}, "'none' is unknown; valid: same, other"),
-        ({"source_layers": "late"}, "layers: 'late' is neither `all` nor a list of layers"),
+        ({"source_layers": "late"}, "layers: 'late' is not `all`, `every N` or a list"),
         ({"target_layers": [7]}, "has no layer 7; valid: 0 to 3"),
         ({"source_layers": [0]}, r"no target of layers .* is below a source of layers \[0\]"),
         ({"positions": "all"}, "positions 'all' name 4 to 13 tokens a prompt; valid: equally many"),

@@ -30,7 +30,7 @@ from pipeline.model.loading import (
     choose_device,
     without_weights,
 )
-from pipeline.model.sites import COMPONENTS, Site, check_component
+from pipeline.model.sites import COMPONENTS, Site, check_component, chosen_layers, collected_layers
 from pipeline.model.tokenizer import load_tokenizer
 
 PROMPTS = random_prompts(4, seed=3)
@@ -344,3 +344,21 @@ def test_width_is_that_of_the_activation():
             ids, mask = model.pad(PROMPTS[:1])
             assert read(model, [site], ids, mask)[site].shape[-1] == model.width(site)
     assert tiny("gemma2").width(Site(0, "z")) == 64 != WIDTH
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [("all", [0, 1, 2, 3, 4, 5, 6]), ("every 3", [0, 3, 6]), ([5, 2], [5, 2])],
+)
+def test_layers_are_all_every_nth_or_listed(layers, expected):
+    sites = [Site(layer, name) for layer in range(7) for name in ("resid_pre", "z")]
+    assert chosen_layers(layers, 7, "m") == expected
+    assert collected_layers("z", layers, sites) == expected
+
+
+@pytest.mark.parametrize(
+    "layers", ["every 0", "every", "every 1.5", "some", [], [1, 1], [7], [True]]
+)
+def test_layers_that_the_model_does_not_have_are_named(layers):
+    with pytest.raises(ValueError, match="layers: "):
+        chosen_layers(layers, 7, "m")

@@ -71,7 +71,7 @@ def test_the_studies_pass(path):
         ("text=data/none.jsonl", "text: dataset file 'data/none.jsonl' does not exist"),
         ("sweep.layers=[1,1]", "sweep.arms.add.layers: [1, 1] has a value twice"),
         ("sweep.layers=[9]", "sweep.arms.add: layers: data/embedded_model has no layer 9; valid"),
-        ("sweep.layers=some", "sweep.arms.add: layers: 'some' is neither `all` nor a list of lay"),
+        ("sweep.layers=some", "sweep.arms.add: layers: 'some' is not `all`, `every N` or a list"),
         (
             "fits.direction.component=z",
             "fits.direction.component: 'z' is not collected; valid: resid",

@@ -174,7 +174,7 @@ def test_wrong_options_and_tables_are_named(tmp_path):
     for options, message in (
         ({"component": "z"}, "component 'z' is not collected; valid: resid_pre"),
         ({"layers": [0]}, "layers: resid_pre of layer 0 is not collected; valid: 1"),
-        ({"layers": "some"}, "layers: 'some' is neither `all` nor a list of layers"),
+        ({"layers": "some"}, "layers: 'some' is not `all`, `every N` or a list"),
         ({"shuffles": -1}, "shuffles = -1; valid: 0 or more"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -108,12 +108,12 @@ class _Grid:
             str(rule): resolve(prompts, model.tokenizer, rule, variables=model.template)
             for rule in positions
         }
-        self._layers = directions.layers
-        if layers != "all":
-            self._layers = chosen_layers(layers, model.n_layers, model.name)
-            for layer in self._layers:
-                if layer not in directions.layers:
-                    raise ValueError(f"no direction at layer {layer}; valid: {directions.layers}")
+        resolved = chosen_layers(layers, model.n_layers, model.name)
+        self._layers = [layer for layer in resolved if layer in directions.layers]
+        # A rule such as `all` means the layers that have a direction.
+        missing = set(resolved) - set(self._layers)
+        if missing and (isinstance(layers, list) or not self._layers):
+            raise ValueError(f"no direction at layer {min(missing)}; valid: {directions.layers}")
 
     def conditions(
         self, intervention: str, steer: Steer, components: list[str], *, everywhere: bool = False

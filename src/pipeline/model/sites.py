@@ -124,42 +124,47 @@ def check_middle(component: str, model: str, parallel: bool) -> None:
 
 
 def chosen_layers(layers: Any, n_layers: int, model: str) -> list[int]:
-    """Resolve an option for layers: `all`, or a list.
+    """Resolve an option for layers: `all`, `every N` (0, N, 2 N, ...), or a list.
 
     Raises:
-        ValueError: neither of these, a duplicate layer, or a layer that the model does not have.
+        ValueError: none of these, a duplicate layer, or a layer that the model does not have.
     """
-    if layers == "all":
-        return list(range(n_layers))
-    if not isinstance(layers, list) or not layers:
-        raise ValueError(f"layers: {layers!r} is neither `all` nor a list of layers")
-    if len(set(map(str, layers))) < len(layers):
-        raise ValueError(f"layers: {layers} has a layer twice")
-    for layer in layers:
-        if not isinstance(layer, int) or not 0 <= layer < n_layers:
+    listed = _listed_layers(layers, n_layers)
+    for layer in listed:
+        if type(layer) is not int or not 0 <= layer < n_layers:
             raise ValueError(f"layers: {model} has no layer {layer!r}; valid: 0 to {n_layers - 1}")
-    return layers
+    return listed
 
 
 def collected_layers(component: str, layers: Any, sites: Iterable[Site]) -> list[int]:
-    """Resolve an option for layers, `all` or a list, among the sites that were collected.
+    """Resolve an option for layers, as `chosen_layers` does, among the sites that were collected.
 
     Raises:
-        ValueError: neither of these, or a component or a layer that was not collected.
+        ValueError: no such option, or a component or a layer that was not collected.
     """
     sites = list(sites)
     collected = sorted(site.layer for site in sites if site.component == component)
     if not collected:
         components = ", ".join(sorted({site.component for site in sites})) or "none"
         raise ValueError(f"component {component!r} is not collected; valid: {components}")
-    if layers == "all":
-        return collected
-    if not isinstance(layers, list) or not layers:
-        raise ValueError(f"layers: {layers!r} is neither `all` nor a list of layers")
-    for layer in layers:
+    listed = collected if layers == "all" else _listed_layers(layers, collected[-1] + 1)
+    for layer in listed:
         if layer not in collected:
             valid = ", ".join(map(str, collected))
             raise ValueError(
                 f"layers: {component} of layer {layer} is not collected; valid: {valid}"
             )
+    return listed
+
+
+def _listed_layers(layers: Any, n_layers: int) -> list[Any]:
+    if layers == "all":
+        return list(range(n_layers))
+    step = re.fullmatch(r"every ([1-9]\d*)", layers) if isinstance(layers, str) else None
+    if step:
+        return list(range(0, n_layers, int(step[1])))
+    if not isinstance(layers, list) or not layers:
+        raise ValueError(f"layers: {layers!r} is not `all`, `every N` or a list of layers")
+    if len(set(map(str, layers))) < len(layers):
+        raise ValueError(f"layers: {layers} has a layer twice")
     return layers
