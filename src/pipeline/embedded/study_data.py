@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from random import Random
 
-from pipeline.embedded import prompt_tables
+from pipeline.embedded import probe_prompts, prompt_tables
 from pipeline.embedded.behaviours import lists, refusal, text
 
 
@@ -15,6 +15,9 @@ def write_study_data(folder: Path, seed: int) -> None:
         "list_topics": lists.topics(),
         "plain_text": text.held_out(Random(seed)),
         "quoted_questions": prompt_tables.quoted_questions(),
+        "stories": probe_prompts.stories(Random(seed)),
+        "subject_numbers": probe_prompts.subject_numbers(Random(seed)),
+        "parsed_sentences": probe_prompts.parsed_sentences(Random(seed)),
         "two_hops": prompt_tables.two_hops(Random(seed)),
     }
     for name, rows in tables.items():
