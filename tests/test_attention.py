@@ -1,4 +1,4 @@
-"""Attention patterns against transformers', and summaries against a plain loop and planted heads."""
+"""Attention patterns against transformers', summaries against a plain loop and planted heads."""
 
 import copy
 import math
@@ -18,6 +18,7 @@ from pipeline.methods.attention import (
     attention_summary,
     summary_of,
 )
+from pipeline.model.loading import LanguageModel
 
 HEADS = 4
 
@@ -136,18 +137,15 @@ def test_repeated_sequences_depend_on_the_seed_only():
     np.testing.assert_array_equal(one.loc[~drawn, columns], other.loc[~drawn, columns])
 
 
-def test_the_embedded_model_has_an_induction_head():
-    from pipeline.model.loading import LanguageModel
-
+def test_the_embedded_model_has_a_head_for_the_previous_token_but_none_for_induction():
     model = LanguageModel.load("data/embedded_model", dtype="float32", device="cpu")
-    prompts = tokenise(
-        pd.DataFrame({"instruction": ["The box is old."], "raw": True, "topic": "t"}),
-        model.tokenizer,
-    )
-    table = attention_summary(model, prompts, 0, sequences=8)
-    means = table[table["text"] == RANDOM].groupby(["layer", "head"])["induction"].mean()
-    assert means.max() > 0.3
-    assert table.loc[table["text"] == RANDOM, "induction_chance"].max() < 0.03
+    stories = pd.read_json("data/stories.jsonl", lines=True).head(10).assign(raw=True)
+    table = attention_summary(model, tokenise(stories, model.tokenizer), 0, sequences=8)
+    means = table.groupby(["text", "layer", "head"])[list(SCORES)].mean()
+    for text in (DATASET, RANDOM):
+        assert means.loc[text, "previous"].idxmax() == (2, 3)
+        assert means.loc[text, "previous"].max() > 0.25
+    assert means.loc[RANDOM, "induction"].max() < 0.05
 
 
 @pytest.mark.parametrize(
