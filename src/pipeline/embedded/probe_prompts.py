@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from random import Random
 
-from pipeline.embedded.behaviours import text
+from pipeline.embedded.behaviours import indirect_objects, text
 from pipeline.embedded.behaviours.agreement import (
     ADJECTIVES,
     AUXILIARIES,
@@ -19,8 +19,9 @@ N_STORIES = 40
 ROUNDS = 8
 """Texts about each noun."""
 
-_SPLITS = ("train", "val", "train", "test", "train", "train", "train", "test")
-"""Of every eight nouns."""
+_HALVES = ("train", "test")
+_PARTS = ("train", "val", "train", "test", "train", "train", "train", "test")
+"""Splits of nouns, in turn."""
 
 Phrase = list[tuple[str, int]]
 """Words, each with the index of its parent in the phrase; the phrase's head has -1."""
@@ -34,11 +35,16 @@ _EXCEPTIONS: dict[str, Phrase] = {
 
 
 def stories(rng: Random) -> list[dict[str, str]]:
-    """Rows of stories that training never tells, in which names and things come again."""
-    told = text.held_out(rng)[:N_STORIES]
+    """Rows of texts that training never tells, in which names and things come again.
+
+    Label `gift`: two people and who gives something to whom, up to the receiver's name; `story`: a
+    few sentences about a thing. Both are N_STORIES.
+    """
+    gifts = [(case.prompt, "gift") for case in indirect_objects.cases(rng, N_STORIES)]
+    told = [(row["text"], "story") for row in text.held_out(rng)[:N_STORIES]]
     return [
-        {"instruction": row["text"], "label": "story", "split": "test", "topic": f"story {number}"}
-        for number, row in enumerate(told)
+        {"instruction": instruction, "label": label, "split": "test", "topic": f"{label} {number}"}
+        for number, (instruction, label) in enumerate(gifts + told)
     ]
 
 
@@ -61,7 +67,7 @@ def subject_numbers(rng: Random) -> list[dict[str, str]]:
             "attractor": "other" if other else "same",
         }
 
-    return _rows(write)
+    return _rows(_HALVES, write)
 
 
 def parsed_sentences(rng: Random) -> list[dict[str, str]]:
@@ -78,7 +84,7 @@ def parsed_sentences(rng: Random) -> list[dict[str, str]]:
         heads = " ".join(str(parent + 1) for _, parent in words)
         return " ".join(word for word, _ in words) + ".", {"label": "sentence", "heads": heads}
 
-    return _rows(write)
+    return _rows(_PARTS, write)
 
 
 def sentence(rng: Random, noun: str) -> Phrase:
@@ -104,7 +110,9 @@ def sentence(rng: Random, noun: str) -> Phrase:
     return [*words, *_moved(phrase, verb + 1, verb)]
 
 
-def _rows(write: Callable[[int, str], tuple[str, dict[str, str]]]) -> list[dict[str, str]]:
+def _rows(
+    splits: tuple[str, ...], write: Callable[[int, str], tuple[str, dict[str, str]]]
+) -> list[dict[str, str]]:
     """Write `ROUNDS` distinct texts about every noun."""
     rows: dict[str, dict[str, str]] = {}
     for number in range(ROUNDS):
@@ -112,7 +120,7 @@ def _rows(write: Callable[[int, str], tuple[str, dict[str, str]]]) -> list[dict[
             instruction, columns = write(number, noun)
             while instruction in rows:
                 instruction, columns = write(number, noun)
-            split = _SPLITS[place % len(_SPLITS)]
+            split = splits[place % len(splits)]
             row = {"instruction": instruction, "split": split, "topic": noun}
             rows[instruction] = row | columns
     return list(rows.values())

@@ -257,7 +257,7 @@ def probed_plane(
         axes[1].set_title(f"Read from the input of layer {layer}")
         legend(figure, keys)
         scores = [
-            f"{name} {r_squared_estimate(rows[f'{name}_target'], rows[f'{name}_prediction'], rows[label], seed=0).mean:.2f}"
+            f"{name} {_r_squared(rows, name, f'{name}_prediction', label, 0)['score'][0]:.2f}"
             for name in (x, y)
         ]
         caption(
