@@ -1,5 +1,6 @@
 """Fit linear probes to states: logistic for classes, ridge for values, penalty by grouped folds."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,8 +37,22 @@ def fit_classes(
 
     Outputs are in the sorted order of the labelling's classes; the predicted class is the largest.
     """
-    splits = grouped_folds(groups, folds)
-    return [_classes_of(states, each, splits, penalties) for each in labels]
+    correct = np.zeros((len(labels), len(penalties)))
+    for train, test in grouped_folds(groups, folds):
+        design = _Design.of(states[train])
+        for (which, each), (number, penalty) in itertools.product(
+            enumerate(labels), enumerate(penalties)
+        ):
+            classes, weight, bias = design.logistic(each[train], penalty)
+            predicted = classes[(states[test] @ weight.T + bias).argmax(1)]
+            correct[which, number] += (predicted == each[test]).sum()
+    design = _Design.of(states)
+    fits = []
+    for each, scores in zip(labels, (correct / len(groups)).tolist(), strict=True):
+        best = _best(scores, penalties)
+        _, weight, bias = design.logistic(each, penalties[best])
+        fits.append(LinearFit(weight, bias, penalties[best], scores[best]))
+    return fits
 
 
 def fit_values(
@@ -103,40 +118,44 @@ def grouped_folds(
     return list(GroupKFold(folds).split(groups, groups=groups))
 
 
-def _classes_of(
-    states: Float64[np.ndarray, "rows d_model"],
-    labels: Shaped[np.ndarray, " rows"],
-    splits: list[tuple[np.ndarray, np.ndarray]],
-    penalties: Sequence[float],
-) -> LinearFit:
-    scores = []
-    for penalty in penalties:
-        correct = 0
-        for train, test in splits:
-            classes, weight, bias = _logistic(states[train], labels[train], penalty)
-            predicted = classes[(states[test] @ weight.T + bias).argmax(1)]
-            correct += int((predicted == labels[test]).sum())
-        scores.append(correct / len(labels))
-    best = _best(scores, penalties)
-    _, weight, bias = _logistic(states, labels, penalties[best])
-    return LinearFit(weight, bias, penalties[best], scores[best])
+@dataclass(frozen=True, eq=False)
+class _Design:
+    """Standardised states, rotated to the directions in which they vary.
 
+    A penalised fit has no weight in the others, so that it is the same, and faster with fewer rows
+    than dimensions.
+    """
 
-def _logistic(
-    states: Float64[np.ndarray, "rows d_model"], labels: Shaped[np.ndarray, " rows"], penalty: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from sklearn.linear_model import LogisticRegression
+    rotated: Float64[np.ndarray, "rows rank"]
+    basis: Float64[np.ndarray, "rank d_model"]
+    mean: Float64[np.ndarray, " d_model"]
+    scale: Float64[np.ndarray, " d_model"]
 
-    classes = np.unique(labels)
-    mean, scale = _standards(states)
-    if len(classes) == 1:  # A fold may hold a single class.
-        return classes, np.zeros((1, states.shape[1])), np.zeros(1)
-    fit = LogisticRegression(C=1 / penalty, max_iter=5000).fit((states - mean) / scale, labels)
-    weight, bias = fit.coef_, fit.intercept_
-    if len(classes) == 2:
-        weight, bias = (np.concatenate([-half, half]) for half in (weight / 2, bias / 2))
-    weight = weight / scale
-    return classes, weight, bias - weight @ mean
+    @classmethod
+    def of(cls, states: Float64[np.ndarray, "rows d_model"]) -> "_Design":
+        mean, scale = _standards(states)
+        left, singular, basis = np.linalg.svd((states - mean) / scale, full_matrices=False)
+        return cls(left * singular, basis, mean, scale)
+
+    def logistic(
+        self, labels: Shaped[np.ndarray, " rows"], penalty: float
+    ) -> tuple[
+        Shaped[np.ndarray, " classes"],
+        Float64[np.ndarray, "classes d_model"],
+        Float64[np.ndarray, " classes"],
+    ]:
+        """Return the classes, and weight and bias for states as they are."""
+        from sklearn.linear_model import LogisticRegression
+
+        classes = np.unique(labels)
+        if len(classes) == 1:  # A fold may hold a single class.
+            return classes, np.zeros((1, len(self.mean))), np.zeros(1)
+        fit = LogisticRegression(C=1 / penalty, max_iter=5000).fit(self.rotated, labels)
+        weight, bias = fit.coef_, fit.intercept_
+        if len(classes) == 2:
+            weight, bias = (np.concatenate([-half, half]) for half in (weight / 2, bias / 2))
+        weight = weight @ self.basis / self.scale
+        return classes, weight, bias - weight @ self.mean
 
 
 def _ridges(

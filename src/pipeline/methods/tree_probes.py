@@ -1,14 +1,13 @@
 """Distance probes: is there a linear map under which the words of a sentence lie as in its tree?"""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.data.prompts import select_prompts
@@ -16,61 +15,18 @@ from pipeline.measures.trees import (
     attachment_score,
     chain_edges,
     edges_of,
-    parse_heads,
     spanning_edges,
-    tree_distances,
 )
 from pipeline.methods.directions import FITTED, Key
+from pipeline.methods.parsed_sentences import stored_sentences, words_of
 from pipeline.methods.probes import SHUFFLED, Probes, fields_of, key_of, probe_provenance
 from pipeline.methods.provenance import Provenance
-from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.store.store import ActivationStore
 
 RANDOM = "random"
 """Source of a control probe: a random map, not fitted."""
-
-_WORD = re.compile(r"\w+(?:[-'’]\w+)*")
-
-
-@dataclass(frozen=True, eq=False)
-class Sentences:
-    """The states of the words of some sentences, padded, with their trees.
-
-    Attributes:
-        rows: numbers of the store's rows, one for each word, sentence by sentence.
-        counts: words of each sentence.
-        parents: of each sentence; see `measures.trees.parse_heads`.
-        samples: the dataset's rows.
-    """
-
-    rows: Int[np.ndarray, " words"]
-    counts: list[int]
-    parents: list[list[int]]
-    samples: pd.DataFrame
-
-    @property
-    def real(self) -> Bool[Tensor, "sentences words"]:
-        """Which places of the padded sentences are words."""
-        return torch.arange(max(self.counts)) < torch.tensor(self.counts)[:, None]
-
-    def states(self, store: ActivationStore, site: str) -> Float[Tensor, "sentences words d_model"]:
-        """Read the states of all words, 0 in padding."""
-        flat = store[site][self.rows].float()
-        padded = torch.zeros(*self.real.shape, flat.shape[1])
-        padded[self.real] = flat
-        return padded
-
-    def distances(self, rng: np.random.Generator | None) -> Float[Tensor, "sentences words words"]:
-        """Return the distances of every tree; with a generator, of the tree on permuted words."""
-        most = max(self.counts)
-        padded = torch.zeros(len(self.counts), most, most)
-        for number, (parents, n) in enumerate(zip(self.parents, self.counts, strict=True)):
-            distances = tree_distances(parents)
-            order = np.arange(n) if rng is None else rng.permutation(n)
-            padded[number, :n, :n] = torch.from_numpy(distances[order][:, order]).float()
-        return padded
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +53,7 @@ class DistanceProbes(Probes):
         _check(model, component, rank, epochs, draws)
         for split in ("train", "val"):
             for row in select_prompts(prompts, None, [split]).to_dict("records"):
-                _words(row, heads)
+                words_of(row, heads)
         return cls({}, {}, component, (heads,), (), pd.DataFrame(), Provenance(model=""))
 
 
@@ -145,7 +101,9 @@ def distance_probe(
     Stanford dependencies.
     """
     _check(model, component, rank, epochs, draws)
-    train, val = (_sentences(model, store, prompts, split, heads) for split in ("train", "val"))
+    train, val = (
+        stored_sentences(model, store, prompts, split, heads) for split in ("train", "val")
+    )
     weights, chosen = {}, []
     for site in store.sites:
         if Site.parse(site).component != component:
@@ -212,7 +170,7 @@ def trees_by_layer(
     probes: Probes = fits[fit]
     mark = store.fingerprint
     probes.provenance.require("probes", model=mark.model, template=mark.template)
-    sentences = _sentences(model, store, prompts, split, probes.targets[0])
+    sentences = stored_sentences(model, store, prompts, split, probes.targets[0])
     scores = {key_of(row): row["score"] for row in probes.chosen.to_dict("records")}
     true = [edges_of(parents) for parents in sentences.parents]
     reference = [
@@ -257,7 +215,7 @@ def _fit(
     width = train[0].shape[-1]
     weight = (0.05 * (2 * torch.rand(rank, width, generator=generator) - 1)).requires_grad_()
     optimiser = torch.optim.Adam([weight], lr=learning_rate)
-    best, least, at = weight.detach().clone(), float(_loss(weight, *val)), 0
+    best, least, at = weight.detach().clone(), float(_loss(weight.detach(), *val)), 0
     for epoch in range(1, epochs + 1):
         for chosen in torch.randperm(len(train[0]), generator=generator).split(batch):
             optimiser.zero_grad()
@@ -279,61 +237,6 @@ def _loss(
     errors = (squared_distances(states, weight) - distances).abs()
     pairs = real[:, :, None] & real[:, None]
     return ((errors * pairs).sum((1, 2)) / real.sum(1) ** 2).mean()
-
-
-def _sentences(
-    model: LanguageModel, store: ActivationStore, prompts: pd.DataFrame, split: str, heads: str
-) -> Sentences:
-    stored = store.rows
-    number = {
-        (sample, position): row
-        for row, (sample, position) in enumerate(
-            zip(stored["sample"], stored["position"], strict=True)
-        )
-    }
-    samples = prompts[(prompts["split"] == split) & prompts["sample"].isin(stored["sample"])]
-    if samples.empty:
-        raise ValueError(f"no activations of the split {split}; collect.splits must name it")
-    rows, parents = [], []
-    for row in samples.to_dict("records"):
-        words, tree = _words(row, heads)
-        parents.append(tree)
-        for place in _last_tokens(model, row, words):
-            if (row["sample"], place) not in number:
-                raise ValueError(
-                    f"token {place} of sample {row['sample']} is not in the store; "
-                    "collect.positions must be all"
-                )
-            rows.append(number[row["sample"], place])
-    counts = [len(tree) for tree in parents]
-    return Sentences(np.array(rows), counts, parents, samples.reset_index(drop=True))
-
-
-def _words(row: Mapping[str, Any], heads: str) -> tuple[list[re.Match[str]], list[int]]:
-    if heads not in row:
-        raise ValueError(f"no column {heads!r} in the dataset; it has: {', '.join(map(str, row))}")
-    words = list(_WORD.finditer(row["instruction"]))
-    parents = parse_heads(row[heads])
-    if len(words) != len(parents) or len(words) < 2:
-        raise ValueError(
-            f"sample {row['sample']} has {len(words)} words and {len(parents)} {heads}; "
-            "valid: equally many, and two or more"
-        )
-    return words, parents
-
-
-def _last_tokens(
-    model: LanguageModel, row: Mapping[str, Any], words: list[re.Match[str]]
-) -> Iterator[int]:
-    for word in words:
-        yield chat.subject_position(
-            model.tokenizer,
-            row["prompt"],
-            word.group(),
-            instruction=row["instruction"],
-            start=word.start(),
-            raw=row["raw"],
-        )
 
 
 def _check(model: LanguageModel, component: str, rank: int, epochs: int, draws: int) -> None:

@@ -93,8 +93,8 @@ def attention_by_head(
             figure,
             [
                 f"{text.capitalize()}, n = {table['sample'].nunique()} texts, no intervention.",
-                "Cells: mean over texts. Framed: the head (layer.head) with the most weight, or the",
-                f"least entropy, of all {layers * heads}; its mean and 95 % interval, chosen and",
+                "Cells: mean over texts. Framed: the head (layer.head) with the most weight, or",
+                f"the least entropy, of all {layers * heads}; its mean and 95 % interval, chosen and",
                 "measured on the same texts. Uniform: the same weight on every token up to the",
                 "query.",
             ],

@@ -28,8 +28,8 @@ def label_points(
     fonts: list[str],
     *,
     size: float = 8.5,
-) -> int:
-    """Write each name beside its point at the first free place; return how many were left out.
+) -> None:
+    """Write each name beside its point at the first free place, if there is one.
 
     A place is free if it overlaps neither a name that is written nor a point, inside of the axes.
     """
@@ -38,7 +38,6 @@ def label_points(
     inside = axis.get_window_extent(renderer)
     dots = axis.transData.transform(points)
     boxes: list[Any] = []
-    omitted = 0
     # Points with the most neighbours have the fewest free places.
     crowding = (np.linalg.norm(dots[:, None] - dots[None], axis=-1) < 60).sum(1)
     for number in np.argsort(crowding, kind="stable")[::-1]:
@@ -62,6 +61,3 @@ def label_points(
                 boxes.append(box)
                 break
             text.remove()
-        else:
-            omitted += 1
-    return omitted

@@ -72,10 +72,11 @@ def read_trees(
         caption(
             figure,
             [
-                f"{split.capitalize()} split, {samples} of n = {len(rows)} sentences about nouns that",
-                f"no probe was fitted on: the {ranks} by UUAS, in the mean {rows['score'].mean():.2f};",
-                f"adjacent words: {rows['reference'].mean():.2f}. Below: minimum spanning tree of the",
-                f"probe's distances at the input of layer {layer}, which was chosen by its loss on",
+                f"{split.capitalize()} split, {samples} of n = {len(rows)} sentences about nouns",
+                f"that no probe was fitted on: the {ranks} by UUAS, which is",
+                f"{rows['score'].mean():.2f} in the mean; adjacent words:",
+                f"{rows['reference'].mean():.2f}. Below: minimum spanning tree of the probe's",
+                f"distances at the input of layer {layer}, which was chosen by its loss on",
                 "the val split.",
             ],
         )
@@ -94,8 +95,8 @@ def _draw(axis: Axes, words: list[str], true: set[Edge], read: set[Edge]) -> Non
         for a, b in edges:
             height = side * (1.1 + 0.9 * (b - a) ** 0.75)
             colour = _BLACK if (a, b) in true else _WRONG
-            corners = [(centres[a], side * 0.7), (centres[a], height)]
-            corners += [(centres[b], height), (centres[b], side * 0.7)]
+            corners = [(centres[a], side * 0.55), (centres[a], height)]
+            corners += [(centres[b], height), (centres[b], side * 0.55)]
             path = Path(corners, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
             axis.add_patch(PathPatch(path, fill=False, ec=colour, lw=1.6))
     tallest = 0.8 * (1.1 + 0.9 * max(b - a for a, b in true | read) ** 0.75) + 0.4
