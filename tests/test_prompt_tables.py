@@ -3,12 +3,22 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from pipeline.embedded.behaviours.agreement import (
+    AUXILIARIES,
+    FULL_VERBS,
+    LONG,
+    PAST,
+    PREPOSITIONS,
+    inflect,
+)
 from pipeline.embedded.behaviours.hops import TOLD
 from pipeline.embedded.study_data import write_study_data
 from pipeline.embedded.vocabulary.countries import COUNTRIES
 from pipeline.embedded.vocabulary.people import PEOPLE
+from pipeline.measures.trees import edges_of, parse_heads
 from stages.train_embedded_model import STUDY_SEED
 
 
@@ -19,9 +29,61 @@ def read(name):
 def test_files_are_those_of_the_generator(tmp_path):
     write_study_data(tmp_path, STUDY_SEED)
     files = sorted(tmp_path.iterdir())
-    assert len(files) == 5
+    assert len(files) == 8
     for file in files:
         assert file.read_bytes() == (Path("data") / file.name).read_bytes(), file.name
+
+
+def test_subjects_are_balanced_and_splits_share_no_noun():
+    rows = pd.DataFrame(read("subject_numbers"))
+    assert (rows.groupby(["split", "label", "attractor"]).size() == 52).all()
+    assert not set(rows.loc[rows["split"] == "train", "topic"]) & set(
+        rows.loc[rows["split"] == "test", "topic"]
+    )
+    plurals = {inflect(noun, True) for noun in LONG}
+    for row in rows.to_dict("records"):
+        first, second = (w for w in row["instruction"].split() if w in {*LONG, *plurals})
+        assert first == inflect(row["topic"], row["label"] == "plural")
+        assert ((first in plurals) == (second in plurals)) == (row["attractor"] == "same")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "heads"),
+    [
+        ("The keys that the sailors bought stand in the rain.", "2 7 6 5 6 2 0 10 10 7"),
+        ("The door has a strange colour.", "2 3 0 6 6 3"),
+        ("The windows by the broken fountain stand there since spring.", "2 7 6 6 6 2 0 7 10 8"),
+        (
+            "The small lamp beside the broken walls that the women saw falls to the ground.",
+            "3 3 12 7 7 7 3 11 10 11 3 0 15 15 12",
+        ),
+    ],
+)
+def test_trees_are_those_drawn_by_hand(sentence, heads):
+    rows = {row["instruction"]: row["heads"] for row in read("parsed_sentences")}
+    assert rows[sentence] == heads
+
+
+def test_sentences_belong_to_the_grammar_and_their_trees_are_trees():
+    """The root is the verb; the subject's noun depends on it, both phrases on the noun."""
+    verbs = {form for pair in AUXILIARIES + FULL_VERBS for form in pair[:2]}
+    rows = read("parsed_sentences")
+    assert len({row["instruction"] for row in rows}) == len(rows) == 8 * len(LONG)
+    for row in rows:
+        words, parents = row["instruction"].removesuffix(".").split(), parse_heads(row["heads"])
+        assert len(words) == len(parents)
+        verb = parents.index(-1)
+        assert words[verb] in verbs
+        noun = next(place for place, parent in enumerate(parents) if parent == verb)
+        assert words[noun] in {inflect(row["topic"], plural) for plural in (False, True)}
+        for place in range(noun + 1, verb):
+            if words[place] in PREPOSITIONS:
+                assert parents[parents[place]] == noun
+            if words[place] == "that":
+                assert words[parents[place]] in PAST and parents[parents[place]] == noun
+        # No edge crosses another.
+        edges = edges_of(parents)
+        assert not any(a < c < b < d for a, b in edges for c, d in edges)
 
 
 def test_every_question_is_there_plain_and_quoted():

@@ -96,7 +96,7 @@ def sentence(rng: Random, noun: str) -> Phrase:
         attractor = rng.choice([word for word in LONG if word != noun])
         _attach(subject, _place(rng, attractor, rng.random() < 0.5))
     if kind in ("clause", "both"):
-        person = _noun_phrase(rng, "the", rng.choice(PERSONS), rng.random() < 0.5, adjective=0)
+        person = _noun_phrase(rng, "the", rng.choice(PERSONS), rng.random() < 0.5, adjective=0.0)
         _attach(subject, [("that", 3), *_moved(person, 1, 3), (rng.choice(PAST), -1)])
     singular_form, plural_form, rests = rng.choice(
         AUXILIARIES if rng.random() < 0.5 else FULL_VERBS

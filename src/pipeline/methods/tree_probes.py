@@ -215,25 +215,26 @@ def _fit(
     width = train[0].shape[-1]
     weight = (0.05 * (2 * torch.rand(rank, width, generator=generator) - 1)).requires_grad_()
     optimiser = torch.optim.Adam([weight], lr=learning_rate)
-    best, least, at = weight.detach().clone(), float(_loss(weight.detach(), *val)), 0
+    best, least, at = weight.detach().clone(), float(distance_loss(weight.detach(), *val)), 0
     for epoch in range(1, epochs + 1):
         for chosen in torch.randperm(len(train[0]), generator=generator).split(batch):
             optimiser.zero_grad()
-            _loss(weight, *(each[chosen] for each in train)).backward()
+            distance_loss(weight, *(each[chosen] for each in train)).backward()
             optimiser.step()
         with torch.no_grad():
-            loss = float(_loss(weight, *val))
+            loss = float(distance_loss(weight, *val))
         if loss < least:
             best, least, at = weight.detach().clone(), loss, epoch
     return best, least, at
 
 
-def _loss(
+def distance_loss(
     weight: Float[Tensor, "rank d_model"],
     states: Float[Tensor, "sentences words d_model"],
     real: Bool[Tensor, "sentences words"],
     distances: Float[Tensor, "sentences words words"],
 ) -> Float[Tensor, ""]:
+    """Compute the mean over sentences of the mean |distance error| of all pairs of words."""
     errors = (squared_distances(states, weight) - distances).abs()
     pairs = real[:, :, None] & real[:, None]
     return ((errors * pairs).sum((1, 2)) / real.sum(1) ** 2).mean()

@@ -1,5 +1,6 @@
 """Figures of attention: scores by layer and head, and patterns with tokens on the axes."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -75,7 +76,7 @@ def attention_by_head(
             corner = (best[1] - 0.5, best[0] - 0.5)
             axis.add_patch(Rectangle(corner, 1, 1, fill=False, ec=_FRAME, lw=2.5, clip_on=False))
             rows = table[(table["layer"] == best[0]) & (table["head"] == best[1])]
-            found = estimate(rows[name], rows["sample"], proportion=False, seed=seed)
+            found = estimate(rows[name], rows["topic"], proportion=False, seed=seed)
             chance = table[f"{name}_chance"].mean()
             axis.set_title(
                 f"{SCORES.get(name, 'entropy').capitalize()}\n"
@@ -94,8 +95,8 @@ def attention_by_head(
             [
                 f"{text.capitalize()}, n = {table['sample'].nunique()} texts, no intervention.",
                 "Cells: mean over texts. Framed: the head (layer.head) with the most weight, or",
-                f"the least entropy, of all {layers * heads}; its mean and 95 % interval, chosen and",
-                "measured on the same texts. Uniform: the same weight on every token up to the",
+                f"the least entropy, of all {layers * heads}; its mean and 95 % interval, chosen",
+                "and measured on the same texts. Uniform: the same weight on every token up to the",
                 "query.",
             ],
         )
@@ -125,11 +126,11 @@ def strongest_patterns(
     table = select(table_of(readings, summary), text=text)
     means = table.groupby(["layer", "head"])[list(SCORES)].mean()
     rows = select(table_of(readings, patterns), sample=sample)
-    chosen = [(f"Most {SCORES[name]}", *means[name].idxmax()) for name in SCORES]
+    chosen = [(f"most {SCORES[name]}", *map(int, means[name].idxmax())) for name in SCORES]
     with _readable(rows, 4, 2) as (figure, axes, named):
         for axis, (title, layer, head) in zip(axes, chosen, strict=True):
             _draw_pattern(axis, rows, layer, head, named)
-            axis.set_title(f"{title}: {layer}.{head}", fontsize=12)
+            axis.set_title(textwrap.fill(f"{layer}.{head}: {title}", 26), fontsize=11.5)
         _explain(
             figure,
             axes,
@@ -158,7 +159,7 @@ def layer_patterns(
         ValueError: no such reading, layer or sample.
     """
     rows = select(table_of(readings, patterns), sample=sample, layer=layer)
-    heads = sorted(rows["head"].unique())
+    heads = sorted(rows["head"].unique().tolist())
     with _readable(rows, len(heads), 3) as (figure, axes, named):
         for axis, head in zip(axes, heads, strict=True):
             _draw_pattern(axis, rows, layer, head, named)
@@ -184,7 +185,7 @@ def all_patterns(
         ValueError: no such reading or sample.
     """
     rows = select(table_of(readings, patterns), sample=sample)
-    layers, heads = (sorted(rows[column].unique()) for column in ("layer", "head"))
+    layers, heads = (sorted(rows[column].unique().tolist()) for column in ("layer", "head"))
     length = int(rows["query"].max()) + 1
     # One image: hundreds of axes take minutes to lay out.
     gap = max(1, length // 12)

@@ -53,7 +53,7 @@ def probe_by_layer(
     layers = sorted(table["layer"].unique().tolist())
     bands: list[Band] = []
     keys: dict[str, Any] = {}
-    groups = [("", table)] if by is None else list(table.groupby(by, sort=True))
+    groups = [("probe", table)] if by is None else list(table.groupby(by, sort=True))
     with panels(2, 6.2, 4.6, shared=False) as (figure, (left, right)):
         for number, (value, rows) in enumerate(groups):
             colour = COLOURS[number]
@@ -72,7 +72,7 @@ def probe_by_layer(
                     seed=seed,
                 )
                 bands.append(band)
-                draw_band(axis, layers, band, colour, within=(0, 1) if bounded else (-1, 1))
+                draw_band(axis, layers, band, colour, within=(0.0, 1.0) if bounded else (-1.0, 1.0))
                 draw_curve(axis, layers, pd.Series(band.mean), colour, label=str(value))
             known = fitted["reference"].mean()
             left.axhline(known, color=colour if by else GREY, lw=1.5, ls=(0, (5, 3)), alpha=0.9)
