@@ -161,6 +161,15 @@ def test_a_planted_direction_is_what_the_probe_reads_and_beats_its_shuffled_cont
     ).all()
 
 
+def test_nothing_is_fitted_to_the_test_split(prompts, store):
+    test = prompts["split"] == "test"
+    other = prompts.assign(label=prompts["label"].where(~test, "odd"))
+    options = {"component": "resid_pre", "targets": ["label"], "draws": 1}
+    one, two = (linear_probe(store[0], each, **options) for each in (prompts, other))
+    assert all(torch.equal(weight, two.weights[key]) for key, weight in one.weights.items())
+    pd.testing.assert_frame_equal(one.chosen, two.chosen)
+
+
 def test_a_planted_plane_is_read_on_topics_that_no_probe_was_fitted_on(prompts, store):
     activations, directions = store
     probes = linear_probe(activations, prompts, component="resid_pre", targets=["north", "east"])
