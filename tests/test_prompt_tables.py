@@ -86,6 +86,24 @@ def test_sentences_belong_to_the_grammar_and_their_trees_are_trees():
         assert not any(a < c < b < d for a, b in edges for c, d in edges)
 
 
+def test_the_countries_of_the_corpus_lie_in_its_continents():
+    rows = {row["topic"]: row for row in read("countries")}
+    assert len(rows) == 164
+    known = {country.name: country.continent for country in COUNTRIES}
+    assert {name for name, row in rows.items() if row["in_corpus"]} == set(known)
+    boxes = {
+        "Europe": (35, 65, -22, 40),
+        "Asia": (-7, 52, 32, 141),
+        "Africa": (-30, 38, -18, 58),
+        "America": (-36, 46, -100, -46),
+        "Oceania": (-42, -8, 147, 189),
+    }
+    for name, row in rows.items():
+        assert known.get(name, row["continent"]) == row["continent"]
+        south, north, west, east = boxes[row["continent"]]
+        assert south <= row["latitude"] <= north and west <= row["longitude"] <= east, name
+
+
 def test_every_question_is_there_plain_and_quoted():
     rows = read("quoted_questions")
     for plain, quoted in zip(rows[::2], rows[1::2], strict=True):

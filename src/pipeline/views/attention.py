@@ -229,7 +229,9 @@ def _readable(
     columns = min(number, columns)
     with panels(1) as (figure, (only,)):
         only.remove()
-        figure.set_size_inches(size * columns + 1, size * -(-number // columns) + 1.2)
+        # Panels are square: without it, constrained layout cuts off titles.
+        figure.set_layout_engine("compressed")
+        figure.set_size_inches(size * columns + 1, (size + 0.2) * -(-number // columns) + 0.9)
         axes = figure.subplots(-(-number // columns), columns, squeeze=False).ravel()
         for spare in axes[number:]:
             spare.remove()
