@@ -126,11 +126,11 @@ def strongest_patterns(
     table = select(table_of(readings, summary), text=text)
     means = table.groupby(["layer", "head"])[list(SCORES)].mean()
     rows = select(table_of(readings, patterns), sample=sample)
-    chosen = [(f"most {SCORES[name]}", *map(int, means[name].idxmax())) for name in SCORES]
-    with _readable(rows, 4, 2) as (figure, axes, named):
-        for axis, (title, layer, head) in zip(axes, chosen, strict=True):
+    with _readable(rows, len(SCORES), 2) as (figure, axes, named):
+        for axis, (name, title) in zip(axes, SCORES.items(), strict=True):
+            layer, head = map(int, means[name].idxmax())
             _draw_pattern(axis, rows, layer, head, named)
-            axis.set_title(textwrap.fill(f"{layer}.{head}: {title}", 26), fontsize=11.5)
+            axis.set_title(textwrap.fill(f"{layer}.{head}: most {title}", 26), fontsize=11.5)
         _explain(
             figure,
             axes,
