@@ -234,6 +234,21 @@ def test_what_cannot_be_probed_is_named_before_anything_is_fitted(options, messa
         Probes.stand_in(tiny("llama"), prompts, component="resid_pre", **options)
 
 
+def test_a_missing_target_is_named(prompts, store):
+    holed = prompts.assign(north=prompts["north"].where(prompts["sample"] != 3))
+    with pytest.raises(ValueError, match="targets: sample 3 has no north; valid: a value in each"):
+        linear_probe(store[0], holed, component="resid_pre", targets=["north"])
+
+
+def test_folds_are_of_the_topics_that_are_stored(prompts, tmp_path):
+    few = prompts[prompts["topic"].isin(["t0", "t1", "t2"])]
+    rows = few[["sample"]].assign(position=0, token=5)
+    site = {"blocks.0.resid_pre": torch.randn(len(few), D)}
+    part = write_store(tmp_path / "part", site, rows, 1)
+    with pytest.raises(ValueError, match="folds: 5; valid: 2 to 3, the topics of the train split"):
+        linear_probe(part, prompts, component="resid_pre", targets=["label"])
+
+
 def test_what_cannot_be_read_is_named(prompts, store, tmp_path):
     activations, _ = store
     fits = {

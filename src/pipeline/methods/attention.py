@@ -91,7 +91,8 @@ def attention_summary(
     - entropy: mean_i -Σ_j A[i, j] log A[i, j], in nats
 
     `duplicate` and `induction` are means over the queries that have such keys. Each score has its
-    chance level: the same number for uniform attention, A[i, j] = 1 / (i + 1).
+    chance level: the same number for uniform attention, A[i, j] = 1 / (i + 1), whatever window a
+    layer may have.
 
     A repeated sequence is what the tokenizer puts before a text, `length` random tokens without
     replacement, and the same tokens again; its induction score is the usual one.

@@ -57,15 +57,15 @@ def linear_probe(
         seed: of the controls.
 
     Raises:
-        ValueError: an unknown column, several columns of classes, a single class, a penalty that is
-            not positive, fewer topics than folds, or several positions of a prompt in the store.
+        ValueError: an unknown column, a missing value, several columns of classes, a single class,
+            a penalty that is not positive, fewer topics than folds, or several positions of a
+            prompt in the store.
 
     Source: Alain and Bengio 2016; Hewitt and Liang 2019 (control tasks).
     """
     kind = kind_of(prompts, targets)
-    train = prompts[prompts["split"] == "train"]
-    check_fit(train, penalties, folds, draws)
-    rows, samples = stored_rows(store, train)
+    rows, samples = stored_rows(store, prompts[prompts["split"] == "train"])
+    check_fit(samples, penalties, folds, draws)
     topics = samples["topic"].to_numpy(dtype=str)
     true = samples[targets].to_numpy(float) if kind == "values" else _text(samples[targets[0]])
     every = [true, *(shuffled(true, topics, [seed, draw]) for draw in range(draws))]

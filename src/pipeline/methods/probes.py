@@ -136,12 +136,17 @@ def kind_of(prompts: pd.DataFrame, targets: Sequence[str]) -> str:
     """Return `values` for columns of numbers, `classes` for one of text or truth values.
 
     Raises:
-        ValueError: an unknown column, none, several columns that are not all of numbers, or a
-            single class.
+        ValueError: an unknown column, a missing value, no column, several columns that are not all
+            of numbers, or a single class.
     """
     for column in targets:
         if column not in prompts:
             raise ValueError(f"no column {column!r} in the dataset; it has: {', '.join(prompts)}")
+        if prompts[column].isna().any():
+            sample = prompts.loc[prompts[column].isna(), "sample"].iloc[0]
+            raise ValueError(
+                f"targets: sample {sample} has no {column}; valid: a value in each row"
+            )
     kinds = [prompts[column].dtype.kind in "iuf" for column in targets]
     if targets and all(kinds):
         return "values"
