@@ -194,7 +194,7 @@ def all_patterns(
     for (layer, head), pattern in rows.groupby(["layer", "head"]):
         up, right = (len(layers) - 1 - layer) * step, head * step
         tiles[up : up + length, right : right + length] = _grid(pattern, length)
-    size = float(np.clip(12 / len(heads), 0.55, 1.5))
+    size = min(14 / len(heads), 18 / len(layers), 1.5)
     with panels(1, size * len(heads) + 2.6, size * len(layers) + 0.6) as (figure, (axis,)):
         image = axis.imshow(tiles, cmap=_SHADES, vmin=0, vmax=1, interpolation="nearest")
         axis.grid(False)
@@ -231,7 +231,7 @@ def _readable(
         only.remove()
         # Panels are square: without it, constrained layout cuts off titles.
         figure.set_layout_engine("compressed")
-        figure.set_size_inches(size * columns + 1, (size + 0.2) * -(-number // columns) + 0.9)
+        figure.set_size_inches(size * columns + 1, (size + 0.4) * -(-number // columns) + 1)
         axes = figure.subplots(-(-number // columns), columns, squeeze=False).ravel()
         for spare in axes[number:]:
             spare.remove()
