@@ -136,6 +136,15 @@ def test_templates_are_filled_with_every_topic(tmp_path):
         fill_templates(path=path, templates={"short": "w7"})
 
 
+def test_a_filled_template_keeps_the_further_columns_of_its_topic(tmp_path):
+    rows = [{"topic": f"w{n}", "split": "train", "latitude": n / 2, "new": n > 5} for n in (5, 6)]
+    path = write(tmp_path, "t.jsonl", rows)
+    frame = fill_templates(path=path, templates={"a": "{topic}", "b": "w7 {topic}"}, raw=True)
+    assert list(frame.columns) == [*PROMPT_COLUMNS, "latitude", "new"]
+    assert frame["latitude"].tolist() == [2.5, 2.5, 3, 3] and frame["latitude"].dtype == float
+    assert frame["new"].tolist() == [False, False, True, True] and frame["raw"].all()
+
+
 def test_a_prompt_may_be_drawn_several_times(tmp_path):
     """All prompts of a draw, then the next: more draws leave the earlier samples as they are."""
     rows = [{"topic": "w5", "split": "train"}, {"topic": "w6", "split": "test"}]

@@ -3,14 +3,24 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from pipeline.embedded.behaviours.agreement import (
+    AUXILIARIES,
+    FULL_VERBS,
+    LONG,
+    PAST,
+    PREPOSITIONS,
+    inflect,
+)
 from pipeline.embedded.behaviours.hops import TOLD
 from pipeline.embedded.study_data import write_study_data
+from pipeline.embedded.vocabulary import word_pairs
 from pipeline.embedded.vocabulary.countries import COUNTRIES
 from pipeline.embedded.vocabulary.people import PEOPLE
 from pipeline.embedded.vocabulary.senses import SENSES
-from pipeline.embedded.vocabulary.word_pairs import PAST
+from pipeline.measures.trees import edges_of, parse_heads
 from stages.train_embedded_model import STUDY_SEED
 
 
@@ -21,9 +31,79 @@ def read(name):
 def test_files_are_those_of_the_generator(tmp_path):
     write_study_data(tmp_path, STUDY_SEED)
     files = sorted(tmp_path.iterdir())
-    assert len(files) == 7
+    assert len(files) == 10
     for file in files:
         assert file.read_bytes() == (Path("data") / file.name).read_bytes(), file.name
+
+
+def test_subjects_are_balanced_and_splits_share_no_noun():
+    rows = pd.DataFrame(read("subject_numbers"))
+    assert (rows.groupby(["split", "label", "attractor"]).size() == 52).all()
+    assert not set(rows.loc[rows["split"] == "train", "topic"]) & set(
+        rows.loc[rows["split"] == "test", "topic"]
+    )
+    plurals = {inflect(noun, True) for noun in LONG}
+    for row in rows.to_dict("records"):
+        first, second = (w for w in row["instruction"].split() if w in {*LONG, *plurals})
+        assert first == inflect(row["topic"], row["label"] == "plural")
+        assert ((first in plurals) == (second in plurals)) == (row["attractor"] == "same")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "heads"),
+    [
+        ("The keys that the sailors bought stand in the rain.", "2 7 6 5 6 2 0 10 10 7"),
+        ("The door has a strange colour.", "2 3 0 6 6 3"),
+        ("The windows by the broken fountain stand there since spring.", "2 7 6 6 6 2 0 7 10 8"),
+        (
+            "The small lamp beside the broken walls that the women saw falls to the ground.",
+            "3 3 12 7 7 7 3 11 10 11 3 0 15 15 12",
+        ),
+    ],
+)
+def test_trees_are_those_drawn_by_hand(sentence, heads):
+    rows = {row["instruction"]: row["heads"] for row in read("parsed_sentences")}
+    assert rows[sentence] == heads
+
+
+def test_sentences_belong_to_the_grammar_and_their_trees_are_trees():
+    """The root is the verb; the subject's noun depends on it, both phrases on the noun."""
+    verbs = {form for pair in AUXILIARIES + FULL_VERBS for form in pair[:2]}
+    rows = read("parsed_sentences")
+    assert len({row["instruction"] for row in rows}) == len(rows) == 8 * len(LONG)
+    for row in rows:
+        words, parents = row["instruction"].removesuffix(".").split(), parse_heads(row["heads"])
+        assert len(words) == len(parents)
+        verb = parents.index(-1)
+        assert words[verb] in verbs
+        noun = next(place for place, parent in enumerate(parents) if parent == verb)
+        assert words[noun] in {inflect(row["topic"], plural) for plural in (False, True)}
+        for place in range(noun + 1, verb):
+            if words[place] in PREPOSITIONS:
+                assert parents[parents[place]] == noun
+            if words[place] == "that":
+                assert words[parents[place]] in PAST and parents[parents[place]] == noun
+        # No edge crosses another.
+        edges = edges_of(parents)
+        assert not any(a < c < b < d for a, b in edges for c, d in edges)
+
+
+def test_the_countries_of_the_corpus_lie_in_its_continents():
+    rows = {row["topic"]: row for row in read("countries")}
+    assert len(rows) == 164
+    known = {country.name: country.continent for country in COUNTRIES}
+    assert {name for name, row in rows.items() if row["in_corpus"]} == set(known)
+    boxes = {
+        "Europe": (35, 65, -22, 40),
+        "Asia": (-7, 52, 32, 141),
+        "Africa": (-30, 38, -18, 58),
+        "America": (-36, 46, -100, -46),
+        "Oceania": (-42, -8, 147, 189),
+    }
+    for name, row in rows.items():
+        assert known.get(name, row["continent"]) == row["continent"]
+        south, north, west, east = boxes[row["continent"]]
+        assert south <= row["latitude"] <= north and west <= row["longitude"] <= east, name
 
 
 def test_every_question_is_there_plain_and_quoted():
@@ -65,7 +145,7 @@ def test_every_context_ends_with_its_word_and_only_the_cue_tells_the_sense():
 
 def test_pairs_of_words_are_those_of_the_vocabulary():
     capitals = {f" {country.name}": f" {country.capital}" for country in COUNTRIES}
-    past = {f" {first}": f" {second}" for first, second in PAST}
+    past = {f" {first}": f" {second}" for first, second in word_pairs.PAST}
     rows = read("vocabulary")
     pairs = [row for row in rows if row["label"] == "pair"]
     assert len(pairs) == len({(row["topic"], row["instruction"]) for row in pairs}) == 5 * 40

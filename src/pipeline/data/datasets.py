@@ -95,16 +95,18 @@ def fill_templates(
     templates: dict[str, str],
     subjects: dict[str, str] | None = None,
     draws: int = 1,
+    raw: bool = False,
 ) -> pd.DataFrame:
     """Fill every template with every topic of a file; the template's name is the label.
 
     Args:
-        path: a file with the columns `topic` and `split`.
+        path: a file with the columns `topic` and `split`; further columns are kept.
         templates: label -> text containing `{topic}`.
         subjects: label -> text that position rule `subject` locates; default: the topic.
         draws: number of samples per prompt, `draw` 0, 1, ... Draws are ordered one after another,
             so that adding draws does not change the sample numbers, and thus the sampling noise, of
             earlier ones.
+        raw: whether instructions are continued as is, without a chat template.
 
     Raises:
         ValueError: as `load_table`; a template without `{topic}`; a subject without a template; no
@@ -133,12 +135,17 @@ def fill_templates(
             "subject": subject_of.get(label, topic),
             "subject_start": -1 if label in subject_of else filled_at(template, "{topic}", topic),
             "answer": "",
-            "raw": False,
+            "raw": raw,
         }
         for topic, split in zip(topics, splits, strict=True)
         for label, template in templates.items()
     ]
-    prompts = checked(pd.DataFrame(rows), path)
+    further = {
+        column: own_column(table, column, path).repeat(len(templates)).to_numpy()
+        for column in table
+        if column not in PROMPT_COLUMNS
+    }
+    prompts = checked(pd.DataFrame(rows).assign(**further), path)
     if draws == 1:
         return prompts
     return pd.concat([prompts.assign(draw=draw) for draw in range(draws)], ignore_index=True)
