@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from random import Random
 
-from pipeline.embedded import prompt_tables
+from pipeline.embedded import lens_prompts, prompt_tables
 from pipeline.embedded.behaviours import lists, refusal, text
 
 
@@ -16,6 +16,10 @@ def write_study_data(folder: Path, seed: int) -> None:
         "plain_text": text.held_out(Random(seed)),
         "quoted_questions": prompt_tables.quoted_questions(),
         "two_hops": prompt_tables.two_hops(Random(seed)),
+        "capitals": lens_prompts.capitals(Random(seed)),
+        "translations": lens_prompts.translations(Random(seed)),
+        "fact_edits": lens_prompts.fact_edits(Random(seed)),
+        "mixed_texts": lens_prompts.mixed_texts(Random(seed)),
     }
     for name, rows in tables.items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

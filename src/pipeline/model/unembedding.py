@@ -17,6 +17,13 @@ def lens_logits(
 
     Source: nostalgebraist 2020 (logit lens).
     """
+    return unembedded(model, streams)
+
+
+def unembedded(
+    model: LanguageModel, streams: Float[Tensor, "rows d_model"]
+) -> Float[Tensor, "rows vocab"]:
+    """Compute `lens_logits`, differentiable with respect to the streams."""
     # One sequence per row: a single sequence would need an attention mask [rows, rows].
     zeros = torch.zeros(len(streams), 1, dtype=torch.long, device=model.device)
     with starting_at(model, model.n_layers, streams[:, None]):
