@@ -20,7 +20,6 @@ from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
 
-
 def texts(count: int, longest: int = 14) -> pd.DataFrame:
     return pd.DataFrame(
         {"sample": range(count), "tokens": random_prompts(count, seed=3, longest=longest)}

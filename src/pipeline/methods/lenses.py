@@ -1,4 +1,4 @@
-"""Lenses: residual streams of every layer, mapped to the last one's, as next-token distributions."""
+"""Lenses: the residual stream of every layer, read as a next-token distribution."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -124,6 +124,7 @@ def text_lens(
     fits: Mapping[str, Any],
     *,
     fit: str | None = None,
+    count: int = 100,
     longest: int = 128,
 ) -> pd.DataFrame:
     """Tabulate how near a lens is to the model's output on texts that no lens was fitted to.
@@ -134,6 +135,7 @@ def text_lens(
             positions.
         fits: contains the lens of `fit`.
         fit: the name of a Jacobian or tuned lens; None: the logit lens.
+        count: most texts to read.
         longest: tokens of a text that are used.
 
     Returns:
@@ -144,7 +146,9 @@ def text_lens(
     Raises:
         ValueError: as `logit_lens`, or fewer than five texts.
     """
-    test = text_parts(texts)["test"]
+    if count < 1:
+        raise ValueError(f"count = {count} texts; valid: 1 or more")
+    test = text_parts(texts)["test"][:count]
     prompts = test.assign(
         tokens=tokens_of(test, longest), label="held-out text", split="test", raw=True
     ).assign(topic=test["sample"].astype(str))

@@ -21,11 +21,12 @@ _QUANTITIES = {
     "probability": "probability",
     "entropy": "entropy (nats)",
     "kl": "KL from the model's output (nats)",
+    "contribution": "direct contribution to the logit (nats)",
     "agreement": "agreement with the model's top token",
 }
 """Suffix of a column -> axis label; the prefix is a column of the dataset."""
 _UP_TO_ONE = ("probability", "reciprocal rank", "agreement with the model's top token")
-"""The quantities with maximum 1; all quantities are at least 0."""
+"""The quantities with maximum 1; all but contributions are at least 0."""
 
 
 def token_map(
@@ -98,6 +99,7 @@ def mean_by_layer(
     controls: list[str] | None = None,
     by: str = "label",
     split: str = "test",
+    logarithmic: bool = False,
 ) -> Figure:
     """Plot means of lens columns against the layer, one panel per value of `by`.
 
@@ -115,6 +117,7 @@ def mean_by_layer(
         controls: one column for each of them, or none.
         by: a column of the dataset.
         split: of the dataset.
+        logarithmic: whether the y axis is; means of 0, such as the output's KL, are left out.
 
     Raises:
         ValueError: no such reading or column, several positions of a sample or quantities, or
@@ -140,13 +143,15 @@ def mean_by_layer(
     groups = list(every[by].unique())
     layers = sorted(every["layer"].unique().tolist())
     bands: list[Band] = []
-    within = 0.0, 1.0 if quantities[0] in _UP_TO_ONE else np.inf
+    of_blocks = quantities[0] == _QUANTITIES["contribution"]
+    within = _range(quantities[0], every[values].to_numpy(dtype=float), logarithmic)
     with panels(len(groups)) as (figure, axes):
         for axis, group in zip(axes, groups, strict=True):
             for number, (name, value, control) in enumerate(curves):
                 colour = COLOURS[number % len(COLOURS)]
                 rows = tables[name][tables[name][by] == group]
-                read_at = [layer for layer in layers if (rows["layer"] == layer).any()]
+                means = rows.groupby("layer")[value].mean()
+                read_at = [n for n in layers if n in means and (means[n] > 0 or not logarithmic)]
                 band = band_over(
                     rows.assign(score=rows[value]),
                     "layer",
@@ -160,25 +165,30 @@ def mean_by_layer(
                 draw_band(axis, read_at, band, colour, within=within)
                 draw_curve(axis, read_at, pd.Series(band.mean), colour, label=value)
                 if control is not None:
-                    means = rows.groupby("layer")[control].mean()[read_at]
-                    axis.plot(read_at, means, color=colour, lw=1.5, ls="--", label=control)
+                    heights = rows.groupby("layer")[control].mean()[read_at]
+                    axis.plot(read_at, heights, color=colour, lw=1.5, ls="--", label=control)
             rows = every[every[by] == group]
             clusters = "" if cluster == "sample" else f", {rows[cluster].nunique()} {cluster}s"
-            axis.set_title(f"{group}\nn = {rows['sample'].nunique()}{clusters}")
-            axis.set_xlabel("layer whose input is read")
-            _layer_ticks(axis.set_xticks, layers, layers)
-        axes[0].set_ylim(-0.03, 1.03 if within[1] == 1 else None)
+            axis.set_title(f"{group}\nn = {rows['sample'].nunique()} samples{clusters}")
+            axis.set_xlabel("layer" if of_blocks else "layer whose input is read")
+            _layer_ticks(axis.set_xticks, layers, layers, output=not of_blocks)
+        if logarithmic:
+            axes[0].set_yscale("log", nonpositive="mask")
+        elif within[1] == 1:
+            axes[0].set_ylim(-0.03, 1.03)
         for axis in axes[::3]:
             axis.set_ylabel(f"mean {quantities[0]}")
         legend(figure, _keys(curves))
+        omitted = ", left out where it is 0" if logarithmic else ""
         caption(
             figure,
             [
-                f"{split.capitalize()} split, n = {every['sample'].nunique()}, no intervention.",
-                f"Lines: mean over n; {bands_in_words(bands, cluster)}, resampled over",
+                f"{split.capitalize()} split, n = {every['sample'].nunique()} samples, no",
+                f"intervention. Lines: mean over samples; {bands_in_words(bands, cluster)},",
+                "resampled over",
                 f"{cluster}s.",
                 "Dashed: control of the same colour." if controls else "No control.",
-                "out: the model's output.",
+                "" if of_blocks else f"out: the model's output{omitted}.",
             ],
         )
     return figure
@@ -221,12 +231,22 @@ def _scale(quantity: str, values: np.ndarray) -> tuple[Normalize, str]:
     return Normalize(0, float(values.max()) or 1), "viridis_r"
 
 
-def _layer_ticks(set_ticks: Any, places: Sequence[int], layers: Sequence[int]) -> None:
-    """Label layers by number, thinned out if there are many, and the last as the model's output."""
+def _range(quantity: str, values: np.ndarray, logarithmic: bool) -> tuple[float, float]:
+    """Return the range of possible means; on a logarithmic axis, one that can be drawn."""
+    if quantity == _QUANTITIES["contribution"]:
+        return -np.inf, np.inf
+    lowest = float(values[values > 0].min(initial=np.inf)) / 10 if logarithmic else 0.0
+    return lowest, 1.0 if quantity in _UP_TO_ONE else np.inf
+
+
+def _layer_ticks(
+    set_ticks: Any, places: Sequence[int], layers: Sequence[int], *, output: bool = True
+) -> None:
+    """Label layers by number, thinned out if there are many; the last as the model's output."""
     step = -(-len(layers) // 13)
     numbered = range(0, len(layers) - step, step)
     last = len(layers) - 1
-    names = [*(str(layers[n]) for n in numbered), "out"]
+    names = [*(str(layers[n]) for n in numbered), "out" if output else str(layers[last])]
     set_ticks([*(places[n] for n in numbered), places[last]], names)
 
 
