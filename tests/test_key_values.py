@@ -200,10 +200,10 @@ def test_what_does_not_fit_is_named():
     prompts = facts(model)
     fit = answer_values(model, prompts, 0)
     with pytest.raises(ValueError, match="values 'best' is unknown; valid: chosen, similar"):
-        next(edited_values(model, prompts, {}, 0, fit="values", values="best"))
+        next(edited_values(model, prompts, {}, 0, fit="values", values="best", strengths=[1.0]))
     with pytest.raises(ValueError, match="no values for the fact 'c'"):
         unlike = prompts.assign(fact="c")
-        next(edited_values(model, unlike, {"values": fit}, 0, fit="values"))
+        next(edited_values(model, unlike, {"values": fit}, 0, fit="values", strengths=[1.0]))
     with pytest.raises(
         ValueError, match="2 prompts of 1 facts in split 'train'; valid: one a fact"
     ):

@@ -93,7 +93,7 @@ def mean_jacobians(
     skipped: int,
     batch_tokens: int,
 ) -> Float64[Tensor, "layer d_model d_model"]:
-    """Average the summed Jacobians of all texts: one backward pass per batch and output dimension."""
+    """Average the summed Jacobians of texts: one backward pass per batch and output dimension."""
     width = model.d_model
     total = torch.zeros(len(layers), width, width, dtype=torch.float64)
     for block in passes(model, [len(text) for text in texts], batch_tokens):

@@ -1,4 +1,4 @@
-"""Feed-forward layers as key-value memories: what values say, and which of them writes an answer."""
+"""Feed-forward layers as key-value memories: what values say, and which writes an answer."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial

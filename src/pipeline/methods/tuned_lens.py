@@ -143,8 +143,9 @@ def train_translators(
     steps = max(1, epochs * -(-len(train.final) // _ROWS))
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     generator = torch.Generator().manual_seed(seed)
-    curves = [{"epoch": 0, "layer": n, "kl": kl} for n, kl in _measured(model, val, translators)]
-    best = {row["layer"]: (row["kl"], _copied(translators[row["layer"]])) for row in curves}
+    start = dict(_measured(model, val, translators))
+    curves = [{"epoch": 0, "layer": layer, "kl": kl} for layer, kl in start.items()]
+    best = {layer: (kl, _copied(translators[layer])) for layer, kl in start.items()}
     for epoch in range(1, epochs + 1):
         for chunk in torch.randperm(len(train.final), generator=generator).split(_ROWS):
             for layer, divergence in _divergences(model, train, translators, chunk):

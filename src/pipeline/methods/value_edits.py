@@ -14,15 +14,15 @@ from torch import Tensor
 from pipeline.data.datasets import dataset_digest
 from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition, Edit, PerPrompt
 from pipeline.methods.interventions import RankOne
-from pipeline.methods.key_values import contributions, continuation_tokens
+from pipeline.methods.key_values import continuation_tokens, contributions
 from pipeline.methods.provenance import Provenance
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
 KINDS = ("chosen", "similar", "random", "other")
-"""Values to edit. `chosen`: those that add most to the answer's logit. `similar`: of the same layer,
-with the activation nearest to the chosen one's. `random`: any other of the same layer. `other`: those
-chosen for another fact of the same label, edited towards that fact's target.
+"""Values to edit. `chosen`: those that add most to the answer's logit. `similar`: of the same
+layer, with the activation nearest to the chosen one's. `random`: any other of the same layer.
+`other`: those chosen for another fact of the same label, edited towards that fact's target.
 """
 
 
@@ -161,7 +161,7 @@ def edited_values(
     *,
     fit: str,
     values: str = "chosen",
-    strengths: list[float] = [1.0],  # noqa: B006 - contracts copy defaults
+    strengths: list[float],
     old: str = "answer",
     new: str = "target",
     fact: str = "fact",
@@ -232,7 +232,7 @@ def edited_values(
 
 def _edited(model: LanguageModel, table: pd.DataFrame, wanted: list[str]) -> dict[Site, Tensor]:
     """Return u [prompts, neurons] of each layer: the sign of a prompt's values, else 0."""
-    rows = {name: group for name, group in table.groupby("fact")}
+    rows = dict(iter(table.groupby("fact")))
     edits: dict[Site, Tensor] = {}
     for prompt, name in enumerate(wanted):
         for row in rows[name].itertuples():
@@ -250,7 +250,7 @@ def _others(facts: pd.Series, seed: int) -> dict[str, str]:
         ValueError: a label with only one fact.
     """
     generator = np.random.default_rng(seed)
-    others = {}
+    others: dict[str, str] = {}
     for label, names in facts.groupby(facts):
         if len(names) < 2:
             raise ValueError(f"{len(names)} fact labelled {label!r} has no other; valid: 2 or more")

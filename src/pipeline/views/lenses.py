@@ -1,5 +1,6 @@
 """Figures of lens readings: token by token for one prompt, and layer means over prompts."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -137,7 +138,7 @@ def mean_by_layer(
     curves = [
         (name, value, control)
         for name in names
-        for value, control in zip(values, controls or [None] * len(values), strict=True)
+        for value, control in itertools.zip_longest(values, controls)
     ]
     every = pd.concat(tables.values())
     groups = list(every[by].unique())
@@ -168,8 +169,9 @@ def mean_by_layer(
                     heights = rows.groupby("layer")[control].mean()[read_at]
                     axis.plot(read_at, heights, color=colour, lw=1.5, ls="--", label=control)
             rows = every[every[by] == group]
-            clusters = "" if cluster == "sample" else f", {rows[cluster].nunique()} {cluster}s"
-            axis.set_title(f"{group}\nn = {rows['sample'].nunique()} samples{clusters}")
+            samples, clusters = rows["sample"].nunique(), rows[cluster].nunique()
+            clustered = "" if samples == clusters else f", {clusters} {cluster}s"
+            axis.set_title(f"{group}\nn = {samples} samples{clustered}")
             axis.set_xlabel("layer" if of_blocks else "layer whose input is read")
             _layer_ticks(axis.set_xticks, layers, layers, output=not of_blocks)
         if logarithmic:
