@@ -9,6 +9,7 @@ from families import LAYERS, WIDTH, random_prompts, tiny, tokenizer
 from test_lenses import dataset, words
 
 from pipeline.engine.collection import collect
+from pipeline.methods import stored_lenses
 from pipeline.methods import tuned_lens as training
 from pipeline.methods.jacobian_lens import jacobian_lens, mean_jacobians
 from pipeline.methods.lens_maps import LensMaps, text_parts, unembedding_digest
@@ -18,6 +19,7 @@ from pipeline.methods.tuned_lens import Streams, train_translators, tuned_lens
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.store.collecting import write_store
 
 
 def texts(count: int, longest: int = 14) -> pd.DataFrame:
@@ -213,6 +215,38 @@ def test_texts_for_reporting_are_those_that_no_lens_was_fitted_to(monkeypatch):
     assert not reported & set(used)
     assert (table.loc[table["layer"] == LAYERS, "kl"] == 0).all()
     assert (table.loc[table["layer"] == LAYERS, "agreement"] == 1).all()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_store_is_read_as_a_forward_pass_is(family, tmp_path, monkeypatch):
+    """In chunks of three rows, with and without a fit; a store of some layers at those."""
+    monkeypatch.setattr(stored_lenses, "_ROWS", 3)
+    model = tiny(family)
+    prompts = dataset(model, words(5), answer=[f" w{20 + n}" for n in range(5)])
+    prompts["sample"] = [4, 8, 6, 2, 9]
+    tokens = {
+        s: list(map(int, t)) for s, t in zip(prompts["sample"], prompts["tokens"], strict=True)
+    }
+    positions = {sample: (0, len(row) - 1) for sample, row in tokens.items()}
+    sites = [Site(layer, "resid_pre") for layer in (0, 1, 3)]
+    last = Site(LAYERS - 1, "resid_post")
+    options = {"revision": "", "rule": "ends", "rows_per_shard": 4}
+    store = write_store(tmp_path / "s", model, tokens, positions, [*sites, last], **options)
+    fits = {"lens": maps(model, torch.eye(WIDTH) + 0.1 * torch.randn(WIDTH, WIDTH))}
+    for fit in (None, "lens"):
+        options = {"fit": fit, "columns": ["answer"]}
+        table = stored_lenses.stored_lens(model, prompts, store, fits, **options)
+        passed = logit_lens(model, prompts, fits, positions=[0, -1], **options)
+        passed = passed[passed["layer"] != 2]
+        keys = ["sample", "position", "layer"]
+        both = [x.sort_values(keys).reset_index(drop=True) for x in (table, passed)]
+        assert sorted(table["layer"].unique()) == [0, 1, 3, LAYERS]
+        pd.testing.assert_frame_equal(*both, rtol=1e-3, atol=1e-5, check_dtype=False)
+    without = write_store(
+        tmp_path / "t", model, tokens, positions, sites, revision="", rule="ends", rows_per_shard=4
+    )
+    with pytest.raises(ValueError, match=r"valid: blocks\.3\.resid_post and resid_pre of a layer"):
+        stored_lenses.stored_lens(model, prompts, without)
 
 
 def test_wrong_options_are_named():

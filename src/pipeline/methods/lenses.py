@@ -15,7 +15,8 @@ from pipeline.engine.chunks import passes
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
 from pipeline.methods.lens_maps import COMPONENT, LensMaps, text_parts, tokens_of
-from pipeline.model import chat, hooks
+from pipeline.methods.lens_tables import checked_maps, lens_values, named_tokens, tabulated
+from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.model.unembedding import lens_logits
@@ -68,54 +69,25 @@ def logit_lens(
     2026 for the Jacobian lens.
     """
     columns = columns or []
-    for column in columns:
-        if column not in prompts:
-            raise ValueError(f"no column {column!r} in the dataset; it has: {', '.join(prompts)}")
-    maps = _checked_maps(model, fits or {}, fit)
-    layers = list(range(model.n_layers)) if maps is None else maps.layers
     # Tables read from a file hold arrays.
     prompts = prompts.assign(tokens=[[int(token) for token in row] for row in prompts["tokens"]])
+    named = named_tokens(model, prompts, columns)
+    maps = checked_maps(model, fits or {}, fit)
+    layers = list(range(model.n_layers)) if maps is None else maps.layers
     tokens, positions_by_sample = locate(prompts, model.tokenizer, positions)
     check_context(model, list(tokens.values()))
-    rows = prompts.to_dict("records")
-    named = _padded([[_first_tokens(model, row, column) for column in columns] for row in rows])
+    places = list(positions_by_sample.values())
     measured = in_batches(
         model,
         batch_tokens,
-        partial(
-            _measured,
-            model,
-            maps,
-            layers,
-            list(tokens.values()),
-            list(positions_by_sample.values()),
-            named,
-        ),
-    ).numpy()
-    listed_layers = [*layers, model.n_layers]
-    counts = [len(listed) * len(listed_layers) for listed in positions_by_sample.values()]
-    token_positions = [
-        (tokens[s][p], p) for s, listed in positions_by_sample.items() for p in listed
-    ]
-    values = measured.reshape(-1, measured.shape[-1]).T
-    pieces = {int(token): model.piece(int(token)) for token in np.unique(values[0])}
-    samples = prompts[["sample", "label", "split", "topic"]]
-    table = samples.iloc[np.repeat(np.arange(len(prompts)), counts)].assign(
-        position=np.repeat([position for _, position in token_positions], len(listed_layers)),
-        piece=np.repeat([model.piece(token) for token, _ in token_positions], len(listed_layers)),
-        layer=np.tile(listed_layers, len(token_positions)),
-        top_token=values[0].astype(int),
-        top_piece=[pieces[int(token)] for token in values[0]],
-        probability=values[1],
-        entropy=values[2],
-        kl=values[3],
+        partial(_measured, model, maps, layers, list(tokens.values()), places, named),
     )
-    for number, column in enumerate(columns):
-        rank, probability = values[4 + 2 * number : 6 + 2 * number]
-        table[f"{column}_rank"] = rank.astype(int)
-        table[f"{column}_reciprocal_rank"] = 1 / rank
-        table[f"{column}_probability"] = probability
-    return table.reset_index(drop=True)
+    samples = prompts[["sample", "label", "split", "topic"]]
+    rows = samples.iloc[np.repeat(np.arange(len(prompts)), list(map(len, places)))].assign(
+        position=[position for listed in places for position in listed],
+        token=[tokens[s][p] for s, listed in positions_by_sample.items() for p in listed],
+    )
+    return tabulated(model, rows, [*layers, model.n_layers], measured, columns)
 
 
 def text_lens(
@@ -162,41 +134,6 @@ def text_lens(
     return table.groupby(by, sort=False)[["kl", "entropy", "agreement"]].mean().reset_index()
 
 
-def _checked_maps(
-    model: LanguageModel, fits: Mapping[str, Any], fit: str | None
-) -> LensMaps | None:
-    if fit is None:
-        return None
-    maps: LensMaps = fits[fit]
-    for layer in maps.layers:
-        maps.check(model, Site(layer, COMPONENT))
-    return maps
-
-
-def _first_tokens(model: LanguageModel, row: dict[str, Any], column: str) -> list[int]:
-    """Return the distinct first tokens of a column's texts as they continue the prompt."""
-    texts = [row[column]] if isinstance(row[column], str) else list(row[column])
-    return list(dict.fromkeys(_first_token(model, row, column, text) for text in texts))
-
-
-def _first_token(model: LanguageModel, row: dict[str, Any], column: str, text: str) -> int:
-    before = len(row["tokens"])
-    tokens, span = chat.with_answer(model.tokenizer, row["prompt"], text, raw=row["raw"])
-    if span[0] != before or tokens[:before] != row["tokens"]:
-        raise ValueError(
-            f"{column} {text!r} of sample {row['sample']} begins inside of the prompt's last token;"
-            " valid: a text that begins with a token of its own, mostly with a blank"
-        )
-    return tokens[before]
-
-
-def _padded(named: list[list[list[int]]]) -> Int[Tensor, "prompts columns texts"]:
-    """Stack lists of tokens, padded with -1."""
-    most = max((len(tokens) for columns in named for tokens in columns), default=1)
-    padded = [[[*tokens, *[-1] * (most - len(tokens))] for tokens in row] for row in named]
-    return torch.tensor(padded, dtype=torch.long).reshape(len(named), -1, most)
-
-
 def _measured(
     model: LanguageModel,
     maps: LensMaps | None,
@@ -206,7 +143,7 @@ def _measured(
     named: Int[Tensor, "prompts columns texts"],
     batch_tokens: int,
 ) -> Float64[Tensor, "positions layer values"]:
-    """Compute `_values` at each prompt's positions, layer by layer, the model's output last."""
+    """Compute `lens_values` at each prompt's positions, layer by layer, the model's output last."""
     starts = np.cumsum([0, *map(len, places)])
     result = torch.empty(
         int(starts[-1]), len(layers) + 1, 4 + 2 * named.shape[1], dtype=torch.float64
@@ -230,8 +167,10 @@ def _measured(
             for place, (layer, stream) in enumerate(zip(layers, streams, strict=True)):
                 mapped = stream[chunk] if maps is None else maps.map(layer, stream[chunk])
                 lens = lens_logits(model, mapped)
-                result[result_rows[chunk], place] = _values(lens, final, named_tokens[chunk]).cpu()
-            result[result_rows[chunk], -1] = _values(
+                result[result_rows[chunk], place] = lens_values(
+                    lens, final, named_tokens[chunk]
+                ).cpu()
+            result[result_rows[chunk], -1] = lens_values(
                 logits[chunk], final, named_tokens[chunk]
             ).cpu()
     return result
@@ -262,23 +201,3 @@ def _streams(
             logits_to_keep=width - first,
         ).logits
     return streams, logits[rows, columns - first]
-
-
-def _values(
-    logits: Float[Tensor, "rows vocab"],
-    final: Float64[Tensor, "rows vocab"],
-    named: Int[Tensor, "rows columns texts"],
-) -> Float64[Tensor, "rows values"]:
-    """Return top token, its probability, entropy, KL(final || logits), named ranks and probs."""
-    logs = logits.double().log_softmax(-1)
-    p = logs.exp()
-    top = p.max(-1)
-    entropy = torch.special.entr(p).sum(-1)
-    divergence = (final.exp() * (final - logs)).sum(-1)
-    parts = [top.indices.double(), top.values, entropy, divergence]
-    for tokens in named.unbind(1):
-        absent = tokens < 0
-        level = logits.gather(1, tokens.clamp(min=0)).masked_fill(absent, -torch.inf).amax(-1, True)
-        parts.append((logits > level).sum(-1).double() + 1)
-        parts.append(p.gather(1, tokens.clamp(min=0)).masked_fill(absent, 0).sum(-1))
-    return torch.stack(parts, -1)
