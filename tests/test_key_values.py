@@ -66,7 +66,7 @@ def test_a_planted_value_is_found_by_what_it_writes_and_where_it_is_active():
     table = value_tokens(model, pd.DataFrame({"sample": range(5), "tokens": texts}))
     row = table.set_index(["layer", "value"]).loc[LAYER, NEURON]
     assert row["top_token"] == OLD
-    assert row["pieces"].split(" | ")[0].strip() == "w20"
+    assert row["pieces"][0].strip() == "w20"
     assert row["context"].split() == ["w9", "w8", "w7"]
     assert row["next_piece"].strip() == "w20"
     assert row["agrees"]

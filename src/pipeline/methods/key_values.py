@@ -58,8 +58,8 @@ def value_tokens(
         longest: tokens of a text that are used.
 
     Returns:
-        One row per layer and value: `layer`, `value`, `pieces` (the top tokens' texts, separated
-        by " | "), `top_token`, `activation`, `context`, `next_piece`, `agrees`, and `chance`, the
+        One row per layer and value: `layer`, `value`, `pieces` (the texts of the top
+        tokens), `top_token`, `activation`, `context`, `next_piece`, `agrees`, and `chance`, the
         same for all values of a layer.
 
     Raises:
@@ -91,7 +91,7 @@ def value_tokens(
                 {
                     "layer": layer,
                     "value": np.arange(len(ids)),
-                    "pieces": [" | ".join(map(model.piece, listed)) for listed in ids.tolist()],
+                    "pieces": [[model.piece(token) for token in listed] for listed in ids.tolist()],
                     "top_token": top_tokens,
                     "activation": best[row].numpy(),
                     "context": [_shown(model, text, position) for text, position in contexts],

@@ -97,7 +97,7 @@ def value_table(
             if height % rows == 0:
                 axis.axhline(height - 0.1, color="#c4c4c4", lw=0.8)
                 axis.text(columns["layer"], height + 0.4, str(row.layer), **style)
-            pieces = "  ".join(drawable(piece, 12) for piece in row.pieces.split(" | "))
+            pieces = "  ".join(drawable(piece, 12) for piece in row.pieces)
             cells = {
                 "value": str(row.value),
                 "top tokens": pieces,
