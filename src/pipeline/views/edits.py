@@ -8,11 +8,12 @@ from pipeline.measures.statistics import Estimate, estimate
 from pipeline.views.heat_maps import in_words, tick
 from pipeline.views.marks import draw_estimates, legend_key
 from pipeline.views.panels import COLOURS, caption, legend, panels, percent_axis
-from pipeline.views.selection import select, steered_of
+from pipeline.views.selection import label_of, select, steered_of
 
 
 def shares_by_axis(
     scores: pd.DataFrame,
+    summary: pd.DataFrame,
     cluster: str,
     seed: int,
     *,
@@ -26,6 +27,7 @@ def shares_by_axis(
 
     Args:
         scores: of samples under conditions, with `role` and the axes as columns.
+        summary: means, for the metrics' names.
         cluster: a column whose values are resampled together.
         seed: of the bootstrap.
         arms: the arms to compare, such as an edit and its controls.
@@ -67,7 +69,7 @@ def shares_by_axis(
             percent_axis(axis)
             axis.set_xticks(list(places.values()), [tick(value) for value in places])
             axis.set_xlabel(in_words(x))
-            axis.set_title(str(scored["metric_label"].iloc[0]))
+            axis.set_title(label_of(select(summary, metric=metric)))
         axes[0].set_ylabel("share of samples")
         keys = {
             in_words(arm): legend_key(color=COLOURS[number], lw=2, marker="o")
@@ -75,7 +77,7 @@ def shares_by_axis(
         }
         legend(figure, keys)
         n, clusters = rows["sample"].nunique(), rows[cluster].nunique()
-        which = "" if right is None else f", of {total} those that are {right} without intervention"
+        which = "" if right is None else f" of {total}: those {right} without intervention"
         caption(
             figure,
             [
