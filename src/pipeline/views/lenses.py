@@ -246,8 +246,11 @@ def _layer_ticks(
 ) -> None:
     """Label layers by number, thinned out if there are many; the last as the model's output."""
     step = -(-len(layers) // 13)
-    numbered = range(0, len(layers) - step, step)
     last = len(layers) - 1
+    # A label beside the last one would overlap it.
+    nearest = (places[last] - places[0]) / 20
+    numbered = [n for n in range(0, last, step) if places[last] - places[n] > nearest]
+    numbered = numbered[:-1] if len(numbered) > 1 and last - numbered[-1] < step else numbered
     names = [*(str(layers[n]) for n in numbered), "out" if output else str(layers[last])]
     set_ticks([*(places[n] for n in numbered), places[last]], names)
 
