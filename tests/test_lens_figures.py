@@ -60,7 +60,7 @@ def test_curves_are_the_means_over_clusters_with_their_bands(prompts, lens):
     )
     for axes, label in zip(figure.axes, ("told", "not told"), strict=True):
         rows = lens[lens["label"] == label]
-        assert axes.get_title(loc="left") == f"{label}\nn = 6 prompts, 3 topics"
+        assert axes.get_title(loc="left") == f"{label}\nn = 6 samples, 3 topics"
         for name, band in zip(("bridge", "answer"), axes.collections, strict=True):
             scores = rows.assign(score=rows[f"{name}_reciprocal_rank"])
             layers = sorted(rows["layer"].unique())
@@ -76,7 +76,7 @@ def test_curves_are_the_means_over_clusters_with_their_bands(prompts, lens):
         assert [set(line.get_ydata()) for line in dashed] == [{0.01}, {0.01}]
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "2", "out"]
     text = caption(figure)
-    assert "Test split, n = 12 prompts" in text and "control of the same colour" in text
+    assert "Test split, n = 12 samples" in text and "control of the same colour" in text
     assert figure.axes[0].get_ylabel() == "mean reciprocal rank"
 
 
@@ -85,8 +85,24 @@ def test_curves_are_told_apart_by_any_column_of_the_dataset(prompts, lens):
         prompts, {"last": lens}, "sample", 0, reading="last", values=["entropy"], by="relation"
     )
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == ["0\nn = 6 prompts, 6 samples", "1\nn = 6 prompts, 6 samples"]
+    assert titles == ["0\nn = 6 samples", "1\nn = 6 samples"]
     assert figure.axes[0].get_ylabel() == "mean entropy (nats)" and "No control." in caption(figure)
+
+
+def test_readings_are_compared_and_those_of_fewer_layers_drawn_where_they_are(prompts, lens):
+    """On a logarithmic axis, of texts that the dataset does not have."""
+    texts = lens.assign(sample=lens["sample"] + 100, topic="text", label="text", kl=lens["layer"])
+    readings = {"logit": texts, "tuned_lens": texts[texts["layer"] > 1].assign(kl=5.0)}
+    options = {"reading": list(readings), "values": ["kl"], "logarithmic": True}
+    figure = mean_by_layer(prompts, readings, "sample", 0, **options)
+    (axes,) = figure.axes
+    curves = [line for line in axes.lines if line.get_label() == "kl"]
+    assert [line.get_xdata().tolist() for line in curves] == [[1, 2, 3], [2, 3]]
+    assert [line.get_ydata().tolist() for line in curves] == [[1, 2, 3], [5, 5]]
+    assert axes.get_yscale() == "log"
+    (keys,) = figure.legends
+    assert [text.get_text() for text in keys.get_texts()] == ["logit", "tuned lens"]
+    assert "out: the model's output, left out where it is 0." in caption(figure)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,17 @@ def test_a_token_planted_in_a_layer_decodes_from_the_next_one_on():
     assert table["bridge_rank"].tolist()[3:] == [2, 2]
 
 
+def test_spellings_of_a_word_count_together_and_the_likeliest_ranks():
+    model = tiny("llama")
+    prompts = dataset(model, words(3), one=" w20", two=" w30")
+    prompts["both"] = [[" w20", " w30", " w20 w9"], np.array([" w30", " w20"]), [" w20", " w30"]]
+    table = logit_lens(model, prompts, columns=["one", "two", "both"])
+    summed = table["one_probability"] + table["two_probability"]
+    np.testing.assert_allclose(table["both_probability"], summed)
+    assert (table["both_rank"] == table[["one_rank", "two_rank"]].min(axis=1)).all()
+    assert (table["one_rank"] > table["two_rank"]).nunique() == 2
+
+
 def test_a_text_that_does_not_continue_the_prompt_is_named():
     model = LanguageModel(tiny("llama").hf, byte_tokenizer(None, adds_bos=False), name="bytes")
     prompts = dataset(model, ["The capital of France is Par"], answer=["is"])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from pipeline.embedded.behaviours.agreement import (
     AUXILIARIES,
@@ -31,7 +32,9 @@ def read(name):
 def test_files_are_those_of_the_generator(tmp_path):
     write_study_data(tmp_path, STUDY_SEED)
     files = sorted(tmp_path.iterdir())
-    assert len(files) == 10
+    outs = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]["train_embedded_model"]["outs"]
+    declared = sorted(Path(path).name for out in outs for path in out if path.endswith(".jsonl"))
+    assert [file.name for file in files] == declared
     for file in files:
         assert file.read_bytes() == (Path("data") / file.name).read_bytes(), file.name
 

@@ -4,21 +4,31 @@ import json
 from pathlib import Path
 from random import Random
 
-from pipeline.embedded import probe_prompts, prompt_tables, sense_prompts, vocabulary_prompts
+from pipeline.embedded import (
+    lens_prompts,
+    probe_prompts,
+    prompt_tables,
+    sense_prompts,
+    vocabulary_prompts,
+)
 from pipeline.embedded.behaviours import lists, refusal, text
 
 
 def write_study_data(folder: Path, seed: int) -> None:
     """Write each table as FOLDER/NAME.jsonl."""
     tables = {
+        "capitals": lens_prompts.capitals(Random(seed)),
+        "fact_edits": lens_prompts.fact_edits(Random(seed)),
         "instructions": refusal.instructions(Random(seed)),
         "list_topics": lists.topics(),
+        "mixed_texts": lens_prompts.mixed_texts(Random(seed)),
+        "parsed_sentences": probe_prompts.parsed_sentences(Random(seed)),
         "plain_text": text.held_out(Random(seed)),
         "quoted_questions": prompt_tables.quoted_questions(),
         "senses": sense_prompts.senses(),
         "stories": probe_prompts.stories(Random(seed)),
         "subject_numbers": probe_prompts.subject_numbers(Random(seed)),
-        "parsed_sentences": probe_prompts.parsed_sentences(Random(seed)),
+        "translations": lens_prompts.translations(Random(seed)),
         "two_hops": prompt_tables.two_hops(Random(seed)),
         "vocabulary": vocabulary_prompts.vocabulary(Random(seed)),
     }

@@ -159,6 +159,28 @@ def answer_is_top(
     return (rank == 0).double().where(~rank.isnan(), torch.nan)
 
 
+def text_is_top(
+    after: NextToken, *, column: str, layer: int | None = None
+) -> Annotated[Float64[Tensor, " rows"], Scale("the {column} is the top token", share=True)]:
+    """Score 1 if the first token of the sample's text in a column is the top token, else 0.
+
+    NaN for samples without a text.
+
+    Raises:
+        ValueError: as `NextToken.continuations`.
+    """
+    tokens = after.continuations(column)
+    is_top = (after.logits(layer).argmax(-1) == tokens).double()
+    return is_top.masked_fill(tokens < 0, torch.nan)
+
+
+def top_token_changed(
+    after: NextToken, *, layer: int | None = None
+) -> Annotated[Float64[Tensor, " rows"], Scale("the top token changed", share=True)]:
+    """Score 1 if the top token is another than the unedited model's, else 0."""
+    return (after.logits(layer).argmax(-1) != after.clean(layer).argmax(-1)).double()
+
+
 def answer_over_foil(
     after: NextToken, *, layer: int | None = None
 ) -> Annotated[Float64[Tensor, " rows"], Scale("logit(answer) - logit(foil)", "nats")]:

@@ -14,6 +14,7 @@ class Provenance:
         dataset: hash of the prompts.
         sites: the sites whose activations were used.
         how: the function and its options, in words.
+        unembedding: hash of the final norm and the unembedding, if the fit belongs to them.
         named: whether `model` is a name instead of a hash, as in published files. A name is
             compared with the end of the model's path or hub id, which is weaker than a hash:
             different weights with the same name are accepted.
@@ -25,6 +26,7 @@ class Provenance:
     sites: tuple[str, ...] = ()
     how: str = ""
     named: bool = False
+    unembedding: str = ""
 
     @property
     def record(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Logit lens: apply the final norm and unembedding to residual streams and directions."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pipeline.model.hooks import starting_at
@@ -17,6 +17,13 @@ def lens_logits(
 
     Source: nostalgebraist 2020 (logit lens).
     """
+    return unembedded(model, streams)
+
+
+def unembedded(
+    model: LanguageModel, streams: Float[Tensor, "rows d_model"]
+) -> Float[Tensor, "rows vocab"]:
+    """Compute `lens_logits`, differentiable with respect to the streams."""
     # One sequence per row: a single sequence would need an attention mask [rows, rows].
     zeros = torch.zeros(len(streams), 1, dtype=torch.long, device=model.device)
     with starting_at(model, model.n_layers, streams[:, None]):
@@ -62,6 +69,67 @@ def direct_logits(
     parts = model.hf.get_output_embeddings().weight.split(16384)
     logits = torch.cat([read.to(part.device) @ part.float().T for part in parts], -1)
     return logits - logits.mean(-1, keepdim=True)
+
+
+@torch.no_grad()
+def value_vectors(model: LanguageModel, layer: int) -> Float[Tensor, "neurons d_model"]:
+    """Return what each neuron of an MLP adds to the residual stream per unit of activation.
+
+    Rows of the down projection, times the scale of a post-norm if any; its denominator, which
+    depends on the prompt, is left out.
+
+    Source: Geva et al. 2021, "Transformer feed-forward layers are key-value memories".
+    """
+    site = Site(layer, "mlp_act")
+    identity = torch.eye(model.width(site), device=model.device_of(site))
+    return _written(model, site, identity)
+
+
+@torch.no_grad()
+def readout_vectors(
+    model: LanguageModel, tokens: Int[Tensor, " tokens"]
+) -> Float[Tensor, "tokens d_model"]:
+    """Return r with logit = (r . h) / σ for the final residual stream h and the final norm's σ.
+
+    The token's row of the unembedding times the norm's scale; centred if that is a LayerNorm. A
+    norm's or unembedding's bias and soft-capping are left out.
+    """
+    norm = model.decoder.get_submodule(model.architecture.final_norm)
+    weight = model.hf.get_output_embeddings().weight
+    rows = weight[tokens.to(weight.device)].float().to(norm.weight.device) * _scale(model, norm)
+    return rows - rows.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else rows
+
+
+@torch.no_grad()
+def final_factors(
+    model: LanguageModel, streams: Float[Tensor, "rows d_model"]
+) -> Float[Tensor, " rows"]:
+    """Return 1 / σ of the model's final norm for residual streams."""
+    return _factors(model, model.decoder.get_submodule(model.architecture.final_norm), streams)
+
+
+@torch.no_grad()
+def post_norm_factors(
+    model: LanguageModel, layer: int, outputs: Float[Tensor, "rows d_model"]
+) -> Float[Tensor, " rows"]:
+    """Return 1 / σ of the norm after an MLP for outputs of its down projection; 1 without one."""
+    after, _ = model.module_of(Site(layer, "mlp_out"))
+    if not hasattr(after, "weight"):
+        return torch.ones(len(outputs), device=outputs.device)
+    return _factors(model, after, outputs)
+
+
+def _factors(
+    model: LanguageModel, norm: nn.Module, streams: Float[Tensor, "rows d_model"]
+) -> Float[Tensor, " rows"]:
+    """Compute 1 / σ from a norm's input and output; epsilons have different names by family."""
+    centred = streams.float()
+    if isinstance(norm, nn.LayerNorm):
+        centred = centred - centred.mean(-1, keepdim=True)
+    scaled = centred * _scale(model, norm)
+    bias = getattr(norm, "bias", None)
+    output = norm(streams).float() - (0 if bias is None else bias.float())
+    return (output * scaled).sum(-1) / scaled.pow(2).sum(-1)
 
 
 def _written(

@@ -1,5 +1,6 @@
 """Figures of lens readings: token by token for one prompt, and layer means over prompts."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,10 +22,12 @@ _QUANTITIES = {
     "probability": "probability",
     "entropy": "entropy (nats)",
     "kl": "KL from the model's output (nats)",
+    "contribution": "direct contribution to the logit (nats)",
+    "agreement": "agreement with the model's top token",
 }
 """Suffix of a column -> axis label; the prefix is a column of the dataset."""
-_UP_TO_ONE = ("probability", "reciprocal rank")
-"""The quantities with maximum 1; all quantities are at least 0."""
+_UP_TO_ONE = ("probability", "reciprocal rank", "agreement with the model's top token")
+"""The quantities with maximum 1; all but contributions are at least 0."""
 
 
 def token_map(
@@ -92,15 +95,16 @@ def mean_by_layer(
     cluster: str,
     seed: int,
     *,
-    reading: str,
+    reading: Any,
     values: list[str],
     controls: list[str] | None = None,
     by: str = "label",
     split: str = "test",
+    logarithmic: bool = False,
 ) -> Figure:
     """Plot means of lens columns against the layer, one panel per value of `by`.
 
-    Lines: the columns, with 95 % bands over layers, resampled over `cluster`.
+    Lines: the columns of each reading, with 95 % bands over layers, resampled over `cluster`.
     Dashed in the same colour: the control of each.
 
     Args:
@@ -108,11 +112,13 @@ def mean_by_layer(
         readings: tables by name.
         cluster: a dataset column whose values are resampled together.
         seed: of the bootstrap.
-        reading: of `lenses.logit_lens`, at one position of each sample.
+        reading: one or a list, of `lenses.logit_lens` at one position of each sample, or of
+            `lenses.text_lens`.
         values: columns of the reading, all of one quantity, such as `bridge_reciprocal_rank`.
         controls: one column for each of them, or none.
         by: a column of the dataset.
         split: of the dataset.
+        logarithmic: whether the y axis is; means of 0, such as the output's KL, are left out.
 
     Raises:
         ValueError: no such reading or column, several positions of a sample or quantities, or
@@ -121,64 +127,92 @@ def mean_by_layer(
     controls = controls or []
     if controls and len(controls) != len(values):
         raise ValueError(f"{len(controls)} controls of {len(values)} values; valid: one for each")
-    table = select(table_of(readings, reading), split=split)
-    if table.duplicated(["sample", "layer"]).any():
-        raise ValueError(f"reading {reading} has several positions a sample; valid: one")
-    for column in (by, cluster):
-        if column not in prompts:
-            raise ValueError(f"no column {column!r} in the dataset; it has: {', '.join(prompts)}")
+    names = [reading] if isinstance(reading, str) else list(reading)
+    tables = {name: _rows(prompts, readings, name, split, by, cluster) for name in names}
     for value in (*values, *controls):
-        column_of(table, value)
+        for table in tables.values():
+            column_of(table, value)
     quantities = sorted({_named(value)[1] for value in (*values, *controls)})
     if len(quantities) != 1:
         raise ValueError(f"quantities {', '.join(quantities)} in one figure; valid: one")
-    named = [column for column in dict.fromkeys((by, cluster)) if column != "sample"]
-    table = table.drop(columns=named, errors="ignore").merge(prompts[["sample", *named]])
-    groups = list(table.groupby(by, sort=False))
-    layers = sorted(table["layer"].unique().tolist())
+    curves = [
+        (name, value, control)
+        for name in names
+        for value, control in itertools.zip_longest(values, controls)
+    ]
+    every = pd.concat(tables.values())
+    groups = list(every[by].unique())
+    layers = sorted(every["layer"].unique().tolist())
     bands: list[Band] = []
-    within = 0.0, 1.0 if quantities[0] in _UP_TO_ONE else np.inf
+    of_blocks = quantities[0] == _QUANTITIES["contribution"]
+    within = _range(quantities[0], every[values].to_numpy(dtype=float), logarithmic)
     with panels(len(groups)) as (figure, axes):
-        for axis, (name, rows) in zip(axes, groups, strict=True):
-            for number, value in enumerate(values):
+        for axis, group in zip(axes, groups, strict=True):
+            for number, (name, value, control) in enumerate(curves):
                 colour = COLOURS[number % len(COLOURS)]
-                scores = rows.assign(score=rows[value])
-                bounded = within[1] == 1
+                rows = tables[name][tables[name][by] == group]
+                means = rows.groupby("layer")[value].mean()
+                read_at = [n for n in layers if n in means and (means[n] > 0 or not logarithmic)]
                 band = band_over(
-                    scores,
+                    rows.assign(score=rows[value]),
                     "layer",
-                    layers,
+                    read_at,
                     cluster=cluster,
                     share=False,
-                    bounded=bounded,
+                    bounded=within[1] == 1,
                     seed=seed,
                 )
                 bands.append(band)
-                draw_band(axis, layers, band, colour, within=within)
-                draw_curve(axis, layers, pd.Series(band.mean), colour, label=value)
-                if controls:
-                    means = rows.groupby("layer")[controls[number]].mean()[layers]
-                    axis.plot(layers, means, color=colour, lw=1.5, ls="--", label=controls[number])
-            count = f"{rows['sample'].nunique()} prompts, {rows[cluster].nunique()} {cluster}s"
-            axis.set_title(f"{name}\nn = {count}")
-            axis.set_xlabel("layer whose input is read")
-            _layer_ticks(axis.set_xticks, layers, layers)
-        if quantities[0] in _UP_TO_ONE:
+                draw_band(axis, read_at, band, colour, within=within)
+                draw_curve(axis, read_at, pd.Series(band.mean), colour, label=value)
+                if control is not None:
+                    heights = rows.groupby("layer")[control].mean()[read_at]
+                    axis.plot(read_at, heights, color=colour, lw=1.5, ls="--", label=control)
+            rows = every[every[by] == group]
+            samples, clusters = rows["sample"].nunique(), rows[cluster].nunique()
+            clustered = "" if samples == clusters else f", {clusters} {cluster}s"
+            axis.set_title(f"{group}\nn = {samples} samples{clustered}")
+            axis.set_xlabel("layer" if of_blocks else "layer whose input is read")
+            _layer_ticks(axis.set_xticks, layers, layers, output=not of_blocks)
+        if logarithmic:
+            axes[0].set_yscale("log", nonpositive="mask")
+        elif within[1] == 1:
             axes[0].set_ylim(-0.03, 1.03)
-        axes[0].set_ylabel(f"mean {quantities[0]}")
-        legend(figure, _keys(values, controls))
-        count = f"n = {table['sample'].nunique()} prompts"
+        for axis in axes[::3]:
+            axis.set_ylabel(f"mean {quantities[0]}")
+        legend(figure, _keys(curves))
+        omitted = ", left out where it is 0" if logarithmic else ""
         caption(
             figure,
             [
-                f"{split.capitalize()} split, {count}, no intervention.",
-                f"Lines: mean over prompts; {bands_in_words(bands, cluster)}, resampled over",
+                f"{split.capitalize()} split, n = {every['sample'].nunique()} samples, no",
+                f"intervention. Lines: mean over samples; {bands_in_words(bands, cluster)},",
+                "resampled over",
                 f"{cluster}s.",
                 "Dashed: control of the same colour." if controls else "No control.",
-                "out: the model's output.",
+                "" if of_blocks else f"out: the model's output{omitted}.",
             ],
         )
     return figure
+
+
+def _rows(
+    prompts: pd.DataFrame,
+    readings: Mapping[str, pd.DataFrame],
+    reading: str,
+    split: str,
+    by: str,
+    cluster: str,
+) -> pd.DataFrame:
+    """Select a reading's rows of a split, with the columns `by` and `cluster` of the dataset."""
+    table = select(table_of(readings, reading), split=split)
+    if table.duplicated(["sample", "layer"]).any():
+        raise ValueError(f"reading {reading} has several positions a sample; valid: one")
+    missing = [column for column in dict.fromkeys((by, cluster)) if column not in table]
+    for column in missing:
+        if column not in prompts:
+            raise ValueError(f"no column {column!r} in the dataset; it has: {', '.join(prompts)}")
+    return table.merge(prompts[["sample", *missing]]) if missing else table
 
 
 def _named(column: str) -> tuple[str, str]:
@@ -199,20 +233,38 @@ def _scale(quantity: str, values: np.ndarray) -> tuple[Normalize, str]:
     return Normalize(0, float(values.max()) or 1), "viridis_r"
 
 
-def _layer_ticks(set_ticks: Any, places: Sequence[int], layers: Sequence[int]) -> None:
-    """Label layers by number, thinned out if there are many, and the last as the model's output."""
+def _range(quantity: str, values: np.ndarray, logarithmic: bool) -> tuple[float, float]:
+    """Return the range of possible means; on a logarithmic axis, one that can be drawn."""
+    if quantity == _QUANTITIES["contribution"]:
+        return -np.inf, np.inf
+    lowest = float(values[values > 0].min(initial=np.inf)) / 10 if logarithmic else 0.0
+    return lowest, 1.0 if quantity in _UP_TO_ONE else np.inf
+
+
+def _layer_ticks(
+    set_ticks: Any, places: Sequence[int], layers: Sequence[int], *, output: bool = True
+) -> None:
+    """Label layers by number, thinned out if there are many; the last as the model's output."""
     step = -(-len(layers) // 13)
-    numbered = range(0, len(layers) - step, step)
     last = len(layers) - 1
-    names = [*(str(layers[n]) for n in numbered), "out"]
+    # A label beside the last one would overlap it.
+    nearest = (places[last] - places[0]) / 20
+    numbered = [n for n in range(0, last, step) if places[last] - places[n] > nearest]
+    numbered = numbered[:-1] if len(numbered) > 1 and last - numbered[-1] < step else numbered
+    names = [*(str(layers[n]) for n in numbered), "out" if output else str(layers[last])]
     set_ticks([*(places[n] for n in numbered), places[last]], names)
 
 
-def _keys(values: list[str], controls: list[str]) -> dict[str, Any]:
+def _keys(curves: Sequence[tuple[str, str, str | None]]) -> dict[str, Any]:
+    """Create a legend entry of each curve and its control, named by what tells the curves apart."""
+    names, values = ({curve[place] for curve in curves} for place in (0, 1))
     keys = {}
-    for number, value in enumerate(values):
+    for number, (name, value, control) in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
-        keys[_named(value)[0] or value] = legend_key(color=colour, lw=2.4)
-        if controls:
-            keys[_named(controls[number])[0]] = legend_key(color=colour, ls="--")
+        column = _named(value)[0] or value
+        text = column if len(names) == 1 else name.replace("_", " ")
+        text = f"{text}: {column}" if len(names) > 1 and len(values) > 1 else text
+        keys[text] = legend_key(color=colour, lw=2.4)
+        if control is not None:
+            keys[f"control: {_named(control)[0]}"] = legend_key(color=colour, ls="--")
     return keys

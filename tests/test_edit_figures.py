@@ -1,0 +1,54 @@
+"""Shares of edited outputs against an axis, from scores whose shares are known."""
+
+import pandas as pd
+import pytest
+
+from pipeline.views.edits import shares_by_axis
+
+
+def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Ten samples, eight right; strength 2 changes four of these and both others."""
+    rows = []
+    for arm in ("chosen", "random"):
+        for strength in (None, 1.0, 2.0):
+            for sample in range(10):
+                changed = strength == 2 and arm == "chosen" and (sample < 4 or sample > 7)
+                common = {
+                    "arm": arm,
+                    "role": "candidate" if strength else "baseline",
+                    "strength": strength,
+                    "split": "test",
+                    "sample": sample,
+                    "topic": sample,
+                }
+                rows.append({**common, "metric": "changed", "score": float(changed)})
+                rows.append({**common, "metric": "correct", "score": float(sample < 8)})
+    names = pd.DataFrame({"metric": ["changed", "correct"], "metric_label": ["Changed", "Right"]})
+    return pd.DataFrame(rows), names
+
+
+def test_shares_are_of_those_that_were_right():
+    scores, summary = tables()
+    options = {"arms": ["chosen", "random"], "metrics": ["changed"], "x": "strength"}
+    for right, share, n in (("correct", 0.5, 8), (None, 0.6, 10)):
+        figure = shares_by_axis(scores, summary, "topic", 0, right=right, **options)
+        (axis,) = figure.axes
+        chosen, random = (line for line in axis.lines if line.get_label() in ("chosen", "random"))
+        assert chosen.get_ydata().tolist() == [0, share]
+        assert random.get_ydata().tolist() == [0, 0]
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "2"]
+        assert axis.get_title(loc="left") == "Changed"
+        assert f"n = {n} samples" in " ".join(figure.get_supxlabel().split())
+
+
+def test_shares_that_cannot_be_drawn_are_named():
+    scores, summary = tables()
+    options = {"arms": ["chosen"], "metrics": ["changed"], "x": "strength"}
+    with pytest.raises(ValueError, match="no axis 'layer'; valid:"):
+        shares_by_axis(scores, summary, "topic", 0, **{**options, "x": "layer"})
+    wrong = scores.assign(score=scores["score"].where(scores["metric"] != "changed", 0.3))
+    with pytest.raises(ValueError, match="metric changed is no share; valid: scores of 0 and 1"):
+        shares_by_axis(wrong, summary, "topic", 0, **options)
+    none = scores.assign(score=0.0)
+    with pytest.raises(ValueError, match="no sample of 10 scores 1 in correct without"):
+        shares_by_axis(none, summary, "topic", 0, right="correct", **options)
