@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from random import Random
 
-from pipeline.embedded import prompt_tables
+from pipeline.embedded import agreement_prompts, prompt_tables
 from pipeline.embedded.behaviours import lists, refusal, text
 
 
@@ -13,6 +13,7 @@ def write_study_data(folder: Path, seed: int) -> None:
     tables = {
         "instructions": refusal.instructions(Random(seed)),
         "list_topics": lists.topics(),
+        "number_agreement": agreement_prompts.number_agreement(Random(seed)),
         "plain_text": text.held_out(Random(seed)),
         "quoted_questions": prompt_tables.quoted_questions(),
         "two_hops": prompt_tables.two_hops(Random(seed)),
