@@ -35,8 +35,9 @@ def _subjects(rng: Random, head: str) -> Iterator[dict[str, str]]:
     attractors = [noun for noun in LONG if noun != head and is_held_out(head, noun)]
     for label in ("singular", "plural"):
         for number in ("singular", "plural"):
-            nouns = inflect(head, label == "plural"), inflect(
-                rng.choice(attractors), number == "plural"
+            nouns = (
+                inflect(head, label == "plural"),
+                inflect(rng.choice(attractors), number == "plural"),
             )
             first, second = (
                 f"{rng.choice(ADJECTIVES)} {noun}" if rng.random() < 0.4 else noun for noun in nouns

@@ -221,7 +221,9 @@ def kl_divergence(
     return divergence(after.clean(layer), after.logits(layer))
 
 
-def token_groups(tokenizer: Any, groups: Mapping[str, Sequence[str]]) -> list[Int[Tensor, " words"]]:
+def token_groups(
+    tokenizer: Any, groups: Mapping[str, Sequence[str]]
+) -> list[Int[Tensor, " words"]]:
     """Return the token ids of each group of words.
 
     Raises:

@@ -121,15 +121,13 @@ class SetUnits:
     units: Field
     values: Field
 
-    def __post_init__(self) -> None:
-        shapes = [tuple(np.shape(field)) for field in (self.units, self.values)]
+    def check(self, model: LanguageModel, site: Site) -> None:
+        """Raise a ValueError if there is not one value a unit, or the site lacks a unit."""
+        shapes = [list(np.shape(field)) for field in (self.units, self.values)]
         if len(shapes[0]) != 1 or shapes[0] != shapes[1] or not shapes[0][0]:
             raise ValueError(
                 f"units and values have the shapes {shapes[0]} and {shapes[1]}; valid: [k] each"
             )
-
-    def check(self, model: LanguageModel, site: Site) -> None:
-        """Raise a ValueError if the site does not have one of the units."""
         width, units = model.width(site), _all_values(self.units)
         if units.min() < 0 or units.max() >= width:
             wrong = units[(units < 0) | (units >= width)][0]
