@@ -21,8 +21,8 @@ from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
 TOLERANCE = 1e-5
-"""Changes up to this, relative to the largest log-probability if above 1, count as none: they may be
-rounding, which is alike in all contexts and would pass any test."""
+"""Changes up to this, relative to a log-probability above 1, count as none: they may be rounding,
+which is alike in all contexts and would pass any test."""
 ABLATIONS = ("zero", "mean")
 """`zero`: the neuron is set to 0. `mean`: to its mean over the contexts, at the same positions."""
 
