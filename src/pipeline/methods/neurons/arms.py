@@ -42,7 +42,7 @@ def ablated_neurons(
     """Ablate the chosen neurons of a fit together, and each alone.
 
     Axes: `source` (chosen), `neuron` (its site, or `together`), `unit` (the neuron that is set),
-    `draw` (0), `ablation`, `positions`.
+    `group` (`LABEL neurons`, by the chosen neuron's label), `draw` (0), `ablation`, `positions`.
 
     Args:
         model: the model.
@@ -144,7 +144,7 @@ def clamped_neurons(
     ]
     for source, draw, units in sets:
         typical = typical_activations(units)
-        parts = {f"{label} neurons": labels == label for label in dict.fromkeys(labels)}
+        parts = {group_name(label): labels == label for label in dict.fromkeys(labels)}
         if source == "chosen":
             parts |= {name: np.arange(len(units)) == n for n, name in enumerate(names_of(units))}
         for (name, members), multiple in itertools.product(parts.items(), multiples):
@@ -158,6 +158,11 @@ def typical_activations(neurons: pd.DataFrame) -> pd.Series:
     """Return each neuron's mean activation over the contexts with its own label."""
     means = [row[f"activation_{row['label']}"] for _, row in neurons.iterrows()]
     return pd.Series(means, neurons.index, dtype=float)
+
+
+def group_name(label: str) -> str:
+    """Return the name of the chosen neurons of a label."""
+    return f"{label} neurons"
 
 
 def names_of(neurons: pd.DataFrame) -> list[str]:
@@ -190,7 +195,8 @@ def _together_and_alone(
     yield Condition(together, _edits(units, values, rule), role=role)
     for n, (neuron, unit) in enumerate(zip(names_of(chosen), names_of(units), strict=True)):
         edits = _edits(units.iloc[[n]], values.iloc[[n]], rule)
-        yield Condition({**axes, "neuron": neuron, "unit": unit}, edits, role=role)
+        group = group_name(chosen["label"].iloc[n])
+        yield Condition({**axes, "neuron": neuron, "unit": unit, "group": group}, edits, role=role)
 
 
 def _edits(neurons: pd.DataFrame, values: pd.Series, rule: Positions) -> tuple[Edit, ...]:

@@ -124,7 +124,8 @@ def neuron_table(
         A row per neuron: `layer`, `neuron`, `effect`, `stderr`, `topics`, `p`, `p_corrected`,
         `passes`, `own`, `others`, `top_changed` (share of contexts), `activation` (mean), `size`
         (mean absolute activation), for each label `effect_LABEL` and `activation_LABEL`, `label`
-        (where the effect is largest), and `rank` (0: not chosen). And a row per draw: `passing`.
+        (where the effect is largest), and `rank` (0: not chosen). And a row per draw: `passing`,
+        `alpha`.
     """
     tables, means = zip(*(_of_layer(table) for table in changes), strict=True)
     by_topic = np.concatenate(means)
@@ -147,7 +148,7 @@ def neuron_table(
     passing = [
         int((benjamini_hochberg(_tested(by_topic * flips)[2]) < alpha).sum()) for flips in signs
     ]
-    return table, pd.DataFrame({"draw": range(draws), "passing": passing})
+    return table, pd.DataFrame({"draw": range(draws), "passing": passing, "alpha": alpha})
 
 
 def _of_layer(changes: pd.DataFrame) -> tuple[pd.DataFrame, Float64[np.ndarray, "neuron topic"]]:

@@ -12,7 +12,7 @@ from pipeline.data.positions import resolve
 from pipeline.data.prompts import select_prompts
 from pipeline.engine.collection import collect
 from pipeline.measures.features import Rows, summary_of, tallied
-from pipeline.methods.neurons.arms import names_of, typical_activations
+from pipeline.methods.neurons.arms import group_name, names_of, typical_activations
 from pipeline.methods.neurons.effects import mean_activations
 from pipeline.methods.neurons.fits import NeuronEffects
 from pipeline.model.loading import LanguageModel
@@ -73,7 +73,7 @@ def neuron_activations(
                 rows[["sample", "label", "topic"]].assign(
                     layer=layer,
                     neuron=row["name"],
-                    group=f"{row['label']} neurons",
+                    group=group_name(row["label"]),
                     activation=values,
                     multiple=values / row["typical"],
                 )
