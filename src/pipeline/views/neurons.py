@@ -111,15 +111,15 @@ def _effects_in_words(table: pd.DataFrame, draws: pd.DataFrame, alpha: float) ->
     large = int((table["passes"] & (table["effect"].abs() >= 0.1)).sum())
     chance = draws["passing"]
     return [
-        f"{len(table):,} neurons of {table['layer'].nunique()} layers, each ablated by itself, on the",
-        f"contexts they are chosen by (n = {table['topics'].iloc[0]} topics). Own: words of the",
-        "prompt's label; others: those of the other labels. Below 0: the label's words depend on the",
-        f"neuron; 5.452 is neuron 452 of layer 5. {passing:,} neurons pass at corrected p < {alpha:g}",
-        "(dashed; t test over topics, Benjamini-Hochberg over all neurons),",
+        f"{len(table):,} neurons of {table['layer'].nunique()} layers, each ablated by itself, on",
+        f"the contexts they are chosen by (n = {table['topics'].iloc[0]} topics). Own: words of the",
+        "prompt's label; others: those of the other labels. Below 0: the label's words depend on",
+        f"the neuron; 5.452 is neuron 452 of layer 5. {passing:,} neurons pass at corrected",
+        f"p < {alpha:g} (dashed; t test over topics, Benjamini-Hochberg over all neurons),",
         f"{large} of them with an effect of 0.1 nats or more. Control: with the signs of topics",
         f"flipped at random {chance.median():.0f} pass (median of {len(draws)} draws; none in",
-        f"{100 * (chance == 0).mean():.0f} % of them). Colour: the label with the larger effect. Scale",
-        "linear within ±0.01 nats.",
+        f"{100 * (chance == 0).mean():.0f} % of them). Colour: the label with the larger effect.",
+        "Scale linear within ±0.01 nats.",
     ]
 
 
@@ -240,9 +240,9 @@ def _changes_in_words(
     draws = alone.loc[alone["source"] == "random", "draw"].nunique()
     return [
         f"{split.capitalize()} split, n = {changes['n'].iloc[0]} prompts, bars: 95 % interval over",
-        f"{changes['clusters'].iloc[0]} {cluster}s. Layer.neuron (label that it matters to), chosen on",
-        "other prompts. Grey: random neurons of the same layer and mean activation, mean and range of",
-        f"{draws} draws. Alone, at corrected p < {alpha:g}: {chosen} chosen neurons, median change",
+        f"{changes['clusters'].iloc[0]} {cluster}s. Layer.neuron (label that it matters to), chosen",
+        "on other prompts. Grey: random neurons of the same layer and mean activation, mean and",
+        f"range of {draws} draws. Alone, at corrected p < {alpha:g}: {chosen} chosen neurons, median change",
         f"{size:.2g} nats; {random} random ones, median {other:.2g} nats.",
     ]
 
