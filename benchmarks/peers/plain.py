@@ -52,7 +52,8 @@ def ablated(model: LanguageModel, ids: Tensor, mask: Tensor, neuron: Neuron) -> 
         hidden[:, -1, index] = 0
         return (hidden,)
 
-    handle = model.blocks[layer].mlp.down_proj.register_forward_pre_hook(zero)
+    projection = model.blocks[layer].get_submodule("mlp.down_proj")
+    handle = projection.register_forward_pre_hook(zero)
     try:
         return model.hf(**inputs(ids, mask), logits_to_keep=1).logits[:, -1]
     finally:

@@ -1,29 +1,21 @@
-"""Figures of neurons: the effect of every one, of the chosen ones, and their dose response."""
+"""Figures of neurons: the effect of ablating every one, and the chosen ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from pipeline.engine.conditions import BASELINE
 from pipeline.measures.significance import benjamini_hochberg, p_not_zero
 from pipeline.measures.statistics import Estimate, paired_difference
 from pipeline.model.sites import Site
-from pipeline.views.marks import GREY, draw_reference, legend_key
+from pipeline.views.marks import GREY, legend_key
 from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels
 from pipeline.views.readings import table_of
-from pipeline.views.selection import (
-    baseline_of,
-    controls_of,
-    fitted_of,
-    label_of,
-    select,
-    shown_times,
-)
+from pipeline.views.selection import fitted_of, select
 
 Readings = Mapping[str, pd.DataFrame]
 LINEAR = 0.01
@@ -112,9 +104,9 @@ def _effects_in_words(table: pd.DataFrame, draws: pd.DataFrame, alpha: float) ->
     chance = draws["passing"]
     return [
         f"{len(table):,} neurons of {table['layer'].nunique()} layers, each ablated by itself, on",
-        f"the contexts they are chosen by (n = {table['topics'].iloc[0]} topics). Own: words of the",
-        "prompt's label; others: those of the other labels. Below 0: the label's words depend on",
-        f"the neuron; 5.452 is neuron 452 of layer 5. {passing:,} neurons pass at corrected",
+        f"contexts that they are chosen by (n = {table['topics'].iloc[0]} topics). Own: words of",
+        "the prompt's label; others: those of the other labels. Below 0: the label's words depend",
+        f"on the neuron; 5.452 is neuron 452 of layer 5. {passing:,} neurons pass at corrected",
         f"p < {alpha:g} (dashed; t test over topics, Benjamini-Hochberg over all neurons),",
         f"{large} of them with an effect of 0.1 nats or more. Control: with the signs of topics",
         f"flipped at random {chance.median():.0f} pass (median of {len(draws)} draws; none in",
@@ -164,7 +156,7 @@ def neuron_ablations(
             rows = select(with_both, metric=name)
             changes = _paired_changes(rows, cluster, seed)
             _draw_changes(axis, changes, heights, times=100 if name == share else 1)
-            axis.set_yticks(list(heights.values()), [_called(n, groups.get(n)) for n in names])
+            axis.set_yticks(list(heights.values()), [called(n, groups.get(n)) for n in names])
             axis.grid(axis="x")
             axis.grid(False, axis="y")
             axis.set_ylim(min(heights.values()) - 0.6, 0.6)
@@ -188,8 +180,8 @@ def neuron_ablations(
     return figure
 
 
-def _called(name: str, group: object) -> str:
-    """Return a neuron's tick label: `5.452 (singular)`."""
+def called(name: str, group: object) -> str:
+    """Return a neuron's name in figures: `5.452 (singular)`."""
     if not name.startswith("blocks."):
         return name
     site = Site.parse(name)
@@ -240,102 +232,8 @@ def _changes_in_words(
     draws = alone.loc[alone["source"] == "random", "draw"].nunique()
     return [
         f"{split.capitalize()} split, n = {changes['n'].iloc[0]} prompts, bars: 95 % interval over",
-        f"{changes['clusters'].iloc[0]} {cluster}s. Layer.neuron (label that it matters to), chosen",
-        "on other prompts. Grey: random neurons of the same layer and mean activation, mean and",
-        f"range of {draws} draws. Alone, at corrected p < {alpha:g}: {chosen} chosen neurons, median change",
-        f"{size:.2g} nats; {random} random ones, median {other:.2g} nats.",
-    ]
-
-
-def dose_response(
-    summary: pd.DataFrame,
-    readings: Readings,
-    *,
-    arm: str,
-    metric: str,
-    activations: str,
-    most: int = 6,
-    split: str = "test",
-) -> Figure:
-    """Draw a metric against the activation that neurons are clamped at, one panel per neuron.
-
-    Lines: mean over prompts of each label, with 95 % intervals. Vertical bands: the 5 to 95 %
-    quantiles of the natural activation under that label, its median dotted. Grey: random neurons in
-    their place. Dashed: no intervention.
-
-    Args:
-        summary: means of conditions.
-        readings: tables by name.
-        arm: of `neurons.arms.clamped_neurons`.
-        metric: a metric.
-        activations: of `neurons.readings.neuron_activations`.
-        most: panels; neurons together first, then the first ones alone.
-        split: of the dataset.
-
-    Raises:
-        ValueError: no such arm, metric, split or reading.
-    """
-    means = select(summary, split=split, arm=arm, metric=metric)
-    natural = table_of(readings, activations)
-    clamped, random = fitted_of(means), controls_of(means)
-    names = sorted(dict.fromkeys(clamped["neuron"]), key=lambda name: name.startswith("blocks."))
-    labels = sorted(means["label"].unique())
-    colours = dict(zip(labels, COLOURS, strict=False))
-    groups = natural.drop_duplicates("neuron").set_index("neuron")["group"]
-    times = shown_times(means)
-    with panels(min(most, len(names)), 4.6, 3.9) as (figure, axes):
-        for axis, name in zip(axes, names, strict=False):
-            key = "neuron" if name in groups.index else "group"
-            for label, colour in colours.items():
-                usual = natural[(natural[key] == name) & (natural["label"] == label)]["multiple"]
-                low, middle, high = usual.quantile([0.05, 0.5, 0.95])
-                axis.axvspan(low, high, color=colour, alpha=0.13, lw=0)
-                axis.axvline(middle, color=colour, ls=":", lw=1.3)
-                draw_reference(axis, baseline_of(select(means, label=label)), colour)
-                _draw_dose(axis, random, name, label, times, color=GREY, lw=1.2)
-                _draw_dose(axis, clamped, name, label, times, color=colour, lw=2.2)
-            axis.set_title(_called(name, groups.get(name)) if key == "neuron" else name)
-            axis.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
-            axis.tick_params(labelbottom=True)
-            axis.set_xlabel("activation / mean activation")
-        limits = clamped["multiple"].astype(float)
-        axes[0].set_xlim(limits.min() - 0.1, limits.max() + 0.1)
-        axes[0].set_ylabel(_wrapped(label_of(means)))
-        keys = {label: legend_key(color=c, lw=2.2, marker="o") for label, c in colours.items()}
-        keys |= {
-            "no intervention": legend_key(ls="--"),
-            "control: random neurons": legend_key(lw=1.2),
-        }
-        legend(figure, keys)
-        caption(figure, _dose_in_words(means, split, labels))
-    return figure
-
-
-def _draw_dose(
-    axis: Axes, means: pd.DataFrame, name: str, label: str, times: int, **style: Any
-) -> None:
-    rows = means[(means["neuron"] == name) & (means["label"] == label)]
-    for _, draw in rows.groupby("draw"):
-        curve = draw.sort_values("multiple")
-        x = curve["multiple"].astype(float)
-        if style["color"] != GREY:
-            low, high = times * curve["low"].astype(float), times * curve["high"].astype(float)
-            axis.fill_between(x, low, high, color=style["color"], alpha=0.2, lw=0)
-        marker = "" if style["color"] == GREY else "o"
-        axis.plot(x, times * curve["mean"].astype(float), marker=marker, ms=4, **style)
-
-
-def _wrapped(text: str) -> str:
-    """Break a long axis label once, before `against`."""
-    return text.replace(" against ", "\nagainst ")
-
-
-def _dose_in_words(means: pd.DataFrame, split: str, labels: Sequence[str]) -> list[str]:
-    n = int(means["n"].max())
-    return [
-        f"{split.capitalize()} split, n = {n} prompts of each label ({', '.join(labels)}), lines:",
-        "mean with 95 % interval. Neurons are clamped at multiples of their mean activation under",
-        "their own label; 0 is zero ablation. Vertical bands: 5 to 95 % of the natural activation",
-        "under each label, dotted: its median. Grey: random neurons of the same layer and mean",
-        "activation, clamped at multiples of their own means.",
+        f"{changes['clusters'].iloc[0]} {cluster}s. Layer.neuron (label that it matters to),",
+        "chosen on other prompts. Grey: random neurons of the same layer and mean activation, mean",
+        f"and range of {draws} draws. Alone, at corrected p < {alpha:g}: {chosen} chosen neurons,",
+        f"median change {size:.2g} nats; {random} random ones, median {other:.2g} nats.",
     ]

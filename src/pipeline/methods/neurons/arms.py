@@ -13,6 +13,7 @@ from pipeline.data.positions import resolve
 from pipeline.engine.conditions import (
     CANDIDATE,
     CONTROL,
+    Axis,
     Condition,
     Edit,
     Positions,
@@ -59,7 +60,8 @@ def ablated_neurons(
     values = (
         neurons.chosen["activation"] if ablation == "mean" else 0 * neurons.chosen["activation"]
     )
-    axes = {"source": "chosen", "draw": 0, "ablation": ablation, "positions": str(positions)}
+    axes: dict[str, Axis] = {"source": "chosen", "draw": 0}
+    axes |= {"ablation": ablation, "positions": str(positions)}
     yield from _together_and_alone(neurons.chosen, neurons.chosen, values, rule, axes, CANDIDATE)
 
 
@@ -96,7 +98,8 @@ def random_neurons(
     neurons, rule = _checked(model, prompts, fits[fit], ablation, positions)
     for draw, drawn in enumerate(_random_sets(neurons, draws, seed)):
         values = drawn["activation"] if ablation == "mean" else 0 * drawn["activation"]
-        axes = {"source": "random", "draw": draw, "ablation": ablation, "positions": str(positions)}
+        axes: dict[str, Axis] = {"source": "random", "draw": draw}
+        axes |= {"ablation": ablation, "positions": str(positions)}
         yield from _together_and_alone(neurons.chosen, drawn, values, rule, axes, CONTROL)
 
 
@@ -188,7 +191,7 @@ def _together_and_alone(
     units: pd.DataFrame,
     values: pd.Series,
     rule: Positions,
-    axes: Mapping[str, str | int | float],
+    axes: Mapping[str, Axis],
     role: str,
 ) -> Iterator[Condition]:
     together = {**axes, "neuron": TOGETHER, "unit": TOGETHER}
