@@ -20,7 +20,7 @@ from pipeline.views.selection import fitted_of, select
 Readings = Mapping[str, pd.DataFrame]
 LINEAR = 0.01
 """Effects up to this are on a linear scale, larger ones on a logarithmic one."""
-_TICKS = [-1, -0.1, -0.01, 0, 0.01, 0.1, 1]
+_TICKS = [-1.0, -0.1, -0.01, 0.0, 0.01, 0.1, 1.0]
 _CLIPPED = 1e-30
 """p-values below are drawn here."""
 
