@@ -19,7 +19,7 @@ from pipeline.engine.scoring import score_last
 from pipeline.measures.significance import benjamini_hochberg
 from pipeline.methods.interventions import SetUnits
 from pipeline.methods.neurons.arms import ablated_neurons, clamped_neurons, random_neurons
-from pipeline.methods.neurons.effects import layer_effects, neuron_table
+from pipeline.methods.neurons.effects import changes_beyond_rounding, layer_effects, neuron_table
 from pipeline.methods.neurons.fits import NeuronEffects, neurons_by_effect
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
@@ -153,6 +153,11 @@ def test_effects_of_a_layer_are_those_of_hooks_by_hand(ablation, positions):
             assert found["own"] - found["others"] == pytest.approx(expected, abs=2e-5)
             assert found["top_changed"] == bool(after.argmax() != before.argmax())
     assert changes["own"].abs().max() > 1e-3
+
+
+def test_changes_within_rounding_are_none():
+    levels = np.array([[-8.0, -0.5], [-8.0 + 7e-5, -0.5 + 9e-6], [-8.0 - 9e-5, -0.5 + 2e-5]])
+    np.testing.assert_allclose(changes_beyond_rounding(levels), [0, 0, -9e-5, 2e-5])
 
 
 def test_p_is_scipys_over_topics_corrected_over_all_neurons():

@@ -84,8 +84,8 @@ def layer_effects(
             "neuron": np.repeat(np.arange(width), len(prompts)),
             **{name: np.tile(prompts[name], width) for name in ("sample", "label", "topic")},
             "activation": activations.T.numpy().ravel().astype(float),
-            "own": _changes(own),
-            "others": _changes(others),
+            "own": changes_beyond_rounding(own),
+            "others": changes_beyond_rounding(others),
             "top_changed": (scores[1:, :, -1] != scores[0, :, -1]).ravel(),
         }
     )
@@ -183,7 +183,9 @@ def _levels_and_top(
     return torch.cat([group_levels(logits, words), logits.argmax(-1)[:, None].double()], -1)
 
 
-def _changes(levels: Float64[np.ndarray, "condition prompt"]) -> Float64[np.ndarray, " change"]:
+def changes_beyond_rounding(
+    levels: Float64[np.ndarray, "condition prompt"],
+) -> Float64[np.ndarray, " change"]:
     """Subtract the first condition's levels; changes within the tolerance are 0."""
     changes = levels[1:] - levels[0]
     rounding = TOLERANCE * np.maximum(1, np.abs(levels[0]))
