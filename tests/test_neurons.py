@@ -307,7 +307,7 @@ def test_fits_are_saved_and_checked(planted, tmp_path):
         ({"groups": {"one": ["w20"], "two": ["no word"]}}, "'no word' is 2 tokens"),
     ],
 )
-def test_wrong_options_are_named_before_anything_runs(options, message):
+def test_wrong_options_are_named_before_anything_runs(options, message, tmp_path):
     valid = {
         "groups": GROUPS,
         "layers": "all",
@@ -322,6 +322,8 @@ def test_wrong_options_are_named_before_anything_runs(options, message):
     }
     with pytest.raises(ValueError, match=message):
         NeuronEffects.stand_in(tiny("llama"), contexts(), **valid | options)
+    with pytest.raises(ValueError, match=message):
+        neurons_by_effect(tiny("llama"), contexts(), 0, tmp_path, **valid | options)
 
 
 def test_units_are_checked_and_may_differ_by_prompt():

@@ -51,7 +51,7 @@ def ablated_neurons(
         fits: contains the fit.
         fit: the name of a `NeuronEffects`.
         ablation: `zero`, or `mean`: the mean over the fit's contexts.
-        positions: `last`, `all`, `after_first`, `subject`, or a list of positions.
+        positions: `last`, `all`, `after_first` or `subject`.
 
     Raises:
         ValueError: an unknown ablation or position, or a fit of another model.

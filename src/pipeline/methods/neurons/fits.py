@@ -162,7 +162,7 @@ def neurons_by_effect(
         select: selection of contexts, as an arm's `prompts`.
         topics: use the contexts of only so many topics, the first ones; None for all.
         ablation: `zero` or `mean`.
-        positions: `last`, `all`, `after_first`, `subject`, or a list of positions.
+        positions: `last`, `all`, `after_first` or `subject`.
         top: neurons to choose.
         alpha: a neuron passes if its p, corrected over all neurons, is below.
         draws: random flips of topics' signs, for the number that passes by chance.
@@ -170,6 +170,9 @@ def neurons_by_effect(
     Raises:
         ValueError: as `NeuronEffects.stand_in`.
     """
+    options = {"split": split, "select": select, "topics": topics, "ablation": ablation}
+    options |= {"positions": positions, "top": top, "alpha": alpha, "draws": draws}
+    NeuronEffects.stand_in(model, prompts, groups=groups, layers=layers, **options)
     rows = _contexts(prompts, split, select, topics)
     numbers = chosen_layers(layers, model.n_layers, model.name)
     jobs = {
