@@ -13,7 +13,7 @@ from pipeline.measures.significance import benjamini_hochberg, p_not_zero
 from pipeline.measures.statistics import Estimate, paired_difference
 from pipeline.model.sites import Site
 from pipeline.views.marks import GREY, legend_key
-from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels
+from pipeline.views.panels import COLOURS, caption, legend, panels
 from pipeline.views.readings import table_of
 from pipeline.views.selection import fitted_of, select
 
@@ -39,7 +39,8 @@ def neuron_effects(readings: Readings, *, effects: str, chance: str, named: int 
     labels = sorted(table["label"].unique())
     colours = dict(zip(labels, COLOURS, strict=False))
     rng = np.random.default_rng(0)
-    across = table["layer"] + rng.uniform(-0.36, 0.36, len(table))
+    layers = sorted(int(layer) for layer in table["layer"].unique())
+    across = table["layer"].map(layers.index) + rng.uniform(-0.36, 0.36, len(table))
     height = -np.log10(table["p_corrected"].clip(lower=_CLIPPED))
     with panels(2, 6.2, 5.0, shared=False) as (figure, (by_layer, volcano)):
         for axis, x, y in (
@@ -53,7 +54,8 @@ def neuron_effects(readings: Readings, *, effects: str, chance: str, named: int 
         by_layer.set_xlabel("layer")
         by_layer.set_ylabel("change of log p(own) − log p(others), nats")
         by_layer.set_title("Effect of ablating each neuron")
-        layer_axis(by_layer)
+        step = -(-len(layers) // 10)
+        by_layer.set_xticks(range(0, len(layers), step), layers[::step])
         volcano.set_xscale("symlog", linthresh=LINEAR)
         volcano.set_xticks(_TICKS, list(map(_signed, _TICKS)))
         volcano.axhline(-np.log10(alpha), color=GREY, ls="--", lw=1.2)
@@ -64,9 +66,10 @@ def neuron_effects(readings: Readings, *, effects: str, chance: str, named: int 
             by_layer.annotate(
                 f"{row['layer']}.{row['neuron']}",
                 (across[index], row["effect"]),
-                (-7, 0),
+                # On both sides in turn: neurons of similar effect stand close together.
+                (-7 if row["rank"] % 2 else 7, 0),
                 textcoords="offset points",
-                ha="right",
+                ha="right" if row["rank"] % 2 else "left",
                 va="center",
                 fontsize=10,
                 color=colours[row["label"]],
@@ -106,9 +109,10 @@ def _effects_in_words(table: pd.DataFrame, draws: pd.DataFrame, alpha: float) ->
         f"{len(table):,} neurons of {table['layer'].nunique()} layers, each ablated by itself, on",
         f"contexts that they are chosen by (n = {table['topics'].iloc[0]} topics). Own: words of",
         "the prompt's label; others: those of the other labels. Below 0: the label's words depend",
-        f"on the neuron; 5.452 is neuron 452 of layer 5. {passing:,} neurons pass at corrected",
-        f"p < {alpha:g} (dashed; t test over topics, Benjamini-Hochberg over all neurons),",
-        f"{large} of them with an effect of 0.1 nats or more. Control: with the signs of topics",
+        f"on the neuron. Named: layer.neuron. {passing:,} neurons pass at corrected p < {alpha:g}",
+        "(dashed; t test over topics, Benjamini-Hochberg over all neurons)"
+        + (f", {large} of them with an effect of 0.1 nats or more." if passing else "."),
+        "Control: with the signs of topics",
         f"flipped at random {chance.median():.0f} pass (median of {len(draws)} draws; none in",
         f"{100 * (chance == 0).mean():.0f} % of them). Colour: the label with the larger effect.",
         "Scale linear within ±0.01 nats.",
