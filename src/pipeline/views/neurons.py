@@ -55,7 +55,7 @@ def neuron_effects(readings: Readings, *, effects: str, chance: str, named: int 
         by_layer.set_ylabel("change of log p(own) − log p(others), nats")
         by_layer.set_title("Effect of ablating each neuron")
         step = -(-len(layers) // 10)
-        by_layer.set_xticks(range(0, len(layers), step), layers[::step])
+        by_layer.set_xticks(range(0, len(layers), step), list(map(str, layers[::step])))
         volcano.set_xscale("symlog", linthresh=LINEAR)
         volcano.set_xticks(_TICKS, list(map(_signed, _TICKS)))
         volcano.axhline(-np.log10(alpha), color=GREY, ls="--", lw=1.2)
