@@ -10,6 +10,7 @@ AIMS: dict[str, dict[str, float]] = {
     "collection": {"base model alone": 0.9} | dict.fromkeys(_LIBRARY, 1.4),
     "collection_wide": {"base model alone": 0.9} | dict.fromkeys(_LIBRARY, 2.0),
     "forward_last": {"TransformerLens": 25.0},
+    "neurons": {"TransformerLens": 25.0, _HOOKS: 25.0},
     "forward_all": {"TransformerLens": 1.8},
     "generation_all": {"steering-vectors": 1.6},
     "generation_generated": {_HOOKS: 2.5},

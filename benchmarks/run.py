@@ -24,7 +24,7 @@ from benchmarks.shapes import SIZES
 from benchmarks.work import NotMeasurable, Work
 from benchmarks.works import WORKS
 
-SMALLER = ("half the samples", "two of five strengths")
+SMALLER = ("half the samples", "two of five conditions")
 """Sizes at which only our memory is measured; the second where conditions are swept."""
 
 RESULTS = Path(__file__).parent / "results.json"

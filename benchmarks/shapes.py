@@ -49,6 +49,8 @@ class Size:
         collected: prompts to collect from; `collected_wide` with the large vocabulary.
         collected_wide: the same, where a pass costs more.
         scored: prompts of a forward sweep.
+        contexts: prompts of a sweep over neurons.
+        neurons: of a layer, to sweep over.
         completed: prompts of a generation sweep; `few` of the smaller one.
         few: see `completed`.
         new_tokens: of each completion; `longest` where lengths are mixed, and on a GPU.
@@ -66,6 +68,8 @@ class Size:
     collected: int
     collected_wide: int
     scored: int
+    contexts: int
+    neurons: int
     completed: int
     few: int
     new_tokens: int
@@ -84,6 +88,8 @@ SIZES = {
         collected=40,
         collected_wide=8,
         scored=8,
+        contexts=4,
+        neurons=176,
         completed=4,
         few=2,
         new_tokens=6,
@@ -112,6 +118,8 @@ SIZES = {
         collected=500,
         collected_wide=100,
         scored=64,
+        contexts=32,
+        neurons=1408,
         completed=16,
         few=4,
         new_tokens=24,
@@ -133,12 +141,15 @@ SIZES["half the samples"] = replace(
     collected=_FULL.collected // 2,
     collected_wide=_FULL.collected_wide // 2,
     scored=_FULL.scored // 2,
+    contexts=_FULL.contexts // 2,
     completed=_FULL.completed // 2,
     few=_FULL.few // 2,
     rows=_FULL.rows // 2,
     autoencoder=replace(_FULL.autoencoder, rows=_FULL.autoencoder.rows // 2),
 )
-SIZES["two of five strengths"] = replace(_FULL, strengths=_FULL.strengths[:2])
+SIZES["two of five conditions"] = replace(
+    _FULL, strengths=_FULL.strengths[:2], neurons=_FULL.neurons * 2 // 5
+)
 
 
 # One at a time: the wide one and its peers' copies take most of a small machine.

@@ -56,7 +56,7 @@ def test_many_topics_are_told_apart_by_cluster():
 def test_feature_pages_have_an_index():
     table = pd.DataFrame(
         {"site": [SITE, SITE], "feature": [3, 7], "active": [1200, 5], "rows": 5000, "page": "<p>"}
-    ).assign(density=lambda t: t["active"] / t["rows"])
+    ).assign(density=lambda t: t["active"] / t["rows"], unit="feature")
     pages = feature_pages({"pages": table}, reading="pages")
     assert set(pages) == {f"{SITE}-3.html", f"{SITE}-7.html", "index.html"}
     assert f'<a href="{SITE}-3.html">3</a>' in pages["index.html"]

@@ -20,9 +20,11 @@ from pipeline.measures.logits import (
     NextToken,
     divergence,
     kl_divergence,
+    label_log_odds,
     log_odds,
     logit_difference,
     summed_log_odds,
+    top_token_changes,
 )
 from pipeline.measures.scores import SCORE_COLUMNS
 from pipeline.methods.interventions import Add
@@ -49,6 +51,31 @@ def test_log_odds_are_those_of_the_summed_probability():
 def test_divergence_is_scipys():
     found = divergence(logits(P), logits(Q))
     assert float(found[0]) == pytest.approx(entropy(P, Q), abs=1e-5)
+
+
+def test_label_log_odds_are_of_the_words_of_each_samples_label():
+    level = torch.full((3, 200), -20.0)
+    level[:, [9, 10, 11]] = torch.tensor(np.array([P, Q, P])).log().float()
+    samples = pd.DataFrame({"label": ["a", "b", "neither"]})
+    after = NextToken(given(level), given(level), tokenizer(), samples)
+    groups = {"a": ["w9"], "b": ["w10"], "c": ["w11"]}
+    found = label_log_odds(after, groups=groups)
+    expected = np.log([P[0] / (P[1] + P[2]), Q[1] / (Q[0] + Q[2])])
+    np.testing.assert_allclose(found[:2], expected, atol=1e-6)
+    assert found[2].isnan()
+    for wrong, message in (
+        ({"a": ["w9"]}, "valid: two labels or more"),
+        ({"a": ["w9"], "b": []}, "valid: two labels or more"),
+        ({"a": ["w9"], "b": ["w9"]}, "each word once"),
+        ({"a": ["w9"], "b": ["w10 w11"]}, "'w10 w11' is 2 tokens"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            label_log_odds(after, groups=wrong)
+
+
+def test_top_token_changes_where_another_token_is_likeliest():
+    after = NextToken(given(logits(P, Q, P)), given(logits(P, P, Q)), tokenizer())
+    assert top_token_changes(after).tolist() == [0, 1, 1]
 
 
 def test_metrics_read_the_tokens_that_are_named():

@@ -7,13 +7,16 @@ import pandas as pd
 import pytest
 import yaml
 
+from pipeline.embedded.agreement_prompts import HEADS
 from pipeline.embedded.behaviours.agreement import (
     AUXILIARIES,
     FULL_VERBS,
     LONG,
+    NOUNS,
     PAST,
     PREPOSITIONS,
     inflect,
+    is_held_out,
 )
 from pipeline.embedded.behaviours.hops import TOLD
 from pipeline.embedded.study_data import write_study_data
@@ -158,3 +161,24 @@ def test_pairs_of_words_are_those_of_the_vocabulary():
             if row["topic"] == relation:
                 assert listed[row["instruction"]] == row["answer"]
     assert all(not row["answer"] for row in rows if row["label"] == "sentence")
+
+
+def test_subjects_cross_two_numbers_and_no_head_is_in_two_splits():
+    rows = read("number_agreement")
+    by_head: dict[str, list[dict]] = {}
+    for row in rows:
+        by_head.setdefault(row["topic"], []).append(row)
+    for head, group in by_head.items():
+        assert len({row["split"] for row in group}) == 1
+        numbers = {(row["label"], row["attractor"]) for row in group}
+        assert len(numbers) == len(group) == 4
+        for row in group:
+            words = row["instruction"].split()
+            assert (inflect(head, row["label"] == "plural") in words[:3]) and words[0] == "The"
+            attractor = next(n for n in NOUNS if words[-1] in (n, inflect(n, True)))
+            assert is_held_out(head, attractor) and head != attractor
+            assert (words[-1] == attractor) == (row["attractor"] == "singular")
+    assert {split: sum(row["split"] == split for row in rows) for split in HEADS} == {
+        split: 4 * count for split, count in HEADS.items()
+    }
+    assert len({row["instruction"] for row in rows}) == len(rows)

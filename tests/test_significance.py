@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from pipeline.measures.significance import benjamini_hochberg, holm, p_above_zero
+from pipeline.measures.significance import benjamini_hochberg, holm, p_above_zero, p_not_zero
 
 
 def test_holm_by_hand():
@@ -31,6 +31,9 @@ def test_p_is_that_of_students_t():
     np.testing.assert_allclose(found, expected)
     certain = p_above_zero(np.array([1.0, 0.0, -1.0]), np.zeros(3), np.full(3, 5.0))
     assert certain.tolist() == [0, 1, 1]
+    both = p_not_zero(values.mean(axis=1), stderr, 8)
+    np.testing.assert_allclose(both, [ttest_1samp(row, 0).pvalue for row in values])
+    assert p_not_zero(np.array([1.0, 0.0, -1.0]), np.zeros(3), 5).tolist() == [0, 1, 0]
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """The same work in plain transformers or with another library: `PEERS` says who does what.
 
-A peer gives up to three functions, of one batch each; `loops` is what repeats them. Its package is
+A peer gives up to four functions, of one batch each; `loops` is what repeats them. Its package is
 optional: what cannot be imported is not measured, and said so.
 """
 
@@ -27,6 +27,7 @@ class Peer:
         residuals: from ids and mask, each block's output at the last token [batch, d_model].
         logits: after the last token [batch, vocab], of one hooked pass.
         tokens: [batch, new tokens], greedy, of one hooked `generate`.
+        ablated: the same with one neuron set to 0 at the last token.
         lacks: position rules that it does not have.
     """
 
@@ -34,11 +35,14 @@ class Peer:
     residuals: Callable[[LanguageModel, Tensor, Tensor], list[Tensor]] | None = None
     logits: Callable[[LanguageModel, Tensor, Tensor, plain.Steered, str], Tensor] | None = None
     tokens: Callable[[LanguageModel, Tensor, Tensor, plain.Steered, str, int], Tensor] | None = None
+    ablated: Callable[[LanguageModel, Tensor, Tensor, plain.Neuron], Tensor] | None = None
     lacks: tuple[str, ...] = ()
 
 
 PEERS = {
-    "transformers, plain hooks": Peer("transformers", plain.residuals, plain.logits, plain.tokens),
+    "transformers, plain hooks": Peer(
+        "transformers", plain.residuals, plain.logits, plain.tokens, plain.ablated
+    ),
     "steering-vectors": Peer(
         "steering_vectors",
         logits=steering_vectors.logits,
@@ -50,6 +54,7 @@ PEERS = {
         transformer_lens.residuals,
         transformer_lens.logits,
         transformer_lens.tokens,
+        transformer_lens.ablated,
     ),
     "TransformerLens, stopped before the logits": Peer(
         "transformer_lens", partial(transformer_lens.residuals, stop=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.peers.plain import Steered, decode, inputs
+from benchmarks.peers.plain import Neuron, Steered, decode, inputs
 from pipeline.engine.chunks import passes
 from pipeline.model.loading import LanguageModel
 
@@ -40,6 +40,18 @@ def scores(
     ids, mask = model.pad(prompts)
     with torch.inference_mode():
         return torch.stack([of(model, ids, mask, one, rule) for one in steered])
+
+
+def ablated(
+    model: LanguageModel,
+    prompts: Prompts,
+    neurons: Sequence[Neuron],
+    of: Callable[[LanguageModel, Tensor, Tensor, Neuron], Tensor],
+) -> Tensor:
+    """Logits after the last token [neurons, prompts, vocab], one hooked pass per neuron."""
+    ids, mask = model.pad(prompts)
+    with torch.inference_mode():
+        return torch.stack([of(model, ids, mask, one) for one in neurons])
 
 
 def completions(

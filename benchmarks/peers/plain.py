@@ -39,6 +39,27 @@ def logits(model: LanguageModel, ids: Tensor, mask: Tensor, steered: Steered, ru
         return model.hf(**inputs(ids, mask), logits_to_keep=1).logits[:, -1]
 
 
+Neuron = tuple[int, int]
+"""Layer and index of a neuron that is set to 0."""
+
+
+def ablated(model: LanguageModel, ids: Tensor, mask: Tensor, neuron: Neuron) -> Tensor:
+    """Logits after the last token [batch, vocab], where the neuron is set to 0."""
+    layer, index = neuron
+
+    def zero(module: Any, args: tuple[Tensor]) -> tuple[Tensor]:
+        hidden = args[0].clone()
+        hidden[:, -1, index] = 0
+        return (hidden,)
+
+    projection = model.blocks[layer].get_submodule("mlp.down_proj")
+    handle = projection.register_forward_pre_hook(zero)
+    try:
+        return model.hf(**inputs(ids, mask), logits_to_keep=1).logits[:, -1]
+    finally:
+        handle.remove()
+
+
 def tokens(
     model: LanguageModel,
     ids: Tensor,

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.peers.plain import Steered, inputs
+from benchmarks.peers.plain import Neuron, Steered, inputs
 from pipeline.model.loading import LanguageModel
 
 
@@ -41,6 +41,22 @@ def logits(model: LanguageModel, ids: Tensor, mask: Tensor, steered: Steered, ru
 
     given = inputs(ids, mask)
     hooks = [(f"blocks.{layer}.hook_resid_post", add)]
+    out = _bridge(model).run_with_hooks(
+        given.pop("input_ids"), fwd_hooks=hooks, logits_to_keep=1, **given
+    )
+    return out[:, -1]
+
+
+def ablated(model: LanguageModel, ids: Tensor, mask: Tensor, neuron: Neuron) -> Tensor:
+    """Logits after the last token [batch, vocab], where the neuron is set to 0."""
+    layer, index = neuron
+
+    def zero(hidden: Tensor, hook: Any) -> Tensor:
+        hidden[:, -1, index] = 0
+        return hidden
+
+    given = inputs(ids, mask)
+    hooks = [(f"blocks.{layer}.mlp.out.hook_in", zero)]
     out = _bridge(model).run_with_hooks(
         given.pop("input_ids"), fwd_hooks=hooks, logits_to_keep=1, **given
     )

@@ -9,6 +9,7 @@ from benchmarks.work import Work
 from benchmarks.works.autoencoding import autoencoder
 from benchmarks.works.collecting import collection
 from benchmarks.works.completing import generation_sweep, mixed_lengths, no_condition, on_gpu
+from benchmarks.works.neurons import neuron_sweep
 from benchmarks.works.reading import read_back
 from benchmarks.works.scoring import forward_sweep
 
@@ -16,6 +17,7 @@ WORKS: dict[str, Callable[[Size, Path], Work]] = {
     "collection": collection,
     "forward_last": partial(forward_sweep, rule="last"),
     "forward_all": partial(forward_sweep, rule="all"),
+    "neurons": neuron_sweep,
     "generation_all": partial(generation_sweep, rule="all"),
     "generation_generated": partial(generation_sweep, rule="generated"),
     "generation_few_all": partial(generation_sweep, rule="all", few=True),

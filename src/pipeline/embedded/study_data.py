@@ -5,6 +5,7 @@ from pathlib import Path
 from random import Random
 
 from pipeline.embedded import (
+    agreement_prompts,
     lens_prompts,
     probe_prompts,
     prompt_tables,
@@ -22,6 +23,7 @@ def write_study_data(folder: Path, seed: int) -> None:
         "instructions": refusal.instructions(Random(seed)),
         "list_topics": lists.topics(),
         "mixed_texts": lens_prompts.mixed_texts(Random(seed)),
+        "number_agreement": agreement_prompts.number_agreement(Random(seed)),
         "parsed_sentences": probe_prompts.parsed_sentences(Random(seed)),
         "plain_text": text.held_out(Random(seed)),
         "quoted_questions": prompt_tables.quoted_questions(),

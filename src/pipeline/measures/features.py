@@ -1,12 +1,15 @@
-"""Summarise a feature: density, activation histogram, top examples and direct logits.
+"""Summarise a feature or neuron: density, activation histogram, top examples and direct logits.
 
 Activations are streamed in batches of rows; memory use does not depend on the number of rows.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+import pandas as pd
+from jaxtyping import Bool, Float, Int, Shaped
 
 BINS = 64
 
@@ -31,7 +34,10 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class FeatureSummary:
-    """A feature of an autoencoder of `kind` with `n_features` at `site`.
+    """A feature of an autoencoder of `kind` with `n_features` at `site`, or a neuron of an MLP.
+
+    A neuron (`unit`) is a feature whose decoder is its row of the down projection; if `sign` is -1,
+    both its activation and that row are multiplied by -1.
 
     It is active (above 0) at `active` of `rows` rows, special tokens excluded. counts: histogram
     of activations, bin i is [edges[i], edges[i + 1]). examples: largest activation first, at most
@@ -49,6 +55,8 @@ class FeatureSummary:
     examples: tuple[Example, ...]
     top: Ranked
     bottom: Ranked
+    unit: str = "feature"
+    sign: int = 1
 
     @property
     def density(self) -> float:
@@ -127,6 +135,97 @@ class Tally:
         joined = [part[np.lexsort((joined[1], -joined[0]))] for part in joined]
         first = np.sort(np.unique(joined[2], return_index=True)[1])[: self._wanted]
         self._best = (joined[0][first], joined[1][first], joined[2][first])
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows that activations are read at: whole samples, so that examples show their context.
+
+    table: `sample`, `position` and `token` of each row. special: rows that are excluded. alike:
+    number of each row's group, of which one example is shown.
+    """
+
+    table: pd.DataFrame
+    special: Bool[np.ndarray, " rows"]
+    alike: Int[np.ndarray, " rows"]
+
+
+def tallied(
+    rows: Rows,
+    batches: Iterable[tuple[Int[np.ndarray, " batch"], Float[np.ndarray, "batch feature"]]],
+    activations: Callable[
+        [int, Int[np.ndarray, " sample_rows"]], Float[np.ndarray, " sample_rows"]
+    ],
+    n_features: int,
+    examples: int,
+) -> list[tuple[Tally, tuple[Example, ...]]]:
+    """Tally each feature over batches of rows, and show its largest activations in their samples.
+
+    Args:
+        rows: all rows.
+        batches: row numbers and the activations of all features there, special rows left out.
+        activations: of one feature, by its index, at rows of a sample.
+        n_features: number of features.
+        examples: most examples of a feature.
+    """
+    tallies = [Tally(examples) for _ in range(n_features)]
+    for numbers, active in batches:
+        for tally, column in zip(tallies, active.T, strict=True):
+            tally.add(column, numbers, rows.alike[numbers])
+    return [
+        (tally, tuple(_example(rows, peak, n, activations) for peak in tally.peaks.tolist()))
+        for n, tally in enumerate(tallies)
+    ]
+
+
+def _example(
+    rows: Rows,
+    peak: int,
+    feature: int,
+    activations: Callable[
+        [int, Int[np.ndarray, " sample_rows"]], Float[np.ndarray, " sample_rows"]
+    ],
+) -> Example:
+    samples = rows.table["sample"].to_numpy()
+    within = np.flatnonzero(samples == samples[peak])
+    active = activations(feature, within)
+    return Example(
+        sample=int(samples[peak]),
+        peak=int(np.flatnonzero(within == peak)[0]),
+        positions=rows.table["position"].to_numpy()[within],
+        tokens=rows.table["token"].to_numpy()[within],
+        activations=np.where(rows.special[within], np.float32("nan"), active),
+    )
+
+
+def summary_of(
+    tally: Tally,
+    examples: tuple[Example, ...],
+    logits: Float[np.ndarray, " vocab"],
+    tokens: int,
+    **about: Any,
+) -> FeatureSummary:
+    """Summarise a tallied feature with its direct logits.
+
+    Args:
+        tally: of its activations.
+        examples: its largest activations.
+        logits: of its decoder row.
+        tokens: number of top and of bottom tokens.
+        about: further fields of `FeatureSummary`: feature, site, kind, ...
+    """
+    counts, edges = tally.histogram()
+    top, bottom = extremes(logits, tokens)
+    return FeatureSummary(
+        rows=tally.rows,
+        active=tally.active,
+        counts=counts,
+        edges=edges,
+        examples=examples,
+        top=top,
+        bottom=bottom,
+        **about,
+    )
 
 
 def extremes(logits: Float[np.ndarray, " vocab"], count: int) -> tuple[Ranked, Ranked]:

@@ -5,7 +5,7 @@ A logit metric is `metric(after, *, options) -> scores [rows]` with a `NextToken
 generation. With `layer` it uses the logit lens at that layer, from the same pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, runtime_checkable
 
@@ -118,6 +118,39 @@ def group_log_odds(
     return summed - against
 
 
+def label_log_odds(
+    after: NextToken, *, groups: dict[str, list[str]], layer: int | None = None
+) -> Annotated[Float64[Tensor, " rows"], Scale("log-odds of the label's words", "nats")]:
+    """Compute log sum p(words of the sample's label) - log sum p(words of all other labels).
+
+    In nats; NaN for samples whose label has no group.
+
+    Args:
+        after: the logits, and samples with a `label`.
+        groups: label -> words of a single token each.
+        layer: see the module.
+
+    Raises:
+        ValueError: as `token_groups`.
+    """
+    levels = group_levels(after.logits(layer), token_groups(after.tokenizer, groups))
+    labels = after.samples["label"].tolist()
+    columns = torch.tensor(
+        [list(groups).index(label) if label in groups else -1 for label in labels],
+        device=levels.device,
+    )
+    is_own = columns[:, None] == torch.arange(len(groups), device=levels.device)
+    others = levels.masked_fill(is_own, -torch.inf).logsumexp(-1)
+    return _at(levels, columns) - others
+
+
+def top_token_changes(
+    after: NextToken, *, layer: int | None = None
+) -> Annotated[Float64[Tensor, " rows"], Scale("the top token changes", share=True)]:
+    """Score 1 if the top token is not that of the unedited model, else 0."""
+    return (after.logits(layer).argmax(-1) != after.clean(layer).argmax(-1)).double()
+
+
 def answer_probability(
     after: NextToken, *, layer: int | None = None
 ) -> Annotated[Float64[Tensor, " rows"], Scale("probability of the answer", bounded=True)]:
@@ -208,6 +241,35 @@ def kl_divergence(
 ) -> Annotated[Float64[Tensor, " rows"], Scale("KL divergence from the unedited model", "nats")]:
     """Compute the KL `divergence` from the unedited model, in nats."""
     return divergence(after.clean(layer), after.logits(layer))
+
+
+def token_groups(
+    tokenizer: Any, groups: Mapping[str, Sequence[str]]
+) -> list[Int[Tensor, " words"]]:
+    """Return the token ids of each group of words.
+
+    Raises:
+        ValueError: fewer than two groups, an empty group, a word twice, or a word that is not a
+            single token.
+    """
+    words = [word for group in groups.values() for word in group]
+    if len(groups) < 2 or not all(groups.values()) or len(set(words)) < len(words):
+        raise ValueError(
+            f"groups = {dict(groups)}; valid: two labels or more, each with words, each word once"
+        )
+    return [torch.tensor(single_tokens(tokenizer, group)) for group in groups.values()]
+
+
+def group_levels(
+    logits: Float[Tensor, "rows vocab"], groups: Sequence[Int[Tensor, " words"]]
+) -> Float64[Tensor, "rows groups"]:
+    """Compute the log of each group's summed probability, in nats.
+
+    Sums over the vocabulary are in the dtype of the logits, those over a group in float64.
+    """
+    total = logits.logsumexp(-1).double()
+    levels = [logits[:, group.to(logits.device)].double().logsumexp(-1) for group in groups]
+    return torch.stack(levels, -1) - total[:, None]
 
 
 def summed_log_odds(

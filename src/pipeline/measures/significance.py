@@ -32,7 +32,31 @@ def p_above_zero(
 
     A mean without variance is certain: p is 0 if it is above 0, else 1.
     """
+    return np.where(stderr > 0, _upper_tail(mean, stderr, n), np.where(mean > 0, 0.0, 1.0))
+
+
+def p_not_zero(
+    mean: Float[np.ndarray, "*axes test"],
+    stderr: Float[np.ndarray, "*axes test"],
+    n: Float[np.ndarray, "*axes test"] | int,
+) -> Float[np.ndarray, "*axes test"]:
+    """Compute the two-sided p-value of means of n independent differences: Student's t test.
+
+    A mean without variance is certain: p is 1 if it is 0, else 0.
+    """
+    p = 2 * _upper_tail(np.abs(mean), stderr, n)
+    return np.where(stderr > 0, p, np.where(mean == 0, 1.0, 0.0))
+
+
+def _upper_tail(
+    mean: Float[np.ndarray, "*axes test"],
+    stderr: Float[np.ndarray, "*axes test"],
+    n: Float[np.ndarray, "*axes test"] | int,
+) -> Float[np.ndarray, "*axes test"]:
+    """Compute P(T >= mean / stderr) of Student's t with n - 1 degrees of freedom."""
     with np.errstate(divide="ignore", invalid="ignore"):
         t = mean / stderr
-    p = stdtr(n - 1, -np.nan_to_num(t, nan=0.0, posinf=np.inf, neginf=-np.inf))
-    return np.where(stderr > 0, p, np.where(mean > 0, 0.0, 1.0))
+    tail: Float[np.ndarray, "*axes test"] = stdtr(
+        n - 1, -np.nan_to_num(t, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    )
+    return tail

@@ -1,4 +1,4 @@
-"""Interventions: add, subtract or project out a direction, replace or patch, rank-one edit.
+"""Interventions: add, subtract or project out a direction, replace, set units, rank-one edit.
 
 Every field may differ by prompt: `PerPrompt`.
 """
@@ -127,6 +127,40 @@ class Replace:
     def edit(self, hidden: Tensor) -> Tensor:
         """Return the value at every position of hidden [rows, pos, d_model]."""
         return self.value.expand_as(hidden)
+
+
+@dataclass(frozen=True, eq=False)
+class SetUnits:
+    """Set single units of an activation, such as neurons of `mlp_act`: x[units] := values.
+
+    Zero or mean ablation, or clamping, of `units` [k] to `values` [k]; all other units stay. Units
+    are stored as indices: a sweep over all n neurons of a layer holds n numbers, not n x n.
+    """
+
+    units: Field
+    values: Field
+
+    def check(self, model: LanguageModel, site: Site) -> None:
+        """Raise a ValueError if there is not one value a unit, or the site lacks a unit."""
+        shapes = [list(np.shape(field)) for field in (self.units, self.values)]
+        if len(shapes[0]) != 1 or shapes[0] != shapes[1] or not shapes[0][0]:
+            raise ValueError(
+                f"units and values have the shapes {shapes[0]} and {shapes[1]}; valid: [k] each"
+            )
+        width, units = model.width(site), _all_values(self.units)
+        if units.min() < 0 or units.max() >= width:
+            wrong = units[(units < 0) | (units >= width)][0]
+            raise ValueError(f"no unit {int(wrong)} at {site}; valid: 0 to {width - 1}")
+
+    def edit(self, hidden: Tensor) -> Tensor:
+        """Return hidden [rows, pos, width] with the units set."""
+        shape = (*hidden.shape[:-1], self.units.shape[-1])
+        values = self.values.to(hidden.dtype).expand(shape)
+        return hidden.scatter(-1, self.units.long().expand(shape), values)
+
+
+def _all_values(field: Field) -> Tensor:
+    return torch.as_tensor(field.of if isinstance(field, PerPrompt) else field)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,11 @@
-"""Self-contained HTML page of a feature: density, logits, histogram and examples."""
+"""Self-contained HTML page of a feature or neuron: density, logits, histogram and examples."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,8 +23,9 @@ _WIDTH, _HEIGHT = 1000.0, 170.0
 def feature_page(summary: FeatureSummary, piece: Callable[[int], str], *, around: int = 60) -> str:
     """Render a feature as one HTML page with inline style and graphics, without scripts.
 
-    Tokens are shaded by activation, from 0 to the feature's maximum; blanks, line breaks and
-    characters without a glyph are shown as symbols. Histogram counts are on a logarithmic scale.
+    Tokens are shaded by activation, from 0 to the feature's maximum, and in blue below 0; blanks,
+    line breaks and characters without a glyph are shown as symbols. Histogram counts are on a
+    logarithmic scale.
 
     Args:
         summary: of the feature.
@@ -47,14 +49,32 @@ def feature_page(summary: FeatureSummary, piece: Callable[[int], str], *, around
     )
 
 
+def page_row(summary: FeatureSummary, piece: Callable[[int], str]) -> dict[str, Any]:
+    """Return a feature's row of a table of pages.
+
+    `site`, `feature`, `unit` (feature or neuron), the counts `active` and `rows`, `density`, and
+    the HTML `page`.
+    """
+    return {
+        "site": summary.site,
+        "feature": summary.feature,
+        "unit": summary.unit,
+        "rows": summary.rows,
+        "active": summary.active,
+        "density": summary.density,
+        "page": feature_page(summary, piece),
+    }
+
+
 def features_index(table: pd.DataFrame) -> str:
     """Render an index of feature pages.
 
     Args:
-        table: `site`, `feature`, `active` of `rows`, `density` and `file`.
+        table: columns of `page_row`, and `file`.
     """
     return _PAGES.get_template("features.html").render(
-        sites=[(site, rows.to_dict("records")) for site, rows in table.groupby("site", sort=False)]
+        unit=table["unit"].iloc[0],
+        sites=[(site, rows.to_dict("records")) for site, rows in table.groupby("site", sort=False)],
     )
 
 
@@ -108,7 +128,7 @@ def _shown(example: Example, piece: Callable[[int], str], largest: float, around
         tokens.append(
             _Token(
                 runs=_runs(piece(ids[index])),
-                shade=0.0 if special else activation / largest,
+                shade=0.0 if special else max(activation / largest, -1.0),
                 title="special token, not counted" if special else tooltip,
                 is_peak=index == example.peak,
                 is_special=special,

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pipeline.measures.features import Example, FeatureSummary, Tally, extremes
+from pipeline.measures.features import FeatureSummary, Rows, summary_of, tallied
 from pipeline.methods.sae.autoencoder import SparseAutoencoder, activate
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
@@ -58,49 +58,33 @@ def summarise_features(
     sae.check(model, sae_site)
     sae.check_features(features)
     site, table = sae.rows_of(store), store.rows
-    ids, samples = table["token"].to_numpy(), table["sample"].to_numpy()
-    special = np.isin(ids, model.tokenizer.all_special_ids)
-    named = pd.Series(samples).map(groups) if groups is not None else samples
-    alike = pd.factorize(named)[0]
-    tallies = [Tally(examples) for _ in features]
-    for numbers, x in _ordinary(site, ~special, batch_rows):
-        active = _activations(sae, features, x).cpu().numpy()
-        for tally, column in zip(tallies, active.T, strict=True):
-            tally.add(column, numbers, alike[numbers])
+    samples = table["sample"]
+    named = samples.map(groups) if groups is not None else samples
+    special = table["token"].isin(model.tokenizer.all_special_ids).to_numpy()
+    rows = Rows(table, special, pd.factorize(named)[0])
+    batches = (
+        (numbers, _activations(sae, features, x).cpu().numpy())
+        for numbers, x in _ordinary(site, ~special, batch_rows)
+    )
+
+    def activations(feature: int, numbers: Int[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
+        return _activations(sae, [features[feature]], site[numbers])[:, 0].cpu().numpy()
+
+    shown = tallied(rows, batches, activations, len(features), examples)
     logits = direct_logits(model, sae_site, sae.decoder[list(features)]).cpu().numpy()
-    summaries = []
-    for feature, tally, direct in zip(features, tallies, logits, strict=True):
-        counts, edges = tally.histogram()
-        top, bottom = extremes(direct, tokens)
-        shown = []
-        for peak in tally.peaks:
-            rows = np.flatnonzero(samples == samples[peak])
-            active = _activations(sae, [feature], site[rows])[:, 0].cpu().numpy()
-            shown.append(
-                Example(
-                    sample=int(samples[peak]),
-                    peak=int(np.flatnonzero(rows == peak)[0]),
-                    positions=table["position"].to_numpy()[rows],
-                    tokens=ids[rows],
-                    activations=np.where(special[rows], np.float32("nan"), active),
-                )
-            )
-        summaries.append(
-            FeatureSummary(
-                feature=feature,
-                site=sae.site,
-                kind=sae.kind,
-                n_features=sae.n_features,
-                rows=tally.rows,
-                active=tally.active,
-                counts=counts,
-                edges=edges,
-                examples=tuple(shown),
-                top=top,
-                bottom=bottom,
-            )
+    return [
+        summary_of(
+            tally,
+            top_examples,
+            direct,
+            tokens,
+            feature=feature,
+            site=sae.site,
+            kind=sae.kind,
+            n_features=sae.n_features,
         )
-    return summaries
+        for feature, (tally, top_examples), direct in zip(features, shown, logits, strict=True)
+    ]
 
 
 def activations_by_layer(

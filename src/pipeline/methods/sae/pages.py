@@ -13,7 +13,7 @@ from pipeline.methods.sae.fits import SparseAutoencoders
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.store.store import ActivationStore
-from pipeline.views.dashboard import feature_page
+from pipeline.views.dashboard import page_row
 
 
 def feature_pages(
@@ -36,22 +36,13 @@ def feature_pages(
         autoencoders: the name of the autoencoders.
 
     Returns:
-        `site`, `feature`, the counts `active` and `rows`, `density`, and the HTML `page`.
+        As `dashboard.page_row`.
     """
     rows = []
     instructions = dict(zip(prompts["sample"], prompts["instruction"], strict=True))
-    for site, features, sae in _chosen(model, fits[fit], fits[autoencoders]):
+    for _, features, sae in _chosen(model, fits[fit], fits[autoencoders]):
         for summary in summarise_features(model, sae, store, features, groups=instructions):
-            rows.append(
-                {
-                    "site": site,
-                    "feature": summary.feature,
-                    "rows": summary.rows,
-                    "active": summary.active,
-                    "density": summary.density,
-                    "page": feature_page(summary, model.piece),
-                }
-            )
+            rows.append(page_row(summary, model.piece))
     return pd.DataFrame(rows)
 
 

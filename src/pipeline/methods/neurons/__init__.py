@@ -1,0 +1,1 @@
+"""Neurons: the units of `mlp_act`, found by ablation."""
