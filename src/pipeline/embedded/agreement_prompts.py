@@ -19,8 +19,9 @@ HEADS = {"train": 24, "val": 12, "test": 24}
 def number_agreement(rng: Random) -> list[dict[str, str]]:
     """Rows of four subjects per head noun: HEAD and ATTRACTOR each singular and plural.
 
-    "The old key near the doors" is labelled by the number of its head (`topic`); `attractor` is the
-    other noun's number. Training has no subject with both nouns.
+    "The old key near the doors" is labelled by the number of its head (`topic`); `attractor` says
+    whether the other noun has the `same` or the `other` number. Training has no subject with both
+    nouns.
     """
     heads = rng.sample(NOUNS, len(NOUNS))
     splits = [split for split, count in HEADS.items() for _ in range(count)]
@@ -46,5 +47,5 @@ def _subjects(rng: Random, head: str) -> Iterator[dict[str, str]]:
                 "instruction": f"The {first} {rng.choice(PREPOSITIONS)} the {second}",
                 "label": label,
                 "topic": head,
-                "attractor": number,
+                "attractor": "same" if number == label else "other",
             }

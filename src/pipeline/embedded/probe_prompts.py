@@ -1,6 +1,5 @@
 """Texts for attention and probes in the embedded model's language, which is also plain English."""
 
-from collections.abc import Callable
 from random import Random
 
 from pipeline.embedded.behaviours import indirect_objects, text
@@ -17,9 +16,8 @@ from pipeline.embedded.behaviours.agreement import (
 
 N_STORIES = 40
 ROUNDS = 8
-"""Texts about each noun."""
+"""Sentences about each noun."""
 
-_HALVES = ("train", "test")
 _PARTS = ("train", "val", "train", "test", "train", "train", "train", "test")
 """Splits of nouns, in turn."""
 
@@ -48,28 +46,6 @@ def stories(rng: Random) -> list[dict[str, str]]:
     ]
 
 
-def subject_numbers(rng: Random) -> list[dict[str, str]]:
-    """Rows of subjects up to their verb: a noun, and another one that stands before the verb.
-
-    `label` is the number of the subject, `attractor` says whether the other noun has the `same` or
-    the `other` number; both are balanced. `topic` is the subject's noun: splits share none.
-    """
-
-    def write(number: int, noun: str) -> tuple[str, dict[str, str]]:
-        plural, other = number % 2 == 1, number // 2 % 2 == 1
-        attractor = rng.choice([word for word in LONG if word != noun])
-        words = [
-            *_noun_phrase(rng, "The", noun, plural),
-            *_place(rng, attractor, plural != other),
-        ]
-        return " ".join(word for word, _ in words), {
-            "label": "plural" if plural else "singular",
-            "attractor": "other" if other else "same",
-        }
-
-    return _rows(_HALVES, write)
-
-
 def parsed_sentences(rng: Random) -> list[dict[str, str]]:
     """Rows of sentences of the grammar in `behaviours.agreement`, with their dependency trees.
 
@@ -79,12 +55,21 @@ def parsed_sentences(rng: Random) -> list[dict[str, str]]:
     subject's noun: splits share none.
     """
 
-    def write(number: int, noun: str) -> tuple[str, dict[str, str]]:
-        words = sentence(rng, noun)
-        heads = " ".join(str(parent + 1) for _, parent in words)
-        return " ".join(word for word, _ in words) + ".", {"label": "sentence", "heads": heads}
-
-    return _rows(_PARTS, write)
+    rows: dict[str, dict[str, str]] = {}
+    for _ in range(ROUNDS):
+        for place, noun in enumerate(LONG):
+            text = ""
+            while not text or text in rows:
+                words = sentence(rng, noun)
+                text = " ".join(word for word, _ in words) + "."
+            rows[text] = {
+                "instruction": text,
+                "split": _PARTS[place % len(_PARTS)],
+                "topic": noun,
+                "label": "sentence",
+                "heads": " ".join(str(parent + 1) for _, parent in words),
+            }
+    return list(rows.values())
 
 
 def sentence(rng: Random, noun: str) -> Phrase:
@@ -108,22 +93,6 @@ def sentence(rng: Random, noun: str) -> Phrase:
     parts = rest.split()
     phrase = _EXCEPTIONS.get(rest) or _flat(parts)
     return [*words, *_moved(phrase, verb + 1, verb)]
-
-
-def _rows(
-    splits: tuple[str, ...], write: Callable[[int, str], tuple[str, dict[str, str]]]
-) -> list[dict[str, str]]:
-    """Write `ROUNDS` distinct texts about every noun."""
-    rows: dict[str, dict[str, str]] = {}
-    for number in range(ROUNDS):
-        for place, noun in enumerate(LONG):
-            instruction, columns = write(number, noun)
-            while instruction in rows:
-                instruction, columns = write(number, noun)
-            split = splits[place % len(splits)]
-            row = {"instruction": instruction, "split": split, "topic": noun}
-            rows[instruction] = row | columns
-    return list(rows.values())
 
 
 def _noun_phrase(

@@ -29,7 +29,6 @@ def write_study_data(folder: Path, seed: int) -> None:
         "quoted_questions": prompt_tables.quoted_questions(),
         "senses": sense_prompts.senses(),
         "stories": probe_prompts.stories(Random(seed)),
-        "subject_numbers": probe_prompts.subject_numbers(Random(seed)),
         "translations": lens_prompts.translations(Random(seed)),
         "two_hops": prompt_tables.two_hops(Random(seed)),
         "vocabulary": vocabulary_prompts.vocabulary(Random(seed)),
