@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from pipeline.measures.bands import Band, band_over
+from pipeline.measures.bands import Band
 from pipeline.views.glyphs import drawable, families
-from pipeline.views.marks import bands_in_words, draw_band, draw_curve, legend_key
+from pipeline.views.marks import bands_in_words, draw_mean_curve, legend_key
 from pipeline.views.panels import COLOURS, caption, legend, panels
 from pipeline.views.readings import column_of, table_of
 from pipeline.views.selection import select
@@ -153,18 +153,18 @@ def mean_by_layer(
                 rows = tables[name][tables[name][by] == group]
                 means = rows.groupby("layer")[value].mean()
                 read_at = [n for n in layers if n in means and (means[n] > 0 or not logarithmic)]
-                band = band_over(
+                band = draw_mean_curve(
+                    axis,
                     rows.assign(score=rows[value]),
-                    "layer",
                     read_at,
+                    colour,
+                    value,
                     cluster=cluster,
-                    share=False,
-                    bounded=within[1] == 1,
                     seed=seed,
+                    within=within,
+                    bounded=within[1] == 1,
                 )
                 bands.append(band)
-                draw_band(axis, read_at, band, colour, within=within)
-                draw_curve(axis, read_at, pd.Series(band.mean), colour, label=value)
                 if control is not None:
                     heights = rows.groupby("layer")[control].mean()[read_at]
                     axis.plot(read_at, heights, color=colour, lw=1.5, ls="--", label=control)

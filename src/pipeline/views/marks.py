@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from pipeline.measures.bands import FEWEST, Band
+from pipeline.measures.bands import FEWEST, Band, band_over
 from pipeline.views.selection import CONTROLS
 
 GREY = "#6b6b6b"
@@ -43,6 +43,27 @@ def bands_in_words(bands: Sequence[Band], cluster: str) -> str:
 def draw_curve(axes: Axes, layers: list[int], means: pd.Series, colour: str, label: str) -> None:
     """Draw the main curve of a figure on top of everything else."""
     axes.plot(layers, means, color=colour, lw=2.4, marker=".", zorder=4, label=label)
+
+
+def draw_mean_curve(
+    axes: Axes,
+    scores: pd.DataFrame,
+    layers: list[int],
+    colour: str,
+    label: str,
+    *,
+    cluster: str,
+    seed: int,
+    within: tuple[float, float] | None = None,
+    bounded: bool = False,
+) -> Band:
+    """Draw the mean of scores by layer with its band, and return the band; see `band_over`."""
+    band = band_over(
+        scores, "layer", layers, cluster=cluster, share=False, bounded=bounded, seed=seed
+    )
+    draw_band(axes, layers, band, colour, within=within)
+    draw_curve(axes, layers, pd.Series(band.mean), colour, label=label)
+    return band
 
 
 def draw_controls(

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.measures.bands import Band, band_over
-from pipeline.views.marks import GREY, bands_in_words, draw_band, draw_curve, legend_key
+from pipeline.measures.bands import Band
+from pipeline.views.marks import GREY, bands_in_words, draw_mean_curve, legend_key
 from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels
 from pipeline.views.readings import table_of
 from pipeline.views.selection import select
@@ -62,18 +62,14 @@ def probe_by_layer(
             control = wide.reindex(pd.MultiIndex.from_frame(fitted[["sample", "layer"]]))
             selectivity = fitted.assign(score=fitted["score"].to_numpy() - control.to_numpy())
             for axis, scores, bounded in ((left, fitted, True), (right, selectivity, False)):
-                band = band_over(
-                    scores,
-                    "layer",
-                    layers,
-                    cluster=cluster,
-                    share=False,
-                    bounded=bounded,
-                    seed=seed,
-                )
-                bands.append(band)
-                draw_band(axis, layers, band, colour, within=(0.0, 1.0) if bounded else (-1.0, 1.0))
-                draw_curve(axis, layers, pd.Series(band.mean), colour, label=str(value))
+                within = (0.0, 1.0) if bounded else (-1.0, 1.0)
+                options: dict[str, Any] = {
+                    "cluster": cluster,
+                    "seed": seed,
+                    "within": within,
+                    "bounded": bounded,
+                }
+                bands.append(draw_mean_curve(axis, scores, layers, colour, str(value), **options))
             known = fitted["reference"].mean()
             left.axhline(known, color=colour if by else GREY, lw=1.5, ls=(0, (5, 3)), alpha=0.9)
             count = f"n = {fitted['sample'].nunique()}"

@@ -7,8 +7,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.measures.bands import Band, band_over
-from pipeline.views.marks import GREY, bands_in_words, draw_band, draw_curve, legend_key
+from pipeline.measures.bands import Band
+from pipeline.views.marks import (
+    GREY,
+    bands_in_words,
+    draw_mean_curve,
+    legend_key,
+)
 from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels
 from pipeline.views.readings import table_of
 from pipeline.views.selection import select
@@ -93,10 +98,7 @@ def _draw(
     axis: Axes, rows: pd.DataFrame, column: str, layers: list[int], colour: str, seed: int
 ) -> Band:
     scores = rows.assign(score=rows[column])
-    band = band_over(scores, "layer", layers, cluster="topic", share=False, seed=seed)
-    draw_band(axis, layers, band, colour, within=None)
-    draw_curve(axis, layers, pd.Series(band.mean), colour, label=column)
-    return band
+    return draw_mean_curve(axis, scores, layers, colour, column, cluster="topic", seed=seed)
 
 
 def _draw_shuffled(axis: Axes, shuffled: pd.DataFrame, layers: list[int]) -> None:
