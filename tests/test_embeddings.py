@@ -10,9 +10,9 @@ from families import VOCAB, WIDTH, byte_tokenizer, tiny, tokenizer
 from scipy.spatial.distance import cosine
 
 from pipeline.data.datasets import load_table
-from pipeline.methods import embeddings
-from pipeline.methods.analogies import analogies
-from pipeline.methods.embeddings import SPACES, nearest_tokens
+from pipeline.methods.representations import embeddings
+from pipeline.methods.representations.analogies import analogies
+from pipeline.methods.representations.embeddings import SPACES, nearest_tokens
 from pipeline.model.loading import LanguageModel
 
 

@@ -9,13 +9,13 @@ from families import LAYERS, WIDTH, random_prompts, tiny, tokenizer
 from test_lenses import dataset, words
 
 from pipeline.engine.collection import collect
-from pipeline.methods import stored_lenses
-from pipeline.methods import tuned_lens as training
-from pipeline.methods.jacobian_lens import jacobian_lens, mean_jacobians
-from pipeline.methods.lens_maps import LensMaps, text_parts, unembedding_digest
-from pipeline.methods.lenses import logit_lens, text_lens
+from pipeline.methods.lenses import stored
+from pipeline.methods.lenses import tuned as training
+from pipeline.methods.lenses.jacobian import jacobian_lens, mean_jacobians
+from pipeline.methods.lenses.logit_lens import logit_lens, text_lens
+from pipeline.methods.lenses.maps import LensMaps, text_parts, unembedding_digest
+from pipeline.methods.lenses.tuned import Streams, train_translators, tuned_lens
 from pipeline.methods.provenance import Provenance
-from pipeline.methods.tuned_lens import Streams, train_translators, tuned_lens
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
@@ -220,7 +220,7 @@ def test_texts_for_reporting_are_those_that_no_lens_was_fitted_to(monkeypatch):
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_a_store_is_read_as_a_forward_pass_is(family, tmp_path, monkeypatch):
     """In chunks of three rows, with and without a fit; a store of some layers at those."""
-    monkeypatch.setattr(stored_lenses, "_ROWS", 3)
+    monkeypatch.setattr(stored, "_ROWS", 3)
     model = tiny(family)
     prompts = dataset(model, words(5), answer=[f" w{20 + n}" for n in range(5)])
     prompts["sample"] = [4, 8, 6, 2, 9]
@@ -235,7 +235,7 @@ def test_a_store_is_read_as_a_forward_pass_is(family, tmp_path, monkeypatch):
     fits = {"lens": maps(model, torch.eye(WIDTH) + 0.1 * torch.randn(WIDTH, WIDTH))}
     for fit in (None, "lens"):
         options = {"fit": fit, "columns": ["answer"]}
-        table = stored_lenses.stored_lens(model, prompts, store, fits, **options)
+        table = stored.stored_lens(model, prompts, store, fits, **options)
         passed = logit_lens(model, prompts, fits, positions=[0, -1], **options)
         passed = passed[passed["layer"] != 2]
         keys = ["sample", "position", "layer"]
@@ -246,7 +246,7 @@ def test_a_store_is_read_as_a_forward_pass_is(family, tmp_path, monkeypatch):
         tmp_path / "t", model, tokens, positions, sites, revision="", rule="ends", rows_per_shard=4
     )
     with pytest.raises(ValueError, match=r"valid: blocks\.3\.resid_post and resid_pre of a layer"):
-        stored_lenses.stored_lens(model, prompts, without)
+        stored.stored_lens(model, prompts, without)
 
 
 def test_wrong_options_are_named():

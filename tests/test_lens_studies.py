@@ -7,8 +7,8 @@ from project import copy_project, run
 from test_any_model import TEMPLATE
 
 from pipeline.data.datasets import tokenise
-from pipeline.methods.lenses import logit_lens, text_lens
-from pipeline.methods.tuned_lens import tuned_lens
+from pipeline.methods.lenses.logit_lens import logit_lens, text_lens
+from pipeline.methods.lenses.tuned import tuned_lens
 from pipeline.model.chat import encode
 from pipeline.model.loading import LanguageModel
 

@@ -12,8 +12,8 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from pipeline.data.datasets import tokenise
-from pipeline.methods import lenses
-from pipeline.methods.lenses import logit_lens
+from pipeline.methods.lenses import logit_lens as lenses
+from pipeline.methods.lenses.logit_lens import logit_lens
 from pipeline.model.loading import LanguageModel
 
 

@@ -13,9 +13,9 @@ from sklearn.preprocessing import StandardScaler
 from stores import write_store
 
 from pipeline.methods.directions import FITTED, Key
-from pipeline.methods.linear_probes import linear_probe, probe_by_layer
-from pipeline.methods.probe_fitting import fit_classes, fit_values, r_squared, shuffled
-from pipeline.methods.probes import SHUFFLED, Probes
+from pipeline.methods.probes.fitting import fit_classes, fit_values, r_squared, shuffled
+from pipeline.methods.probes.linear import linear_probe, probe_by_layer
+from pipeline.methods.probes.probes import SHUFFLED, Probes
 from pipeline.model.sites import Site
 
 LAYERS, D, TOPICS, EACH = 3, 12, 40, 12

@@ -11,7 +11,7 @@ from stores import write_store
 
 from pipeline.data.datasets import tokenise
 from pipeline.data.positions import locate
-from pipeline.methods.projection import pca, projections
+from pipeline.methods.representations.projection import pca, projections
 from pipeline.model.sites import Site
 from pipeline.store import collecting
 

@@ -12,7 +12,7 @@ from stores import write_store
 
 from pipeline.data.datasets import load_table, tokenise
 from pipeline.data.positions import locate
-from pipeline.methods.similarity import similarity_by_layer
+from pipeline.methods.representations.similarity import similarity_by_layer
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.store import collecting

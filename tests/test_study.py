@@ -163,9 +163,9 @@ def test_a_typo_in_a_study_file_is_named_with_the_valid_keys(tmp_path):
 
 def test_overrides_may_set_what_a_study_leaves_at_its_default():
     study = compose_study(
-        "refusal", ["score.metrics.refusal.substrings=[no]", "model.batch_tokens=99"], root=ROOT
+        "refusal", ["score.metrics.refusal.phrases=[no]", "model.batch_tokens=99"], root=ROOT
     )
-    assert study.score.metrics["refusal"]["substrings"] == ["no"]
+    assert study.score.metrics["refusal"]["phrases"] == ["no"]
     assert study.model.batch_tokens == 99
 
 

@@ -7,8 +7,8 @@ import transformers
 from families import byte_tokenizer, tiny
 from tokenizers.pre_tokenizers import ByteLevel
 
-from pipeline.methods import tokenization
-from pipeline.methods.tokenization import token_bytes, token_table
+from pipeline.methods.representations import tokenization
+from pipeline.methods.representations.tokenization import token_bytes, token_table
 from pipeline.model.loading import LanguageModel
 from pipeline.model.tokenizer import load_tokenizer
 

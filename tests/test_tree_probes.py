@@ -10,8 +10,8 @@ from stores import write_store
 from pipeline.data.datasets import tokenise
 from pipeline.measures.trees import attachment_score, chain_edges, edges_of, parse_heads
 from pipeline.methods.directions import FITTED, Key
-from pipeline.methods.probes import SHUFFLED
-from pipeline.methods.tree_probes import (
+from pipeline.methods.probes.probes import SHUFFLED
+from pipeline.methods.probes.trees import (
     RANDOM,
     DistanceProbes,
     distance_loss,

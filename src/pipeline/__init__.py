@@ -27,7 +27,7 @@ _NAMES = {
     "generate": "pipeline.engine.generation",
     "load_direction": "pipeline.methods.notebook",
     "log_probabilities": "pipeline.methods.notebook",
-    "logit_lens": "pipeline.methods.lenses",
+    "logit_lens": "pipeline.methods.lenses.logit_lens",
     "logits": "pipeline.methods.notebook",
     "positions_of": "pipeline.methods.notebook",
     "prompt_table": "pipeline.methods.notebook",

@@ -20,6 +20,12 @@ A list of integers gives positions explicitly: from the start, or from the promp
 """
 EDITED = (*POSITION_RULES, "template", "subject", "answer")
 """In a sweep, `answer` is the completion tokens at the positions that the answer would have."""
+_READ = {
+    "subject": ("prompt", "subject", "raw"),
+    "answer": ("prompt", "answer", "raw"),
+    "template": ("raw",),
+}
+"""Columns that a rule reads besides the tokens."""
 Tokens = list[int]
 Place = tuple[int, ...]
 
@@ -47,7 +53,8 @@ def locate(
             f"prompts are a {type(dataset).__name__}; valid: a table, as `prompt_table(model, "
             "texts)` makes it"
         )
-    missing = [name for name in ("sample", "prompt", "tokens", "raw") if name not in dataset]
+    read = _READ.get(rule, ()) if isinstance(rule, str) else ()
+    missing = [name for name in ("sample", "tokens", *read) if name not in dataset]
     if missing:
         raise ValueError(f"the table has no column {missing[0]!r}, which `prompt_table` makes")
     find = _finder(tokenizer, rule, variables)

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.engine.chunks import passes
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
-from pipeline.methods.lens_maps import text_parts, tokens_of
+from pipeline.methods.lenses.maps import text_parts, tokens_of
 from pipeline.model import chat, hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site, chosen_layers

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from pipeline.methods.lens_maps import COMPONENT, LensMaps
+from pipeline.methods.lenses.maps import COMPONENT, LensMaps
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site

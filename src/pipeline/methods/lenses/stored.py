@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.methods.lens_maps import COMPONENT
-from pipeline.methods.lens_tables import checked_maps, lens_values, named_tokens, tabulated
+from pipeline.methods.lenses.maps import COMPONENT
+from pipeline.methods.lenses.tables import checked_maps, lens_values, named_tokens, tabulated
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.model.unembedding import lens_logits

@@ -13,7 +13,7 @@ from pipeline.data.datasets import dataset_digest
 from pipeline.engine.chunks import passes
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
-from pipeline.methods.lens_maps import (
+from pipeline.methods.lenses.maps import (
     COMPONENT,
     LensMaps,
     text_parts,

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.methods.embeddings import SPACES, rows_of, similarities
+from pipeline.methods.representations.embeddings import SPACES, rows_of, similarities
 from pipeline.model.loading import LanguageModel
 
 _SIDES = ("first", "second")

@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 
 from pipeline.methods.directions import FITTED, Key
-from pipeline.methods.probe_fitting import LinearFit, fit_classes, fit_values, shuffled
-from pipeline.methods.probes import (
+from pipeline.methods.probes.fitting import LinearFit, fit_classes, fit_values, shuffled
+from pipeline.methods.probes.probes import (
     PENALTIES,
     SHUFFLED,
     Probes,

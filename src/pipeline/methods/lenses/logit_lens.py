@@ -14,8 +14,8 @@ from pipeline.data.positions import locate
 from pipeline.engine.chunks import passes
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
-from pipeline.methods.lens_maps import COMPONENT, LensMaps, text_parts, tokens_of
-from pipeline.methods.lens_tables import checked_maps, lens_values, named_tokens, tabulated
+from pipeline.methods.lenses.maps import COMPONENT, LensMaps, text_parts, tokens_of
+from pipeline.methods.lenses.tables import checked_maps, lens_values, named_tokens, tabulated
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.data.datasets import dataset_digest
 from pipeline.engine.collection import collect
-from pipeline.methods.lens_maps import (
+from pipeline.methods.lenses.maps import (
     COMPONENT,
     LensMaps,
     text_parts,

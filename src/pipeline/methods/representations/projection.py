@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float64, Int
 
 from pipeline.data.prompts import select_prompts
-from pipeline.methods.stored_layers import stored_layers, stored_samples
+from pipeline.methods.representations.stored_layers import stored_layers, stored_samples
 from pipeline.store.store import ActivationStore
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64
 
-from pipeline.methods.stored_layers import stored_layers, stored_samples
+from pipeline.methods.representations.stored_layers import stored_layers, stored_samples
 from pipeline.store.store import ActivationStore
 
 MEASURES = ("raw", "relative", "centred")

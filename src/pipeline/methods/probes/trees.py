@@ -18,8 +18,8 @@ from pipeline.measures.trees import (
     spanning_edges,
 )
 from pipeline.methods.directions import FITTED, Key
-from pipeline.methods.parsed_sentences import stored_sentences, words_of
-from pipeline.methods.probes import SHUFFLED, Probes, fields_of, key_of, probe_provenance
+from pipeline.methods.probes.probes import SHUFFLED, Probes, fields_of, key_of, probe_provenance
+from pipeline.methods.probes.sentences import stored_sentences, words_of
 from pipeline.methods.provenance import Provenance
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site

@@ -1,0 +1,1 @@
+"""Lenses: the residual stream of every layer, read as a next-token distribution."""

@@ -1,0 +1,1 @@
+"""Probes: what can be read from states by a linear map, beside what shuffled targets give."""

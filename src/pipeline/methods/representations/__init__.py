@@ -1,0 +1,1 @@
+"""Representations: tokens, embedding tables, and the states of words in their contexts."""
