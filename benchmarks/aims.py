@@ -18,6 +18,8 @@ AIMS: dict[str, dict[str, float]] = {
     "generation_few_generated": {_HOOKS: 3.0},
     "mixed_lengths": {"actsweep, no row leaves before the longest": 2.0},
     "no_condition": {"transformers' generate": 0.95},
+    "generation_chat": {_HOOKS: 2.5},
+    "no_condition_chat": {"transformers' generate": 0.95},
     "read_cold": {"plain pass over the files": 0.77, "datasets column": 5.0},
     "read_warm": {"plain pass over the files": 0.77, "datasets column": 5.0},
     "autoencoder": {"sae_lens": 1.5, "sparsify": 1.5},

@@ -46,6 +46,7 @@ class Size:
         model: what most works run.
         wide: a large vocabulary, for collection.
         gpu: what a GPU is measured with.
+        chat: a small chat model.
         collected: prompts to collect from; `collected_wide` with the large vocabulary.
         collected_wide: the same, where a pass costs more.
         scored: prompts of a forward sweep.
@@ -65,6 +66,7 @@ class Size:
     model: Shape
     wide: Shape
     gpu: Shape
+    chat: Shape
     collected: int
     collected_wide: int
     scored: int
@@ -85,6 +87,7 @@ SIZES = {
         model=Shape(200, 64, 176, 4, head_width=8),
         wide=Shape(1000, 64, 176, 2, head_width=8),
         gpu=Shape(200, 64, 176, 2, head_width=16, family="gemma2", dtype="bfloat16"),
+        chat=Shape(300, 48, 128, 3, heads=3, kv_heads=1, head_width=16),
         collected=40,
         collected_wide=8,
         scored=8,
@@ -115,6 +118,8 @@ SIZES = {
             dtype="bfloat16",
             device="cuda",
         ),
+        # SmolLM2-135M-Instruct.
+        chat=Shape(49_152, 576, 1536, 30, heads=9, kv_heads=3),
         collected=500,
         collected_wide=100,
         scored=64,
@@ -193,8 +198,9 @@ class Ending(LanguageModel):
         return self._ends
 
 
-def random_prompts(count: int, vocab: int) -> list[list[int]]:
-    """Prompts of 16 to 64 tokens."""
+def random_prompts(count: int, vocab: int, shared: int = 0) -> list[list[int]]:
+    """Prompts of 16 to 64 tokens, after so many tokens that all of them share."""
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(16, 65, (count,), generator=generator).tolist()
-    return [torch.randint(3, vocab, (n,), generator=generator).tolist() for n in lengths]
+    begin = list(range(3, 3 + shared))
+    return [begin + torch.randint(3, vocab, (n,), generator=generator).tolist() for n in lengths]

@@ -8,7 +8,13 @@ from benchmarks.shapes import Size
 from benchmarks.work import Work
 from benchmarks.works.autoencoding import autoencoder
 from benchmarks.works.collecting import collection
-from benchmarks.works.completing import generation_sweep, mixed_lengths, no_condition, on_gpu
+from benchmarks.works.completing import (
+    generation_sweep,
+    mixed_lengths,
+    no_condition,
+    on_chat,
+    on_gpu,
+)
 from benchmarks.works.neurons import neuron_sweep
 from benchmarks.works.reading import read_back
 from benchmarks.works.scoring import forward_sweep
@@ -24,6 +30,8 @@ WORKS: dict[str, Callable[[Size, Path], Work]] = {
     "generation_few_generated": partial(generation_sweep, rule="generated", few=True),
     "mixed_lengths": mixed_lengths,
     "no_condition": no_condition,
+    "generation_chat": on_chat,
+    "no_condition_chat": partial(no_condition, chat=True),
     "read_warm": partial(read_back, cold=False),
     "read_cold": partial(read_back, cold=True),
     "autoencoder": autoencoder,

@@ -1,6 +1,7 @@
 """Sweeps that generate."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -23,6 +24,9 @@ GPU_BATCH_TOKENS = 2**17
 GPU_GIGABYTES = 40
 """The model's 5, keys and values of a batch's 14, and as much again while rows enter and leave."""
 
+SYSTEM_TURN = 24
+"""Tokens that all prompts of a chat model begin with."""
+
 ONE_OF = 16
 """One token of this many ends a completion where lengths are mixed."""
 
@@ -31,6 +35,12 @@ def generation_sweep(size: Size, folder: Path, *, rule: str, few: bool = False) 
     """Greedy completions, layers x strengths x prompts."""
     count = size.few if few else size.completed
     return _sweep(size, size.model, count, size.new_tokens, rule)
+
+
+def on_chat(size: Size, folder: Path) -> Work:
+    """The same with a small chat model's shape, whose prompts begin alike; one strength."""
+    one = replace(size, strengths=size.strengths[:1])
+    return _sweep(one, size.chat, size.few, size.new_tokens, "generated", shared=SYSTEM_TURN)
 
 
 def on_gpu(size: Size, folder: Path) -> Work:
@@ -49,9 +59,10 @@ def _sweep(
     rule: str,
     agree: Callable[[str, Completions, Completions], None] = alike,
     batch_tokens: int = BATCH_TOKENS,
+    shared: int = 0,
 ) -> Work:
     model = random_model(shape)
-    prompts = random_prompts(count, shape.vocab)
+    prompts = random_prompts(count, shape.vocab, shared)
     steered, conditions = layers_by_strengths(shape, size.strengths, rule)
     clean, rows = sum(map(len, prompts)), len(steered) * count
     again = blocks_above(steered, shape.layers) * clean if rule == "all" else 0
@@ -127,10 +138,11 @@ def mixed_lengths(size: Size, folder: Path) -> Work:
     )
 
 
-def no_condition(size: Size, folder: Path) -> Work:
+def no_condition(size: Size, folder: Path, *, chat: bool = False) -> Work:
     """What the engine costs where it has nothing to share."""
-    model = random_model(size.model)
-    prompts = random_prompts(size.completed, size.model.vocab)
+    shape = size.chat if chat else size.model
+    model = random_model(shape)
+    prompts = random_prompts(size.completed, shape.vocab, SYSTEM_TURN if chat else 0)
     clean, count, new = sum(map(len, prompts)), len(prompts), size.new_tokens
 
     def need(found: Completions) -> Need:
