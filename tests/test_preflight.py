@@ -201,3 +201,10 @@ def test_components_of_readings_are_checked():
 )
 def test_a_reading_of_what_there_is_not_is_refused(study, override, message):
     assert message in error_of(override, study=study)
+
+
+def test_an_arm_takes_a_list_of_positions_or_a_list_of_rules_as_its_signature_says():
+    check(compose_study("back_patching", ["sweep.arms.last.positions=[-1]"], root=ROOT))
+    check(compose_study("refusal", ["sweep.arms.add.positions=[[-1],last]"], root=ROOT))
+    message = "sweep.arms.last.positions: position rule 'lst' is unknown; valid: all"
+    assert message in error_of("sweep.arms.last.positions=lst", study="back_patching")

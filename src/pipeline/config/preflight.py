@@ -1,13 +1,14 @@
 """Check a study before it runs, against its model's config and its dataset."""
 
+import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_origin
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.config.contracts import bound, reads
+from pipeline.config.contracts import bound, imported, reads
 from pipeline.config.errors import at_key
 from pipeline.config.planning import Planned, planned_parts, stand_ins
 from pipeline.config.sections import Node, Study
@@ -124,9 +125,14 @@ def _check_components(model: LanguageModel, key: str, node: Node) -> None:
     for text in node.get("sites", []):
         with at_key(f"{key}.sites"):
             model.check(Site.parse(text))
-    if key.startswith("sweep.arms.") and isinstance(node.get("positions"), list):
+    if key.startswith("sweep.arms.") and "positions" in node:
+        # Some arms take one rule, which may be a list of positions; others a list of rules.
+        annotation = (
+            inspect.signature(imported(node["_target_"])).parameters["positions"].annotation
+        )
+        rules = node["positions"] if get_origin(annotation) is list else [node["positions"]]
         with at_key(f"{key}.positions"):
-            for rule in node["positions"]:
+            for rule in rules:
                 check_rule(rule, positions.EDITED)
 
 
