@@ -105,9 +105,8 @@ class LensMaps:
             ValueError: a layer that the model does not have.
         """
         chosen = chosen_layers(layers, model.n_layers, model.name)
-        empty = torch.zeros(0)
-        maps = dict.fromkeys(chosen, empty)
-        return cls(maps, maps, Provenance(model=""), pd.DataFrame())
+        matrices, biases = (dict.fromkeys(chosen, torch.zeros(shape)) for shape in ((0, 0), (0,)))
+        return cls(matrices, biases, Provenance(model=""), pd.DataFrame())
 
 
 def unembedding_digest(model: LanguageModel) -> str:
