@@ -217,3 +217,9 @@ def test_a_fit_waits_for_the_last_of_the_fits_that_it_uses():
     study.fits["apart"] = study.fits["attributed"] | {"fit": "saes", "foil": "saes_too"}
     with pytest.raises(ValueError, match=r"fits\.apart uses saes_too and saes, neither"):
         params_of(study)
+
+
+def test_an_override_that_cannot_be_parsed_says_how_to_quote_it():
+    message = r"override fits\.x\.token=<\|end\|> cannot be parsed; quote the value within"
+    with pytest.raises(ValueError, match=message):
+        compose_study("refusal", ["fits.x.token=<|end|>"], root=ROOT)

@@ -122,10 +122,10 @@ def _say_cost(study: Study, cost: "Cost", folder: Path) -> None:
 def _list(options: argparse.Namespace) -> None:
     from pipeline.runs.outputs import outputs
 
-    found = outputs(_project())
-    if not found:
+    listed = outputs(_project())
+    if not listed:
         print("no outputs yet: dvc repro, or actsweep run STUDY")
-    for output in found:
+    for output in listed:
         unfinished = "" if output.finished else "  (unfinished)"
         print(
             f"{output.written:%Y-%m-%d %H:%M}  {output.name:<32} {output.study:<16} "

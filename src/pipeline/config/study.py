@@ -26,7 +26,7 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
     import yaml
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, OverrideParseException
 
     known = sorted(file.stem for file in (root / "conf" / "study").glob("*.yaml"))
     if name not in known:
@@ -36,6 +36,11 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
     with initialize_config_dir(str((root / "conf").resolve()), version_base="1.3"):
         try:
             config = compose("config", overrides=[f"study={name}", *map(_forced, overrides)])
+        except OverrideParseException as error:
+            raise ValueError(
+                f"override {error.override.lstrip('+')} cannot be parsed; quote the value within "
+                "the shell's quotes: 'KEY=\"VALUE\"'"
+            ) from error
         except (HydraException, yaml.YAMLError) as error:
             raise ValueError(one_line(error)) from error
     study = _typed(config)

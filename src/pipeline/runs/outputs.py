@@ -36,11 +36,11 @@ def find_output(root: Path, name: str) -> Path:
     folder = root / "outputs" / name
     if config_file(folder).is_file() and folder.is_dir():
         return folder
-    found = outputs(root)
-    for output in sorted(found, key=lambda output: not output.finished):
+    listed = outputs(root)
+    for output in sorted(listed, key=lambda output: not output.finished):
         if output.study == name:
             return root / "outputs" / output.name
-    known = ", ".join(sorted({each for output in found for each in (output.name, output.study)}))
+    known = ", ".join(sorted({each for output in listed for each in (output.name, output.study)}))
     raise ValueError(f"{name!r} has no results in outputs; there are: {known or 'none'}")
 
 

@@ -58,14 +58,14 @@ def shares_by_axis(
             if not scored["score"].dropna().isin([0, 1]).all():
                 raise ValueError(f"metric {metric} is no share; valid: scores of 0 and 1")
             for number, arm in enumerate(arms):
-                found = pd.DataFrame(
+                estimates = pd.DataFrame(
                     [
                         {x: places[value], **vars(_share(group, cluster, seed))}
                         for value, group in select(scored, arm=arm).groupby(x)
                     ]
                 )
                 shift = 0.08 * (number - (len(arms) - 1) / 2)
-                draw_estimates(axis, found, x, COLOURS[number], shift, arm)
+                draw_estimates(axis, estimates, x, COLOURS[number], shift, arm)
             percent_axis(axis)
             axis.set_xticks(list(places.values()), [tick(value) for value in places])
             axis.set_xlabel(in_words(x))

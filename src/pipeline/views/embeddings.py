@@ -156,8 +156,8 @@ def _in_words(table: pd.DataFrame, rows: pd.DataFrame, split: str, space: str) -
     example = rows.iloc[int(np.argmin(rows["rank"].to_numpy()))]
     a, b, c, d = (drawable(example[name].strip()) for name in "abcd")
     others = [
-        f"{name} {100 * (found['rank'] == 1).mean():.0f} %"
-        for name, found in table.groupby("space", sort=False)
+        f"{name} {100 * (of_space['rank'] == 1).mean():.0f} %"
+        for name, of_space in table.groupby("space", sort=False)
     ]
     return [
         f"{split.capitalize()} split, n = {len(rows)} analogies a : b = c : d, such as {a} : {b} =",

@@ -197,7 +197,7 @@ def _r_squared(
     """Estimate R² for each source, draw and layer."""
     rows = []
     for (source, draw, layer), group in table.groupby(["source", "draw", "layer"]):
-        found = r_squared_estimate(
+        r_squared = r_squared_estimate(
             group[f"{name}_target"], group[predicted], group[cluster], seed=seed
         )
         rows.append(
@@ -205,9 +205,9 @@ def _r_squared(
                 "source": source,
                 "draw": draw,
                 "layer": layer,
-                "score": found.mean,
-                "low": found.low,
-                "high": found.high,
+                "score": r_squared.mean,
+                "low": r_squared.low,
+                "high": r_squared.high,
             }
         )
     return pd.DataFrame(rows)
