@@ -44,7 +44,7 @@ def prompts() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def store(prompts, tmp_path_factory):
-    """In layer 1 every edge is a direction of its own, so that distances are exact; noise above.
+    """In layers 1 and 2 every edge is a direction of its own, so that distances are exact.
 
     A word's state is the sum of the edges from the root to it: |h_i - h_j|² is the number of edges
     between i and j. Tokens that are no words, and layer 0, are noise.
@@ -69,9 +69,13 @@ def store(prompts, tmp_path_factory):
         rows += [(row["sample"], position) for position in range(len(is_word))]
     planted = torch.cat(states)
     rotation = torch.linalg.qr(torch.randn(D, D, generator=generator))[0]
+    trees = 7 * planted @ rotation
+    # A dimension far larger than the others, as many models have it.
+    outlier = trees * torch.tensor([1000.0] + [1.0] * (D - 1))
     values = {
         "blocks.0.resid_pre": torch.randn(planted.shape, generator=generator),
-        "blocks.1.resid_pre": 7 * planted @ rotation,
+        "blocks.1.resid_pre": trees,
+        "blocks.2.resid_pre": outlier,
     }
     table = pd.DataFrame(rows, columns=["sample", "position"]).assign(token=5)
     folder = tmp_path_factory.mktemp("trees") / "activations"
@@ -95,10 +99,11 @@ def test_a_planted_tree_is_read_and_beats_its_controls(prompts, store, probes):
     table = trees_by_layer(tiny("llama"), store[0], prompts, {"trees": probes}, fit="trees")
     assert set(table["sample"]) == set(range(280, 340))
     means = table.groupby(["source", "layer"])["score"].mean()
-    assert means[FITTED, 1] > 0.95
+    planted = [(FITTED, 1), (FITTED, 2)]
+    assert means[planted].min() > 0.95
     # Even with permuted trees a probe may learn to leave the noise out.
-    assert means.drop((FITTED, 1)).max() < 0.65
-    assert means.loc[[FITTED, RANDOM]].drop((FITTED, 1)).max() < 0.4
+    assert means[planted].min() - means.drop(planted).max() > 0.3
+    assert means.loc[[FITTED, RANDOM]].drop(planted).max() < 0.4
     assert table.groupby("source")["draw"].nunique().to_dict() == {
         FITTED: 1,
         SHUFFLED: 2,

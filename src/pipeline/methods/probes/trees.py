@@ -74,9 +74,9 @@ def distance_probe(
     """Fit a distance probe at every layer, with controls of permuted words and of random maps.
 
     Minimises the mean over sentences s of 1 / |s|² Σ_ij |d(i, j) - ||B (h_i - h_j)||²|, d the
-    number of edges between words i and j, h_i the state at a word's last token, divided by the
-    layer's root mean square. Adam on the train split; the epoch with the least loss on the val
-    split is kept. Controls: `shuffled`, the same with every tree on randomly permuted words;
+    number of edges between words i and j, h_i the state at a word's last token, each dimension
+    divided by its standard deviation: some models have a few that are far larger. Adam on the train
+    split; the epoch with the least loss on the val split is kept. Controls: `shuffled`, the same with every tree on randomly permuted words;
     `random`, B as it is drawn.
 
     Args:
@@ -110,7 +110,7 @@ def distance_probe(
             continue
         layer = Site.parse(site).layer
         states, val_states = (each.states(store, site) for each in (train, val))
-        scale = float(states[train.real].square().mean().sqrt())
+        scale = states[train.real].std(0).clamp_min(torch.finfo(states.dtype).tiny)
         for source, count in ((FITTED, 1), (SHUFFLED, draws), (RANDOM, draws)):
             for draw in range(count):
                 rng = np.random.default_rng([seed, draw]) if source == SHUFFLED else None
