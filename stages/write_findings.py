@@ -2,13 +2,16 @@
 
     python -m stages.write_findings docs/smollm2.md smollm2_135m_instruct STUDY ...
 
-Takes the newest run by hand of each study on the model, and beside it what `dvc repro` has made.
+Takes the newest run by hand of each study on the model, and beside it what `dvc repro` has made; and
+sentences on each study, which see the figures, from a YAML file of the page's name beside it.
 """
 
 import argparse
 import json
 import shutil
 from pathlib import Path
+
+import yaml
 
 from pipeline.config.study import compose_study, config_file, load_model_section, load_study
 from pipeline.runs.outputs import outputs
@@ -30,11 +33,16 @@ def main() -> None:
     figures = arguments.page.parent / "figures" / arguments.page.stem
     shutil.rmtree(figures, ignore_errors=True)
     figures.mkdir(parents=True)
-    findings = [_finding(name, arguments.model, path, figures) for name in arguments.studies]
+    sentences = arguments.page.with_suffix(".yaml")
+    words = yaml.safe_load(sentences.read_text()) if sentences.is_file() else {}
+    findings = [
+        _finding(name, arguments.model, path, figures, words.get(name, ""))
+        for name in arguments.studies
+    ]
     arguments.page.write_text(findings_page(arguments.page.stem, arguments.model, findings))
 
 
-def _finding(name: str, model: str, path: str, figures: Path) -> Finding:
+def _finding(name: str, model: str, path: str, figures: Path, words: str) -> Finding:
     runs = [o for o in outputs(ROOT) if o.study == name and o.model == path and o.name != name]
     if not runs:
         raise SystemExit(f"error: no run of {name} on {model}: actsweep run {name} model={model}")
@@ -46,6 +54,7 @@ def _finding(name: str, model: str, path: str, figures: Path) -> Finding:
     return Finding(
         study=name,
         question=study.question,
+        words=" ".join(words.split()),
         overrides=overrides_of(study, compose_study(name, root=ROOT), model),
         numbers=_numbers(folder),
         by_dvc=_numbers(OUTPUTS / name),

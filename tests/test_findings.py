@@ -25,9 +25,12 @@ def test_a_runs_overrides_are_those_that_it_was_made_with():
 def test_the_page_has_commands_numbers_and_figures():
     numbers = {"add": {"metric": "n", "unit": "", "goal": None, "baseline": {"mean": 2.0, "n": 5}}}
     numbers["add"]["baseline"] |= {"low": 1.0, "high": 3.0}
-    finding = Finding("lists", "Why?", ["model=m", "'a=[1, 2]'"], numbers, {}, ["figures/x/f.png"])
+    finding = Finding(
+        "lists", "Why?", "Because.", ["model=m", "'a=[1, 2]'"], numbers, {}, ["figures/x/f.png"]
+    )
     page = findings_page("x", "m", [finding])
     assert "## lists: Why?" in page and "add: n 2.00 [1.00, 3.00], n = 5" in page
     assert "actsweep run lists model=m 'a=[1, 2]'" in page
+    assert "\n\nBecause.\n\n" in page
     assert "![Why?](figures/x/f.png)" in page and "On the embedded model" not in page
     assert parse(["run", "lists", "model=m", "a=[1,2]"]).overrides == ["model=m", "a=[1,2]"]

@@ -76,8 +76,8 @@ def distance_probe(
     Minimises the mean over sentences s of 1 / |s|² Σ_ij |d(i, j) - ||B (h_i - h_j)||²|, d the
     number of edges between words i and j, h_i the state at a word's last token, each dimension
     divided by its standard deviation: some models have a few that are far larger. Adam on the train
-    split; the epoch with the least loss on the val split is kept. Controls: `shuffled`, the same with every tree on randomly permuted words;
-    `random`, B as it is drawn.
+    split; the epoch with the least loss on the val split is kept. Controls: `shuffled`, the same
+    with every tree on randomly permuted words; `random`, B as it is drawn.
 
     Args:
         model: provides the tokenizer.
