@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from random import Random
 
-from pipeline.embedded import prompt_tables, sense_prompts, vocabulary_prompts
+from pipeline.embedded import prompt_tables, sense_prompts, sum_prompts, vocabulary_prompts
 from pipeline.embedded.behaviours import lists, refusal, text
 
 
@@ -16,6 +16,7 @@ def write_study_data(folder: Path, seed: int) -> None:
         "plain_text": text.held_out(Random(seed)),
         "quoted_questions": prompt_tables.quoted_questions(),
         "senses": sense_prompts.senses(),
+        "sums": sum_prompts.sums(Random(seed)),
         "two_hops": prompt_tables.two_hops(Random(seed)),
         "vocabulary": vocabulary_prompts.vocabulary(Random(seed)),
     }
