@@ -63,6 +63,8 @@ def accuracy_curves(
             once = select(greedy, label=label)
             reference = estimate(once["score"], once[cluster], proportion=False, seed=seed)
             draw_reference(panel, pd.Series(vars(reference)), GREY)
+            by_chance = rows.loc[(rows["rule"] == "any") & (rows["n"] == 1), "score"].mean()
+            panel.axhline(by_chance, color=GREY, lw=1.2, ls=":")
             for rule, colour in colours.items():
                 curve = rows[rows["rule"] == rule]
                 band = band_over(
@@ -82,27 +84,31 @@ def accuracy_curves(
             name: legend_key(color=colours[rule], lw=2.4, marker=".")
             for rule, name in _RULES.items()
         }
-        legend(figure, keys | {"greedy, once": legend_key(ls="--")})
+        legend(figure, keys | {"greedy, once": legend_key(ls="--"), "chance": legend_key(ls=":")})
         caption(
             figure,
             [
-                f"{split.capitalize()} split, n = {sampled['sample'].nunique()} prompts, "
-                f"{sampled['repeats'].iloc[0]} completions of each; mean over all subsets of n of them.",
-                f"Bands: 95 % over {cluster}s, simultaneous over n. All rules start from the share of",
-                "right completions, which is what a choice by chance gives at every n.",
-                *(
-                    _gain(sampled, rule, axis, label, value, ns, cluster, seed)
-                    for label, value in shown
-                    for rule in ("vote", "best")
-                ),
+                f"{split.capitalize()} split, n = {len(sampled.drop_duplicates(['label', 'sample']))}"
+                f" prompts ({_counts(sampled)}), {sampled['repeats'].iloc[0]} completions of each;",
+                f"mean over all subsets of n of them. Bands: 95 % over {cluster}s, simultaneous over",
+                "n. Dotted: one completion, or one of n by chance.",
+                f"Change from n = {ns[0]} to {ns[-1]} in points:",
+                "; ".join(
+                    _gains(sampled, axis, label, value, ns, cluster, seed) for label, value in shown
+                )
+                + ".",
             ],
         )
     return figure
 
 
-def _gain(
+def _counts(sampled: pd.DataFrame) -> str:
+    counts = sampled.groupby("label", sort=False)["sample"].nunique()
+    return ", ".join(f"{label} {count}" for label, count in counts.items())
+
+
+def _gains(
     sampled: pd.DataFrame,
-    rule: str,
     axis: str,
     label: str,
     value: float,
@@ -110,13 +116,19 @@ def _gain(
     cluster: str,
     seed: int,
 ) -> str:
-    rows = select(sampled, label=label, rule=rule).assign(repeat=0)
-    rows = rows[rows[axis] == value]
-    change = contrast(
-        rows, "n", ns[0], ns[-1], others=[], cluster=cluster, share=False, seed=seed
-    )
-    mean, low, high = (100 * number for number in (change.mean, change.low, change.high))
-    return (
-        f"{label.capitalize()}, {in_words(axis)} {tick(value)}, {_RULES[rule]}, n = {ns[0]} to "
-        f"{ns[-1]}: {mean:+.1f} points ({low:+.1f} to {high:+.1f})."
-    )
+    gains = []
+    for rule in ("vote", "best"):
+        rows = select(sampled, label=label, rule=rule).assign(repeat=0)
+        change = contrast(
+            rows[rows[axis] == value],
+            "n",
+            ns[0],
+            ns[-1],
+            others=[],
+            cluster=cluster,
+            share=False,
+            seed=seed,
+        )
+        mean, low, high = (100 * number for number in (change.mean, change.low, change.high))
+        gains.append(f"{_RULES[rule]} {mean:+.1f} ({low:+.1f} to {high:+.1f})")
+    return f"{label}, {in_words(axis)} {tick(value)}, {', '.join(gains)}"

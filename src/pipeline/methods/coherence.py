@@ -1,0 +1,92 @@
+"""Coherence of question and answer: log p(answer | question) - log p(answer)."""
+
+import numpy as np
+import pandas as pd
+
+from pipeline.methods.completion_scores import log_probabilities_after
+from pipeline.model import chat
+from pipeline.model.loading import LanguageModel
+
+FRAMES = ("chat", "raw")
+"""What the model reads before the answer. `chat`: the question in the chat template. `raw`: the
+question and a line break."""
+CONTEXTS = ("own", "other")
+"""The question before the answer: that of the completion, or of another prompt, the control."""
+
+
+def coherence(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    completions: pd.DataFrame,
+    seed: int,
+    *,
+    frames: list[str] = list(FRAMES),  # noqa: B006 - never changed
+) -> pd.DataFrame:
+    """Tabulate log p(answer | question) - log p(answer) of every completion, in nats.
+
+    The pointwise mutual information of question and answer under the unedited model. Both terms
+    have the same frame, however the completion was prompted; in log p(answer) its question is
+    empty. Every frame favours answers of its own style: read several. It grows with the answer's
+    length. The control puts another question before the same answer: a question drawn for each
+    topic, never its own.
+
+    Args:
+        model: the unedited model.
+        prompts: a dataset with `instruction` and `topic`.
+        completions: completions of the prompts under conditions.
+        seed: of the draw of other questions.
+        frames: of `FRAMES`.
+
+    Returns:
+        One row per completion, frame and `context` (`own` or `other`): the columns of `completions`
+        but `tokens`, `frame`, `context`, `log_p_given`, `log_p`, `coherence`; NaN for an empty
+        completion.
+
+    Raises:
+        ValueError: no or an unknown frame, or a single topic.
+    """
+    for frame in frames or ["none"]:
+        if frame not in FRAMES:
+            raise ValueError(f"frames: {frame!r} is unknown; valid: {', '.join(FRAMES)}")
+    questions = completions["instruction"].tolist()
+    of_topic = prompts.drop_duplicates("topic").set_index("topic")["instruction"]
+    others = _other_topics(of_topic.index.tolist(), seed)
+    asked = {
+        "own": questions,
+        "other": [of_topic[others[topic]] for topic in completions["topic"]],
+    }
+    answers = completions["tokens"].tolist()
+    tables = []
+    for frame in frames:
+        empty = _framed(model, "", frame)
+        log_p = log_probabilities_after(model, [empty] * len(answers), answers)
+        for context, texts in asked.items():
+            tokens = {text: _framed(model, text, frame) for text in dict.fromkeys(texts)}
+            given = log_probabilities_after(model, [tokens[text] for text in texts], answers)
+            tables.append(
+                completions.drop(columns="tokens").assign(
+                    frame=frame,
+                    context=context,
+                    log_p_given=given,
+                    log_p=log_p,
+                    coherence=given - log_p,
+                )
+            )
+    return pd.concat(tables, ignore_index=True)
+
+
+def _framed(model: LanguageModel, question: str, frame: str) -> list[int]:
+    if frame == "raw":
+        return chat.encode(model.tokenizer, f"{question}\n", raw=True)
+    rendered = chat.render(
+        model.tokenizer, question, system=model.system, variables=model.template
+    )
+    return chat.encode(model.tokenizer, rendered)
+
+
+def _other_topics(topics: list[str], seed: int) -> dict[str, str]:
+    """Draw another topic for every one: the next in a random circle."""
+    if len(topics) < 2:
+        raise ValueError(f"{len(topics)} topics; valid: 2 or more, for another question")
+    order = [topics[n] for n in np.random.default_rng(seed).permutation(len(topics))]
+    return dict(zip(order, [*order[1:], order[0]], strict=True))
