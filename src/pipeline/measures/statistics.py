@@ -81,7 +81,7 @@ def estimate(score: pd.Series, cluster: pd.Series, *, proportion: bool, seed: in
     Proportion: Wilson's score interval. If clusters have several rows, n is the effective number
     of rows mean (1 - mean) / stderr^2, scaled by (z / t_{m-1})^2 (Korn and Graubard 1998), or the
     number of clusters if all scores are equal. Otherwise: percentile bootstrap of whole clusters
-    with 2000 resamples, tails widened for few clusters (`_tail`).
+    with 2000 resamples, tails widened for few clusters (`tail_share`).
     """
     scored = score.notna().to_numpy()
     n_unscored = int((~scored).sum())
@@ -105,7 +105,7 @@ def estimate(score: pd.Series, cluster: pd.Series, *, proportion: bool, seed: in
     else:
         weights = resampling_counts(m, seed)
         resampled = (weights @ sums) / (weights @ counts)
-        name, bounds = "bootstrap", np.quantile(resampled, [_tail(m), 1 - _tail(m)])
+        name, bounds = "bootstrap", np.quantile(resampled, [tail_share(m), 1 - tail_share(m)])
     low, high = map(float, bounds)
     return Estimate(float(mean), n, n_unscored, float(np.sqrt(variance)), low, high, name)
 
@@ -219,7 +219,7 @@ def resampling_counts(clusters: int, seed: int) -> Int[np.ndarray, "resample clu
     return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
 
 
-def _tail(clusters: int) -> float:
+def tail_share(clusters: int) -> float:
     # Expanded percentile interval (Hesterberg 2015): plain percentiles are too narrow by
     # sqrt((m - 1) / m) and by z / t: by a third with six topics.
     widened = np.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, (1 + LEVEL) / 2)

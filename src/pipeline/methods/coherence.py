@@ -1,5 +1,7 @@
 """Coherence of question and answer: log p(answer | question) - log p(answer)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -26,7 +28,7 @@ def coherence(
 
     The pointwise mutual information of question and answer under the unedited model. Both terms
     have the same frame, however the completion was prompted; in log p(answer) its question is
-    empty. Every frame favours answers of its own style: read several. It grows with the answer's
+    empty; a system prompt is left out. Every frame favours answers of its own style: read several. It grows with the answer's
     length. The control puts another question before the same answer: a question drawn for each
     topic, never its own.
 
@@ -45,9 +47,10 @@ def coherence(
     Raises:
         ValueError: no or an unknown frame, or a single topic.
     """
-    for frame in frames or ["none"]:
-        if frame not in FRAMES:
-            raise ValueError(f"frames: {frame!r} is unknown; valid: {', '.join(FRAMES)}")
+    if not frames:
+        raise ValueError(f"no frames; valid: {', '.join(FRAMES)}")
+    for frame in frames:
+        check_frame(frame)
     questions = completions["instruction"].tolist()
     of_topic = prompts.drop_duplicates("topic").set_index("topic")["instruction"]
     others = _other_topics(of_topic.index.tolist(), seed)
@@ -56,31 +59,42 @@ def coherence(
         "other": [of_topic[others[topic]] for topic in completions["topic"]],
     }
     answers = completions["tokens"].tolist()
-    tables = []
-    for frame in frames:
-        empty = _framed(model, "", frame)
-        log_p = log_probabilities_after(model, [empty] * len(answers), answers)
-        for context, texts in asked.items():
-            tokens = {text: _framed(model, text, frame) for text in dict.fromkeys(texts)}
-            given = log_probabilities_after(model, [tokens[text] for text in texts], answers)
-            tables.append(
-                completions.drop(columns="tokens").assign(
-                    frame=frame,
-                    context=context,
-                    log_p_given=given,
-                    log_p=log_p,
-                    coherence=given - log_p,
-                )
-            )
+    rows = completions.drop(columns="tokens").reset_index(drop=True)
+    tables = [
+        pd.concat(
+            [
+                rows.assign(frame=frame, context=context),
+                coherence_in(model, frame, texts, answers),
+            ],
+            axis=1,
+        )
+        for frame in frames
+        for context, texts in asked.items()
+    ]
     return pd.concat(tables, ignore_index=True)
+
+
+def check_frame(frame: str) -> None:
+    """Raise a ValueError if there is no such frame."""
+    if frame not in FRAMES:
+        raise ValueError(f"frame {frame!r} is unknown; valid: {', '.join(FRAMES)}")
+
+
+def coherence_in(
+    model: LanguageModel, frame: str, questions: Sequence[str], answers: Sequence[Sequence[int]]
+) -> pd.DataFrame:
+    """Compute `log_p_given`, `log_p` and `coherence` of questions and answers in a frame."""
+    empty = _framed(model, "", frame)
+    tokens = {text: _framed(model, text, frame) for text in dict.fromkeys(questions)}
+    given = log_probabilities_after(model, [tokens[text] for text in questions], answers)
+    log_p = log_probabilities_after(model, [empty] * len(answers), answers)
+    return pd.DataFrame({"log_p_given": given, "log_p": log_p, "coherence": given - log_p})
 
 
 def _framed(model: LanguageModel, question: str, frame: str) -> list[int]:
     if frame == "raw":
         return chat.encode(model.tokenizer, f"{question}\n", raw=True)
-    rendered = chat.render(
-        model.tokenizer, question, system=model.system, variables=model.template
-    )
+    rendered = chat.render(model.tokenizer, question, variables=model.template)
     return chat.encode(model.tokenizer, rendered)
 
 

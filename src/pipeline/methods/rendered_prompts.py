@@ -34,6 +34,7 @@ def rendered_prompts(model: LanguageModel, *, conversations: dict[str, list[str]
             text_tokens(
                 model.tokenizer,
                 text,
+                chat.encode(model.tokenizer, text, raw=label == "raw"),
                 {"sample": sample, "label": label, "topic": f"{name}, {label}", **columns},
             )
             for sample, (name, label, text) in enumerate(texts)

@@ -1,7 +1,7 @@
 """How a tokenizer splits texts: a row for every token."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -41,15 +41,18 @@ def token_table(
         for row in prompts[prompts[column] != ""].to_dict("records"):
             text = row[column]
             shared = {name: row[name] for name in ("sample", "label", "split", "topic")}
-            tables.append(text_tokens(model.tokenizer, text, {**shared, "column": column}))
+            tokens = model.tokenizer.encode(text, add_special_tokens=False)
+            shared["column"] = column
+            tables.append(text_tokens(model.tokenizer, text, tokens, shared))
     if not tables:
         raise ValueError(f"no text in columns {', '.join(columns) or 'none'}; valid: one or more")
     return pd.concat(tables, ignore_index=True)
 
 
-def text_tokens(tokenizer: Any, text: str, shared: Mapping[str, Any]) -> pd.DataFrame:
+def text_tokens(
+    tokenizer: Any, text: str, tokens: Sequence[int], shared: Mapping[str, Any]
+) -> pd.DataFrame:
     """Tabulate the tokens of one text as `token_table`, with columns that all rows share."""
-    tokens = tokenizer.encode(text, add_special_tokens=False)
     contents = [token_bytes(tokenizer, token) for token in tokens]
     return pd.DataFrame(
         {
