@@ -80,7 +80,9 @@ def rate(comparisons: Comparisons, *, seed: int) -> Ratings:
     _, prompt = np.unique(comparisons.prompt, return_inverse=True)
     n_prompts = int(prompt.max()) + 1
     if n_prompts < 2:
-        raise ValueError("comparisons of a single prompt have no interval; valid: 2 prompts or more")
+        raise ValueError(
+            "comparisons of a single prompt have no interval; valid: 2 prompts or more"
+        )
     features = _features(comparisons)
     weights = resampling_counts(n_prompts, seed)[:, prompt].astype(float)
     fitted = _fit(features, comparisons.outcome, np.ones(len(prompt)))

@@ -93,9 +93,12 @@ def coherence_in(
 
 def _framed(model: LanguageModel, question: str, frame: str) -> list[int]:
     if frame == "raw":
-        return chat.encode(model.tokenizer, f"{question}\n", raw=True)
-    rendered = chat.render(model.tokenizer, question, variables=model.template)
-    return chat.encode(model.tokenizer, rendered)
+        tokens = chat.encode(model.tokenizer, f"{question}\n", raw=True)
+    else:
+        rendered = chat.render(model.tokenizer, question, variables=model.template)
+        tokens = chat.encode(model.tokenizer, rendered)
+    # Some tokenizers make no token of an empty question's line break.
+    return tokens or [model.tokenizer.bos_token_id]
 
 
 def _other_topics(topics: list[str], seed: int) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pipeline.views.marks import GREY, draw_band, draw_curve, draw_reference, le
 from pipeline.views.panels import COLOURS, caption, legend, panels, percent_axis
 from pipeline.views.selection import fitted_of, label_of, select
 
+_NAMES = {"top_k": "top-k", "top_p": "top-p"}
 _NO_LIMIT = {"top_k": (0, "all")}
 """Axes whose smallest number means no limit: its value, which is drawn last, and its name."""
 
@@ -82,7 +83,7 @@ def curves_by_axis(
                 )
                 draw_band(axis, at, band, colour, within=(0.0, 1.0) if percent else None)
                 draw_curve(axis, at, pd.Series(band.mean), colour, label=str(name))
-            axis.set_xlabel(in_words(x))
+            axis.set_xlabel(_axis(x))
             axis.set_xticks(_values(grid, x))
             if panel:
                 axis.set_title(_named(panel, value))
@@ -94,16 +95,15 @@ def curves_by_axis(
         }
         legend(figure, keys | {"baseline": legend_key(ls="--")})
         clusters = grid[cluster].nunique()
-        per_mean = grid.groupby(axes_of_grid)["score"].count()
+        per_mean = grid.groupby(axes_of_grid)["score"].agg(["count", "size"])
         repeats = grid["repeat"].nunique()
         caption(
             figure,
             [
-                f"{_splits(grid)}, n = {per_mean.max()} completions per mean: {clusters} {cluster}s,"
-                f" {repeats} completions of each prompt; up to "
-                f"{int(grid.groupby(axes_of_grid)['score'].apply(lambda s: s.isna().sum()).max())}"
-                " unscored.",
-                f"Bands: 95 % over {cluster}s, simultaneous over {in_words(x)}.",
+                f"{_splits(grid)}, n = {per_mean['count'].max()} completions per mean: {clusters}",
+                f"{cluster}s, {repeats} completions of each prompt;",
+                f"up to {(per_mean['size'] - per_mean['count']).max()} unscored.",
+                f"Bands: 95 % over {cluster}s, simultaneous over {_axis(x)}.",
                 "Dashed: baseline, the study's decoding.",
                 *(
                     _effect(grid, name, axes_of_grid, cluster, share, percent, seed)
@@ -122,12 +122,18 @@ def _values(rows: pd.DataFrame, axis: str) -> list[float]:
 
 def _named(axis: str, value: object) -> str:
     unlimited, name = _NO_LIMIT.get(axis, (None, ""))
-    return f"{in_words(axis)} {name if value == unlimited else tick(value)}"
+    return f"{_axis(axis)} {name if value == unlimited else tick(value)}"
+
+
+def _axis(axis: str) -> str:
+    return _NAMES.get(axis, in_words(axis))
 
 
 def _splits(rows: pd.DataFrame) -> str:
     names = list(rows["split"].unique())
-    return f"{' and '.join(names).capitalize()} split" + ("s" if len(names) > 1 else "")
+    if len(names) == 1:
+        return f"{names[0].capitalize()} split"
+    return f"{', '.join(names[:-1])} and {names[-1]} splits".capitalize()
 
 
 def _effect(
@@ -145,14 +151,12 @@ def _effect(
         return ""
     others = [name for name in axes if name != axis]
     low, high = values[0], values[-1]
-    change = contrast(
-        grid, axis, low, high, others=others, cluster=cluster, share=share, seed=seed
-    )
+    change = contrast(grid, axis, low, high, others=others, cluster=cluster, share=share, seed=seed)
     mean, lower, upper = np.array([change.mean, change.low, change.high]) * (100 if percent else 1)
     unit = " points" if percent else ""
     unlimited, name = _NO_LIMIT.get(axis, (None, ""))
     end = name if high == unlimited else tick(high)
     return (
-        f"{in_words(axis).capitalize()} {tick(low)} to {end}, all else equal: {mean:+.3g}{unit} "
+        f"{_axis(axis).capitalize()} {tick(low)} to {end}, all else equal: {mean:+.3g}{unit} "
         f"({lower:+.3g} to {upper:+.3g})."
     )
