@@ -61,7 +61,7 @@ def scores(tmp_path_factory) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("axis", "low", "high"), [(AXES[0], 0.5, 1.5), (AXES[1], 3, 0), (AXES[2], 0.6, 1.0)]
+    ("axis", "low", "high"), [("temperature", 0.5, 1.5), ("top_k", 3, 0), ("top_p", 0.6, 1.0)]
 )
 def test_self_bleu_falls_with_temperature_top_k_and_top_p(scores, axis, low, high):
     grid = scores[scores["role"] != "baseline"]
@@ -89,9 +89,7 @@ def test_a_planted_effect_is_found_and_the_others_are_not():
     wide = contrast(table, "top_k", 3, 0, others=["temperature", "top_p"], share=False, **CLUSTER)
     assert (wide.low, wide.mean, wide.high) == pytest.approx((0, 0, 0))
     with pytest.raises(ValueError, match="is on one side only; valid: both"):
-        contrast(
-            table.iloc[1:], "top_k", 3, 0, others=["temperature", "top_p"], share=False, **CLUSTER
-        )
+        contrast(table.iloc[1:], "temperature", 0.5, 1.5, others=AXES[1:], share=False, **CLUSTER)
 
 
 def test_the_figure_draws_the_means_with_no_limit_last(scores):

@@ -220,6 +220,7 @@ def resampling_counts(clusters: int, seed: int) -> Int[np.ndarray, "resample clu
 
 
 def tail_share(clusters: int) -> float:
+    """Return the share of resamples beyond each end of a 95 % percentile interval."""
     # Expanded percentile interval (Hesterberg 2015): plain percentiles are too narrow by
     # sqrt((m - 1) / m) and by z / t: by a third with six topics.
     widened = np.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, (1 + LEVEL) / 2)

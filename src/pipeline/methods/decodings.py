@@ -32,7 +32,7 @@ def decoding_grid(
     Raises:
         ValueError: an empty list, or an unknown decoding option or one out of range.
     """
-    grid = {"temperature": temperatures, "top_k": top_k, "top_p": top_p}
+    grid: dict[str, list[Any]] = {"temperature": temperatures, "top_k": top_k, "top_p": top_p}
     for name, values in grid.items():
         if not values:
             raise ValueError(f"no value of {name}; valid: one or more")

@@ -100,8 +100,8 @@ def _compared(answers: pd.DataFrame) -> tuple[Comparisons, list[str]]:
         )
         outcome = (1 + np.sign(left - right)[both]) / 2
         parts.append((np.full(both.sum(), a), np.full(both.sum(), b), outcome, style, topics[both]))
-    a, b, outcome, style, topic = map(np.concatenate, zip(*parts, strict=True))
-    return Comparisons(a, b, outcome, style[:, None], topic, len(names)), names
+    first, second, outcome, style, topic = map(np.concatenate, zip(*parts, strict=True))
+    return Comparisons(first, second, outcome, style[:, None], topic, len(names)), names
 
 
 def _table(ratings: Ratings, names: list[str]) -> pd.DataFrame:

@@ -34,8 +34,8 @@ def curves_by_axis(
 ) -> Figure:
     """Plot the mean score over an axis of an arm's conditions, a line for each value of another.
 
-    Bands: 95 %, simultaneous over the values of `x`. The caption states the effect of each axis from
-    its first to its last value, all other axes equal.
+    Bands: 95 %, simultaneous over the values of `x`. The caption states the effect of each axis
+    from its first to its last value, all other axes equal.
 
     Args:
         summary: means of conditions, with the metric's label.
@@ -75,14 +75,14 @@ def curves_by_axis(
         for axis, value in zip(axes, shown, strict=True):
             cells = grid if panel is None else grid[grid[panel] == value]
             draw_reference(axis, pd.Series(vars(reference)), GREY)
-            for name, colour in colours.items():
-                curve = cells[cells[line] == name]
+            for level, colour in colours.items():
+                curve = cells[cells[line] == level]
                 at = _values(curve, x)
                 band = band_over(
                     curve, x, at, cluster=cluster, share=share, bounded=percent, seed=seed
                 )
                 draw_band(axis, at, band, colour, within=(0.0, 1.0) if percent else None)
-                draw_curve(axis, at, pd.Series(band.mean), colour, label=str(name))
+                draw_curve(axis, at, pd.Series(band.mean), colour, label=str(level))
             axis.set_xlabel(_axis(x))
             axis.set_xticks(_values(grid, x))
             if panel:
@@ -91,7 +91,8 @@ def curves_by_axis(
             percent_axis(axes[0])
         axes[0].set_ylabel(label_of(means))
         keys = {
-            _named(line, name): legend_key(color=colour, lw=2.4) for name, colour in colours.items()
+            _named(line, level): legend_key(color=colour, lw=2.4)
+            for level, colour in colours.items()
         }
         legend(figure, keys | {"baseline": legend_key(ls="--")})
         clusters = grid[cluster].nunique()

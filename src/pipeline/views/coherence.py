@@ -63,13 +63,14 @@ def coherence_by_label(
         legend(figure, keys)
         own = table[(table["context"] == "own") & (table["frame"] == frames[0])]
         lengths = own.groupby("label")["n_tokens"].mean()
+        n_empty = int(own["coherence"].isna().sum())
         caption(
             figure,
             [
-                f"{split.capitalize()} split, n = {len(own)} completions of {own['topic'].nunique()}",
-                f"questions, {int(own['coherence'].isna().sum())} empty; means with 95 % intervals over",
-                "questions, small points: questions. Control, grey: another question before the same",
-                "answer. Mean tokens per answer: "
+                f"{split.capitalize()} split, n = {len(own)} completions of",
+                f"{own['topic'].nunique()} questions, {n_empty} empty; means with 95 % intervals",
+                "over questions, small points: questions. Control, grey: another question before the",
+                "same answer. Mean tokens per answer: "
                 + ", ".join(f"{label} {lengths[label]:.1f}" for label in labels)
                 + ".",
                 *sentences,

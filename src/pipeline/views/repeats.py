@@ -88,10 +88,10 @@ def accuracy_curves(
         caption(
             figure,
             [
-                f"{split.capitalize()} split, n = {len(sampled.drop_duplicates(['label', 'sample']))}"
-                f" prompts ({_counts(sampled)}), {sampled['repeats'].iloc[0]} completions of each;",
-                f"mean over all subsets of n of them. Bands: 95 % over {cluster}s, simultaneous over",
-                "n. Dotted: one completion, or one of n by chance.",
+                f"{split.capitalize()} split, n = {sampled['sample'].nunique()} prompts"
+                f" ({_counts(sampled)}), {sampled['repeats'].iloc[0]} completions of each;",
+                f"mean over all subsets of n of them. Bands: 95 % over {cluster}s, simultaneous",
+                "over n. Dotted: one completion, or one of n by chance.",
                 f"Change from n = {ns[0]} to {ns[-1]} in points:",
                 "; ".join(
                     _gains(sampled, axis, label, value, ns, cluster, seed) for label, value in shown
