@@ -29,8 +29,8 @@ def coherence(
     The pointwise mutual information of question and answer under the unedited model. Both terms
     have the same frame, however the completion was prompted; in log p(answer) its question is
     empty; a system prompt is left out. Every frame favours answers of its own style: read several.
-    Coherence grows with the answer's length. The control puts another question before the same answer: a question drawn for each
-    topic, never its own.
+    Coherence grows with the answer's length. The control puts another question before the same
+    answer: a question drawn for each topic, never its own.
 
     Args:
         model: the unedited model.

@@ -36,8 +36,8 @@ def decoding_grid(
     for name, values in grid.items():
         if not values:
             raise ValueError(f"no value of {name}; valid: one or more")
-    for values in product(*grid.values()):
-        setting = dict(zip(grid, values, strict=True))
+    for levels in product(*grid.values()):
+        setting = dict(zip(grid, levels, strict=True))
         yield Condition(setting, decoding=_decoding(decoding, **setting))
 
 

@@ -115,7 +115,7 @@ def curves_by_axis(
     return figure
 
 
-def _values(rows: pd.DataFrame, axis: str) -> list[float]:
+def _values(rows: pd.DataFrame, axis: str) -> list[int | float]:
     """Return the values of an axis in order, "no limit" last."""
     unlimited = _NO_LIMIT.get(axis, (None,))[0]
     return sorted(rows[axis].dropna().unique().tolist(), key=lambda v: (v == unlimited, v))

@@ -23,7 +23,7 @@ def draw_reference(axes: Axes, estimate: pd.Series, colour: str) -> None:
 
 def draw_band(
     axes: Axes,
-    layers: Sequence[float],
+    layers: Sequence[int | float],
     band: Band,
     colour: str,
     *,
@@ -46,7 +46,7 @@ def bands_in_words(bands: Sequence[Band], cluster: str) -> str:
 
 
 def draw_curve(
-    axes: Axes, layers: Sequence[float], means: pd.Series, colour: str, label: str
+    axes: Axes, layers: Sequence[int | float], means: pd.Series, colour: str, label: str
 ) -> None:
     """Draw the main curve of a figure on top of everything else."""
     axes.plot(layers, means, color=colour, lw=2.4, marker=".", zorder=4, label=label)
