@@ -149,6 +149,7 @@ def test_players_with_planted_scores_are_rated_in_their_order(monkeypatch):
             "topic": f"t{topic}",
             "instruction": f"t{topic}",
             "label": label,
+            "split": "test",
             "temperature": temperature,
             "repeat": repeat,
             "n_tokens": int(rng.integers(5, 20) * (3 if label == "long" else 1)),

@@ -77,6 +77,8 @@ def test_ratings_are_drawn_from_best_to_worst_with_control():
             "comparisons": 40,
             "ties": 3,
             "topics": 10,
+            "split": "test",
+            "frame": "chat",
         }
     )
     figure = rating_intervals({"r": table}, reading="r")

@@ -34,9 +34,9 @@ def pairwise_ratings(
 
     Returns:
         One row per player and `style_control` (whether length is controlled): `player`, `rating`,
-        `low`, `high`; the same for all players: `comparisons`, `ties`, `topics`, and the weight of
-        length in log-odds per root mean square of its difference: `style`, `style_low`,
-        `style_high`, NaN without control.
+        `low`, `high`; the same for all players: `comparisons`, `ties`, `topics`, `split`, `frame`,
+        and the weight of length, in log-odds per root mean square of its difference: `style`,
+        `style_low`, `style_high`, NaN without control.
 
     Raises:
         ValueError: an unknown column or frame, a single player, or one with several answers to a
@@ -45,7 +45,9 @@ def pairwise_ratings(
     Source: Chiang et al. 2024.
     """
     check_frame(frame)
-    for column in players or ["none"]:
+    if not players:
+        raise ValueError("no players; valid: columns of conditions or prompts")
+    for column in players:
         if column not in completions:
             valid = ", ".join(name for name in completions if name != "tokens")
             raise ValueError(f"players: no column {column!r}; valid: {valid}")
@@ -61,6 +63,8 @@ def pairwise_ratings(
         "comparisons": len(comparisons.a),
         "ties": int((comparisons.outcome == 0.5).sum()),
         "topics": len(np.unique(comparisons.prompt)),
+        "split": " and ".join(answers["split"].unique()),
+        "frame": frame,
     }
     unstyled = Comparisons(**{**vars(comparisons), "style": comparisons.style[:, :0]})
     tables = [

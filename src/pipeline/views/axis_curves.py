@@ -98,12 +98,13 @@ def curves_by_axis(
         clusters = grid[cluster].nunique()
         per_mean = grid.groupby(axes_of_grid)["score"].agg(["count", "size"])
         repeats = grid["repeat"].nunique()
+        n_unscored = (per_mean["size"] - per_mean["count"]).max()
         caption(
             figure,
             [
                 f"{_splits(grid)}, n = {per_mean['count'].max()} completions per mean: {clusters}",
                 f"{cluster}s, {repeats} completions of each prompt;",
-                f"up to {(per_mean['size'] - per_mean['count']).max()} unscored.",
+                f"{f'up to {n_unscored}' if n_unscored else 'none'} unscored.",
                 f"Bands: 95 % over {cluster}s, simultaneous over {_axis(x)}.",
                 "Dashed: baseline, the study's decoding.",
                 *(

@@ -13,7 +13,7 @@ from pipeline.views.panels import COLOURS, caption, legend, panels
 from pipeline.views.readings import table_of
 from pipeline.views.selection import select
 
-_FRAMES = {"chat": "judged in the chat template", "raw": "judged without it"}
+FRAMES = {"chat": "judged in the chat template", "raw": "judged without it"}
 _CONTEXTS = {"own": ("own question", COLOURS[0]), "other": ("another question", GREY)}
 
 
@@ -54,7 +54,7 @@ def coherence_by_label(
                     _draw(axis, select(rows, context=context, label=label), column + shift, seed)
             draw_columns(axis, [f"prompted: {label}" for label in labels])
             axis.axhline(0, color="#444444", lw=0.8)
-            axis.set_title(_FRAMES.get(frame, frame))
+            axis.set_title(FRAMES.get(frame, frame))
             sentences.append(_in_words(select(rows, context="own"), frame, labels, seed))
         axes[0].set_ylabel("log p(answer | question) - log p(answer)\n(nats)")
         keys = {
@@ -94,6 +94,6 @@ def _in_words(rows: pd.DataFrame, frame: str, labels: list[str], seed: int) -> s
     difference = (means[labels[0]] - means[labels[1]]).dropna()
     change = estimate(difference, difference.index.to_series(), proportion=False, seed=seed)
     return (
-        f"{_FRAMES.get(frame, frame).capitalize()}, {labels[0]} - {labels[1]}, paired by question: "
+        f"{FRAMES.get(frame, frame).capitalize()}, {labels[0]} - {labels[1]}, paired by question: "
         f"{change.mean:+.1f} nats ({change.low:+.1f} to {change.high:+.1f})."
     )

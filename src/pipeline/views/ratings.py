@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.measures.ratings import ANCHOR
+from pipeline.views.coherence import FRAMES
 from pipeline.views.marks import legend_key
 from pipeline.views.panels import COLOURS, caption, legend, panels
 from pipeline.views.readings import table_of
@@ -48,9 +49,9 @@ def rating_intervals(readings: Mapping[str, pd.DataFrame], *, reading: str) -> F
         caption(
             figure,
             [
-                f"n = {first['comparisons']} comparisons over {first['topics']} topics,"
-                f" {first['ties']} ties.",
-                "The answer with the larger log p(answer | question) - log p(answer) wins.",
+                f"{first['split'].capitalize()} split, n = {first['comparisons']} comparisons over",
+                f"{first['topics']} topics, {first['ties']} ties. The answer with the larger",
+                f"log p(answer | question) - log p(answer) wins ({FRAMES[first['frame']]}).",
                 "Lines: 95 % intervals, resampled over topics. Chance: all players at",
                 f"{ANCHOR:g}, the mean. Weight of length, in log-odds for one root mean square of",
                 f"(a - b) / (a + b) tokens: {first['style']:+.2f}",
