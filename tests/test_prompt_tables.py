@@ -21,7 +21,7 @@ def read(name):
 def test_files_are_those_of_the_generator(tmp_path):
     write_study_data(tmp_path, STUDY_SEED)
     files = sorted(tmp_path.iterdir())
-    assert len(files) == 7
+    assert len(files) == 8
     for file in files:
         assert file.read_bytes() == (Path("data") / file.name).read_bytes(), file.name
 
@@ -75,3 +75,13 @@ def test_pairs_of_words_are_those_of_the_vocabulary():
             if row["topic"] == relation:
                 assert listed[row["instruction"]] == row["answer"]
     assert all(not row["answer"] for row in rows if row["label"] == "sentence")
+
+
+def test_sums_are_asked_both_ways_with_their_total():
+    rows = read("sums")
+    for shown, alone in zip(rows[::2], rows[1::2], strict=True):
+        assert (shown["label"], alone["label"]) == ("steps shown", "answer alone")
+        assert shown["topic"] == alone["topic"] and shown["demand"] == alone["demand"]
+        assert sum(map(int, shown["topic"].split(" + "))) == int(shown["demand"])
+        assert shown["topic"] in shown["instruction"] and alone["topic"] in alone["instruction"]
+    assert len({row["topic"] for row in rows}) == len(rows) / 2 == 60
