@@ -2,8 +2,8 @@
 
     python -m stages.write_findings docs/smollm2.md smollm2_135m_instruct STUDY ...
 
-Takes the newest run by hand of each study on the model, and beside it what `dvc repro` has made; and
-sentences on each study, which see the figures, from a YAML file of the page's name beside it.
+Takes the newest run by hand of each study on the model, beside it what `dvc repro` has made, and a
+sentence or two on each study from the YAML file of the page's name.
 """
 
 import argparse

@@ -170,3 +170,13 @@ def test_subjects_cross_two_numbers_and_no_head_is_in_two_splits():
         split: 4 * count for split, count in HEADS.items()
     }
     assert len({row["instruction"] for row in rows}) == len(rows)
+
+
+def test_sums_are_asked_both_ways_with_their_total():
+    rows = read("sums")
+    for shown, alone in zip(rows[::2], rows[1::2], strict=True):
+        assert (shown["label"], alone["label"]) == ("steps shown", "answer alone")
+        assert shown["topic"] == alone["topic"] and shown["demand"] == alone["demand"]
+        assert sum(map(int, shown["topic"].split(" + "))) == int(shown["demand"])
+        assert shown["topic"] in shown["instruction"] and alone["topic"] in alone["instruction"]
+    assert len({row["topic"] for row in rows}) == len(rows) / 2 == 60

@@ -10,6 +10,7 @@ from pipeline.embedded import (
     probe_prompts,
     prompt_tables,
     sense_prompts,
+    sum_prompts,
     vocabulary_prompts,
 )
 from pipeline.embedded.behaviours import lists, refusal, text
@@ -29,6 +30,7 @@ def write_study_data(folder: Path, seed: int) -> None:
         "quoted_questions": prompt_tables.quoted_questions(),
         "senses": sense_prompts.senses(),
         "stories": probe_prompts.stories(Random(seed)),
+        "sums": sum_prompts.sums(Random(seed)),
         "translations": lens_prompts.translations(Random(seed)),
         "two_hops": prompt_tables.two_hops(Random(seed)),
         "vocabulary": vocabulary_prompts.vocabulary(Random(seed)),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.measures.scale import Scale
-from pipeline.measures.text import distinct, list_items, self_bleu_scores
+from pipeline.measures.text import distinct, final_number, list_items, self_bleu_scores
 
 REFUSALS = [
     "I'm sorry",
@@ -89,6 +89,19 @@ def matches(
     except re.error as error:
         raise ValueError(f"pattern = {pattern!r} is no regular expression: {error}") from error
     return _score(samples, [bool(expression.search(text)) for text in samples["completion"]])
+
+
+def final_number_right(
+    samples: pd.DataFrame,
+) -> Annotated[pd.Series, Scale("right final number", share=True)]:
+    """Score 1 if the completion's last number is that of the sample's `demand`, else 0.
+
+    NaN if `demand` has no number.
+    """
+    wanted = samples["demand"].map(final_number)
+    numbers = samples["completion"].map(final_number)
+    right = [a is not None and a == b for a, b in zip(numbers, wanted, strict=True)]
+    return _score(samples, right).where(wanted.notna())
 
 
 def n_items(

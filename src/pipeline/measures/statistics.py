@@ -81,7 +81,7 @@ def estimate(score: pd.Series, cluster: pd.Series, *, proportion: bool, seed: in
     Proportion: Wilson's score interval. If clusters have several rows, n is the effective number
     of rows mean (1 - mean) / stderr^2, scaled by (z / t_{m-1})^2 (Korn and Graubard 1998), or the
     number of clusters if all scores are equal. Otherwise: percentile bootstrap of whole clusters
-    with 2000 resamples, tails widened for few clusters (`_tail`).
+    with 2000 resamples, tails widened for few clusters (`percentile_interval`).
     """
     scored = score.notna().to_numpy()
     n_unscored = int((~scored).sum())
@@ -220,15 +220,15 @@ def resampling_counts(clusters: int, seed: int) -> Int[np.ndarray, "resample clu
 
 
 def percentile_interval(
-    resampled: Float[np.ndarray, " resample"], clusters: int
-) -> Float[np.ndarray, "2"]:
-    """Return the 95 % interval of a statistic of resampled clusters, widened if they are few.
+    resampled: Float[np.ndarray, "resample *values"], clusters: int
+) -> Float[np.ndarray, "2 *values"]:
+    """Return 95 % intervals of statistics of resampled clusters, widened if they are few.
 
     Plain percentiles are too narrow by sqrt((m - 1) / m) and by z / t: by a third with six
     clusters. Source: Hesterberg 2015 (expanded percentile interval).
     """
     tail = _tail(clusters)
-    return np.asarray(np.quantile(resampled, [tail, 1 - tail]))
+    return np.asarray(np.quantile(resampled, [tail, 1 - tail], axis=0))
 
 
 def _tail(clusters: int) -> float:

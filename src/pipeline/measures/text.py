@@ -1,10 +1,20 @@
-"""Text statistics of completions: list items, n-grams and self-BLEU."""
+"""Text statistics of completions: list items, final numbers, n-grams and self-BLEU."""
 
 import math
+import re
 from collections import Counter
+from fractions import Fraction
 
 SMOOTHING = 0.1
 """Match count of an n-gram order without matches: NLTK's smoothing method 1."""
+
+_NUMBER = re.compile(r"(?:(?<!\w)-)?\d+(?:,\d{3}(?!\d))*(?:\.\d+)?")
+
+
+def final_number(text: str) -> Fraction | None:
+    """Return the last number of a text, such as 1,200 or -3.5; None without one."""
+    numbers = _NUMBER.findall(text)
+    return Fraction(numbers[-1].replace(",", "")) if numbers else None
 
 
 def list_items(completion: str, separator: str) -> list[str]:

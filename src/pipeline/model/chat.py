@@ -64,6 +64,23 @@ def render(
     return prompt
 
 
+def render_conversation(
+    tokenizer: Any, turns: Sequence[str], *, variables: Mapping[str, Any] | None = None
+) -> str:
+    """Render turns of user and model, the user's first, up to where the model's answer begins.
+
+    Raises:
+        ValueError: turns that do not end with the user's, no chat template, or one that fails.
+    """
+    if len(turns) % 2 == 0:
+        raise ValueError(f"{len(turns)} turns; valid: an odd number, the user's first and last")
+    if tokenizer.chat_template is None:
+        raise ValueError("the tokenizer has no chat template: it renders no conversation")
+    roles = ("user", "assistant")
+    messages = [{"role": roles[n % 2], "content": turn} for n, turn in enumerate(turns)]
+    return _apply(tokenizer, messages, variables or {})
+
+
 def listed(instructions: Iterable[str]) -> list[str]:
     """List instructions; a single text would be taken for a list of its characters.
 

@@ -76,11 +76,11 @@ def attention_by_head(
             corner = (best[1] - 0.5, best[0] - 0.5)
             axis.add_patch(Rectangle(corner, 1, 1, fill=False, ec=_FRAME, lw=2.5, clip_on=False))
             rows = table[(table["layer"] == best[0]) & (table["head"] == best[1])]
-            weight = estimate(rows[name], rows["topic"], proportion=False, seed=seed)
+            attended = estimate(rows[name], rows["topic"], proportion=False, seed=seed)
             chance = table[f"{name}_chance"].mean()
             axis.set_title(
                 f"{SCORES.get(name, 'entropy').capitalize()}\n"
-                f"{best[0]}.{best[1]}: {weight.mean:.2f} [{weight.low:.2f}, {weight.high:.2f}]"
+                f"{best[0]}.{best[1]}: {attended.mean:.2f} [{attended.low:.2f}, {attended.high:.2f}]"
                 f", uniform {chance:.2f}",
                 fontsize=11.5,
             )

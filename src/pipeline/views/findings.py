@@ -36,9 +36,9 @@ def findings_page(title: str, model: str, findings: Sequence[Finding]) -> str:
         f"# Findings on {model}",
         "",
         f"How to get the model is said in `conf/model/{model}.yaml` (`make {title}`). Each command",
-        "below makes the numbers and figures under it. `python -m stages.write_findings` writes this",
-        f"page from these runs and the sentences in {title}.yaml. Means have 95 % intervals; settings",
-        "are chosen on validation prompts and reported on test prompts.",
+        "below makes the numbers and figures under it. `python -m stages.write_findings` writes",
+        f"this page from these runs and the sentences in {title}.yaml. Means have 95 % intervals;",
+        "settings are chosen on validation prompts and reported on test prompts.",
     ]
     for finding in findings:
         lines += ["", f"## {finding.study}: {finding.question}", "", "```console"]

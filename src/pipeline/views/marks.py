@@ -22,7 +22,12 @@ def draw_reference(axes: Axes, estimate: pd.Series, colour: str) -> None:
 
 
 def draw_band(
-    axes: Axes, layers: list[int], band: Band, colour: str, *, within: tuple[float, float] | None
+    axes: Axes,
+    layers: Sequence[int | float],
+    band: Band,
+    colour: str,
+    *,
+    within: tuple[float, float] | None,
 ) -> None:
     """Draw a band around a curve, clipped to the range of possible values, if there is one."""
     low, high = (np.clip(edge, *(within or (None, None))) for edge in (band.low, band.high))
@@ -40,7 +45,9 @@ def bands_in_words(bands: Sequence[Band], cluster: str) -> str:
     return f"bands: 95 %, simultaneous over layers, but at each layer by itself where {few}"
 
 
-def draw_curve(axes: Axes, layers: list[int], means: pd.Series, colour: str, label: str) -> None:
+def draw_curve(
+    axes: Axes, layers: Sequence[int | float], means: pd.Series, colour: str, label: str
+) -> None:
     """Draw the main curve of a figure on top of everything else."""
     axes.plot(layers, means, color=colour, lw=2.4, marker=".", zorder=4, label=label)
 

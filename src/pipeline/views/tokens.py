@@ -171,7 +171,8 @@ def _write_header(axis: Axes, text: pd.Series, top: float) -> None:
     counts += f", {text['text_bytes'] / text['tokens']:.2f} bytes per token"
     style: dict[str, Any] = {"va": "center", "fontfamily": families()}
     axis.text(0, top + 0.2, _in_words(text["topic"]), fontsize=12, fontweight="bold", **style)
-    axis.text(1.3, top + 0.2, counts, fontsize=10.5, color="#555555", **style)
+    after = max(1.3, 0.35 + 0.115 * len(_in_words(text["topic"])))
+    axis.text(after, top + 0.2, counts, fontsize=10.5, color="#555555", **style)
 
 
 def _draw_lines(axis: Axes, lines: list[list[tuple[str, float]]], top: float) -> float:

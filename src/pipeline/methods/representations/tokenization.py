@@ -1,6 +1,7 @@
 """How a tokenizer splits texts: a row for every token."""
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -39,28 +40,34 @@ def token_table(
             raise ValueError(f"no column {column!r} in the dataset; it has: {', '.join(prompts)}")
         for row in prompts[prompts[column] != ""].to_dict("records"):
             text = row[column]
+            shared = {name: row[name] for name in ("sample", "label", "split", "topic")}
             tokens = model.tokenizer.encode(text, add_special_tokens=False)
-            contents = [token_bytes(model.tokenizer, token) for token in tokens]
-            tables.append(
-                pd.DataFrame(
-                    {
-                        **{name: row[name] for name in ("sample", "label", "split", "topic")},
-                        "column": column,
-                        "text": text,
-                        "index": range(len(tokens)),
-                        "token": tokens,
-                        "piece": [content.decode(errors="replace") for content in contents],
-                        "bytes": [content.hex(" ") for content in contents],
-                        "tokens": len(tokens),
-                        "words": len(text.split()),
-                        "characters": len(text),
-                        "text_bytes": len(text.encode()),
-                    }
-                )
-            )
+            shared["column"] = column
+            tables.append(text_tokens(model.tokenizer, text, tokens, shared))
     if not tables:
         raise ValueError(f"no text in columns {', '.join(columns) or 'none'}; valid: one or more")
     return pd.concat(tables, ignore_index=True)
+
+
+def text_tokens(
+    tokenizer: Any, text: str, tokens: Sequence[int], shared: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Tabulate the tokens of one text as `token_table`, with columns that all rows share."""
+    contents = [token_bytes(tokenizer, token) for token in tokens]
+    return pd.DataFrame(
+        {
+            **shared,
+            "text": text,
+            "index": range(len(tokens)),
+            "token": tokens,
+            "piece": [content.decode(errors="replace") for content in contents],
+            "bytes": [content.hex(" ") for content in contents],
+            "tokens": len(tokens),
+            "words": len(text.split()),
+            "characters": len(text),
+            "text_bytes": len(text.encode()),
+        }
+    )
 
 
 def token_bytes(tokenizer: Any, token: int) -> bytes:

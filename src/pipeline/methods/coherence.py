@@ -1,0 +1,109 @@
+"""Coherence of question and answer: log p(answer | question) - log p(answer)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from pipeline.methods.completion_scores import log_probabilities_after
+from pipeline.model import chat
+from pipeline.model.loading import LanguageModel
+
+FRAMES = ("chat", "raw")
+"""What the model reads before the answer. `chat`: the question in the chat template. `raw`: the
+question and a line break."""
+CONTEXTS = ("own", "other")
+"""The question before the answer: that of the completion, or of another prompt, the control."""
+
+
+def coherence(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    completions: pd.DataFrame,
+    seed: int,
+    *,
+    frames: list[str] = list(FRAMES),  # noqa: B006 - never changed
+) -> pd.DataFrame:
+    """Tabulate log p(answer | question) - log p(answer) of every completion, in nats.
+
+    The pointwise mutual information of question and answer under the unedited model. Both terms
+    have the same frame, however the completion was prompted; in log p(answer) its question is
+    empty; a system prompt is left out. Every frame favours answers of its own style: read several.
+    Coherence grows with the answer's length. The control puts another question before the same
+    answer: a question drawn for each topic, never its own.
+
+    Args:
+        model: the unedited model.
+        prompts: a dataset with `instruction` and `topic`.
+        completions: completions of the prompts under conditions.
+        seed: of the draw of other questions.
+        frames: of `FRAMES`.
+
+    Returns:
+        One row per completion, frame and `context` (`own` or `other`): the columns of `completions`
+        but `tokens`, `frame`, `context`, `log_p_given`, `log_p`, `coherence`; NaN for an empty
+        completion.
+
+    Raises:
+        ValueError: no or an unknown frame, or a single topic.
+    """
+    if not frames:
+        raise ValueError(f"no frames; valid: {', '.join(FRAMES)}")
+    for frame in frames:
+        check_frame(frame)
+    questions = completions["instruction"].tolist()
+    of_topic = prompts.drop_duplicates("topic").set_index("topic")["instruction"]
+    others = _other_topics(of_topic.index.tolist(), seed)
+    asked = {
+        "own": questions,
+        "other": [of_topic[others[topic]] for topic in completions["topic"]],
+    }
+    answers = completions["tokens"].tolist()
+    rows = completions.drop(columns="tokens").reset_index(drop=True)
+    tables = [
+        pd.concat(
+            [
+                rows.assign(frame=frame, context=context),
+                coherence_in(model, frame, texts, answers),
+            ],
+            axis=1,
+        )
+        for frame in frames
+        for context, texts in asked.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def check_frame(frame: str) -> None:
+    """Raise a ValueError if there is no such frame."""
+    if frame not in FRAMES:
+        raise ValueError(f"frame {frame!r} is unknown; valid: {', '.join(FRAMES)}")
+
+
+def coherence_in(
+    model: LanguageModel, frame: str, questions: Sequence[str], answers: Sequence[Sequence[int]]
+) -> pd.DataFrame:
+    """Compute `log_p_given`, `log_p` and `coherence` of questions and answers in a frame."""
+    empty = _framed(model, "", frame)
+    tokens = {text: _framed(model, text, frame) for text in dict.fromkeys(questions)}
+    given = log_probabilities_after(model, [tokens[text] for text in questions], answers)
+    log_p = log_probabilities_after(model, [empty] * len(answers), answers)
+    return pd.DataFrame({"log_p_given": given, "log_p": log_p, "coherence": given - log_p})
+
+
+def _framed(model: LanguageModel, question: str, frame: str) -> list[int]:
+    if frame == "raw":
+        tokens = chat.encode(model.tokenizer, f"{question}\n", raw=True)
+    else:
+        rendered = chat.render(model.tokenizer, question, variables=model.template)
+        tokens = chat.encode(model.tokenizer, rendered)
+    # Some tokenizers make no token of an empty question's line break.
+    return tokens or [model.tokenizer.bos_token_id]
+
+
+def _other_topics(topics: list[str], seed: int) -> dict[str, str]:
+    """Draw another topic for every one: the next in a random circle."""
+    if len(topics) < 2:
+        raise ValueError(f"{len(topics)} topics; valid: 2 or more, for another question")
+    order = [topics[n] for n in np.random.default_rng(seed).permutation(len(topics))]
+    return dict(zip(order, [*order[1:], order[0]], strict=True))

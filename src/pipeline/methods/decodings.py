@@ -1,0 +1,70 @@
+"""Arms with decodings of their own."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from itertools import product
+from typing import Any
+
+from pipeline.engine.conditions import Condition
+from pipeline.engine.decoding import Decoding
+from pipeline.model.chat import single_tokens
+from pipeline.model.loading import LanguageModel
+
+
+def decoding_grid(
+    *,
+    temperatures: list[float],
+    top_k: list[int],
+    top_p: list[float],
+    decoding: dict[str, Any],
+) -> Iterator[Condition]:
+    """Yield a condition for every combination of temperature, top-k and top-p.
+
+    Top-k is applied before top-p, both to the probabilities at the temperature
+    (`engine.decoding.choose`). Axes: `temperature`, `top_k` (0: all tokens), `top_p`.
+
+    Args:
+        temperatures: 0 decodes greedily, which needs `repeats: 1`.
+        top_k: numbers of likeliest tokens; 0 for all.
+        top_p: total probabilities of the likeliest tokens; 1 for all.
+        decoding: all other decoding options; `${sweep.decoding}` for the study's.
+
+    Raises:
+        ValueError: an empty list, or an unknown decoding option or one out of range.
+    """
+    grid: dict[str, list[Any]] = {"temperature": temperatures, "top_k": top_k, "top_p": top_p}
+    for name, values in grid.items():
+        if not values:
+            raise ValueError(f"no value of {name}; valid: one or more")
+    for levels in product(*grid.values()):
+        setting = dict(zip(grid, levels, strict=True))
+        yield Condition(setting, decoding=_decoding(decoding, **setting))
+
+
+def forbidden_tokens(
+    model: LanguageModel, *, tokens: list[str], decoding: dict[str, Any]
+) -> Iterator[Condition]:
+    """Yield a condition that never samples the given tokens: probability 0 at every step.
+
+    Axis: `forbidden`, the tokens.
+
+    Args:
+        model: provides the tokenizer.
+        tokens: words of a single token each.
+        decoding: all other decoding options; `${sweep.decoding}` for the study's.
+
+    Raises:
+        ValueError: a word that is not a single token, or an unknown decoding option.
+    """
+    ids = tuple(single_tokens(model.tokenizer, tokens))
+    yield Condition(
+        {"forbidden": ", ".join(map(repr, tokens))}, decoding=_decoding(decoding, forbidden=ids)
+    )
+
+
+def _decoding(options: Mapping[str, Any], **replaced: Any) -> Decoding:
+    valid = [field.name for field in fields(Decoding) if field.name != "forbidden"]
+    for name in options:
+        if name not in valid:
+            raise ValueError(f"decoding: {name!r} is unknown; valid: {', '.join(valid)}")
+    return Decoding(**{**options, **replaced})
