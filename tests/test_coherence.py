@@ -10,11 +10,11 @@ from families import random_prompts, tiny
 
 from pipeline.data.datasets import tokenise
 from pipeline.data.templates import with_and_without_template
-from pipeline.methods import pairwise_ratings as rating
-from pipeline.methods.coherence import coherence
-from pipeline.methods.completion_scores import log_probabilities_after
-from pipeline.methods.pairwise_ratings import pairwise_ratings
-from pipeline.methods.rendered_prompts import rendered_prompts
+from pipeline.methods.prompting import pairwise_ratings as rating
+from pipeline.methods.prompting.coherence import coherence
+from pipeline.methods.prompting.completion_scores import log_probabilities_after
+from pipeline.methods.prompting.pairwise_ratings import pairwise_ratings
+from pipeline.methods.prompting.rendered_prompts import rendered_prompts
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
 
@@ -125,7 +125,7 @@ def test_the_embedded_models_answers_cohere_with_their_questions_only():
 
 
 def test_equal_pairs_are_scored_once_and_empty_completions_not_at_all(monkeypatch):
-    from pipeline.methods import completion_scores
+    from pipeline.methods.prompting import completion_scores
 
     seen = []
     score = completion_scores.score_answers

@@ -12,7 +12,7 @@ from pipeline.engine.sweeps import Part, arm_conditions, complete, conditions_ta
 from pipeline.measures.contrasts import contrast
 from pipeline.measures.metrics import self_bleu
 from pipeline.measures.scores import score_completions, with_conditions, with_prompts
-from pipeline.methods.decodings import decoding_grid
+from pipeline.methods.prompting.decodings import decoding_grid
 from pipeline.model.loading import LanguageModel
 from pipeline.views.axis_curves import curves_by_axis
 

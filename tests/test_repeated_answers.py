@@ -8,7 +8,7 @@ import pytest
 import torch
 from families import random_prompts, tiny
 
-from pipeline.methods.repeated_answers import accuracy_by_n
+from pipeline.methods.prompting.repeated_answers import accuracy_by_n
 
 NUMBERS = ["5", "so 5.", "6", "none", "7 or 5", "6", "6"]
 

@@ -80,7 +80,8 @@ def attention_by_head(
             chance = table[f"{name}_chance"].mean()
             axis.set_title(
                 f"{SCORES.get(name, 'entropy').capitalize()}\n"
-                f"{best[0]}.{best[1]}: {attended.mean:.2f} [{attended.low:.2f}, {attended.high:.2f}]"
+                f"{best[0]}.{best[1]}: {attended.mean:.2f}"
+                f" [{attended.low:.2f}, {attended.high:.2f}]"
                 f", uniform {chance:.2f}",
                 fontsize=11.5,
             )

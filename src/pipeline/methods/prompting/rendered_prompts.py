@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from pipeline.methods.tokenization import text_tokens
+from pipeline.methods.representations.tokenization import text_tokens
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from pipeline.methods.completion_scores import log_probabilities_after
+from pipeline.methods.prompting.completion_scores import log_probabilities_after
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.measures.ratings import Comparisons, Ratings, rate, style_difference
-from pipeline.methods.coherence import check_frame, coherence_in
+from pipeline.methods.prompting.coherence import check_frame, coherence_in
 from pipeline.model.loading import LanguageModel
 
 

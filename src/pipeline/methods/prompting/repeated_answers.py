@@ -5,7 +5,7 @@ import pandas as pd
 
 from pipeline.measures.repeats import any_right, best_of, majority
 from pipeline.measures.text import final_number
-from pipeline.methods.completion_scores import conditions_of, log_probabilities_after
+from pipeline.methods.prompting.completion_scores import conditions_of, log_probabilities_after
 from pipeline.model.loading import LanguageModel
 
 RULES = ("any", "best", "vote")

@@ -1,0 +1,1 @@
+"""Prompting and sampling: templates, decodings, many answers to a prompt, and their ratings."""
