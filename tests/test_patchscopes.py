@@ -236,7 +236,7 @@ def test_every_prompt_is_the_source_of_every_target(tmp_path):
     pd.DataFrame(rows).assign(split="test").to_json(path, orient="records", lines=True)
     targets = {"one": "x {placeholder} is", "two": "max, {placeholder}"}
     options = {"targets": targets, "answers": {"one": "b", "two": "topic"}, "placeholder": "max"}
-    frame = target_prompts(path=str(path), shares=[0, 0.5, 0.5], **options)
+    frame = target_prompts(path=str(path), shares=[0.0, 0.5, 0.5], **options)
     assert frame["instruction"].tolist() == ["x max is"] * 4 + ["max, max"] * 4
     assert frame["subject_start"].tolist() == [2] * 4 + [5] * 4
     assert frame["answer"].tolist() == ["!"] * 4 + ["Ida", "Leo", "Max", "Eva"]
