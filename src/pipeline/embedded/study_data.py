@@ -4,7 +4,13 @@ import json
 from pathlib import Path
 from random import Random
 
-from pipeline.embedded import probe_prompts, prompt_tables, sense_prompts, vocabulary_prompts
+from pipeline.embedded import (
+    probe_prompts,
+    prompt_tables,
+    relation_prompts,
+    sense_prompts,
+    vocabulary_prompts,
+)
 from pipeline.embedded.behaviours import lists, refusal, text
 
 
@@ -15,6 +21,7 @@ def write_study_data(folder: Path, seed: int) -> None:
         "list_topics": lists.topics(),
         "plain_text": text.held_out(Random(seed)),
         "quoted_questions": prompt_tables.quoted_questions(),
+        "relations": relation_prompts.relations(),
         "senses": sense_prompts.senses(),
         "stories": probe_prompts.stories(Random(seed)),
         "subject_numbers": probe_prompts.subject_numbers(Random(seed)),
