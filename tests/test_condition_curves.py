@@ -113,7 +113,7 @@ def test_texts_that_begin_with_the_answer_are_shaded():
 
 
 def relation_tables() -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """Relation a: faithful 3 of 4, causal 2 of 4; b: 1 of 4 and 0 of 4; sample 9 is answered wrong."""
+    """Relation a: faithful 3 of 4, causal 2 of 4; b: 1 and 0 of 4; the fifth is answered wrong."""
     shares = {"a": (3, 2), "b": (1, 0)}
     predictions, scores = [], []
     number = 0
@@ -146,7 +146,11 @@ def test_relation_figures_count_correct_test_prompts_only(tmp_path):
     assert widths == [[0, 0, 75, 25], [0, 0, 50, 0, 100, 100]]
     assert [tick.get_text() for tick in left.get_yticklabels()] == ["a (4)", "b (4)"]
     scatter = relation_scatter(readings, scores, "topic", 0, **options)
-    points = [line.get_xydata()[0].tolist() for line in scatter.axes[0].lines if len(line.get_xdata()) == 1]
+    points = [
+        line.get_xydata()[0].tolist()
+        for line in scatter.axes[0].lines
+        if len(line.get_xdata()) == 1
+    ]
     assert points == [[75, 50], [25, 0]]
     by_layer = relation_by_layer(readings, reading="p")
     assert [text.get_text() for text in by_layer.axes[0].texts] == ["75", "25"]

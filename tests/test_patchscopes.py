@@ -17,7 +17,7 @@ from pipeline.model.loading import LanguageModel
 
 
 def dataset(model, count=5) -> pd.DataFrame:
-    """Target prompts with w6 as the placeholder, source prompts of unlike lengths, a subject each."""
+    """Target prompts with w6 as the placeholder, source prompts of unlike lengths."""
     rows = [[f"w{max(7, token)}" for token in row] for row in random_prompts(count)]
     targets = [f"w{30 + n} w{40 + n} w6 w50" if n % 2 else f"w{60 + n} w6" for n in range(count)]
     frame = pd.DataFrame({"instruction": targets, "raw": True, "label": "t", "split": "test"})

@@ -240,9 +240,7 @@ def test_fits_predictions_and_edits_run_on_a_gemma_2_shape(tmp_path):
     table = relation_predictions(model, prompts, {"maps": again}, fit="maps")
     assert len(table) == 16 * 2 * 9
     conditions = list(relation_edit(model, prompts, {"maps": again}, 0, fit="maps", ranks=[3]))
-    states, _ = collect(
-        model, prompts["tokens"].tolist(), [Site(LAYERS - 1, "resid_post")], "last"
-    )
+    states, _ = collect(model, prompts["tokens"].tolist(), [Site(LAYERS - 1, "resid_post")], "last")
     (z,) = states.values()
     moved = conditions[0].edits[0].intervention.direction.of
     assert moved.shape == z.shape and bool(moved.isfinite().all())
@@ -289,7 +287,7 @@ def test_targets_are_other_answers_of_the_same_relation_and_split(tmp_path):
         assert target["split"] == row["split"] and target["answer"] == row["target"]
         assert row["target"] != row["answer"]
     assert load_facts(path=str(path), prompts={"label": ["b"]})["label"].unique() == ["b"]
-    with pytest.raises(ValueError, match="relation a, split .*: every answer is ' same'"):
+    with pytest.raises(ValueError, match=r"relation a, split .*: every answer is ' same'"):
         with_targets(frame.assign(answer=" same"), 0)
 
 

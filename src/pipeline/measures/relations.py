@@ -32,5 +32,8 @@ def shares_by_label(rows: pd.DataFrame, cluster: str, seed: int) -> pd.DataFrame
     }
     columns = ["mean", "low", "high", "n"]
     return pd.DataFrame(
-        {label: {name: getattr(each, name) for name in columns} for label, each in estimates.items()}
+        {
+            label: {name: getattr(each, name) for name in columns}
+            for label, each in estimates.items()
+        }
     ).T.reindex(columns=columns)

@@ -1,4 +1,4 @@
-"""Patchscopes: decode a state of one prompt by patching it into the placeholder of another prompt."""
+"""Patchscopes: decode a state by patching it into the placeholder of another prompt."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -45,8 +45,8 @@ def patchscope(
 ) -> Iterator[Condition]:
     """Yield a condition for every source layer s and target layer t.
 
-    h_t[j] := h_s[i], with h_s[i] from the clean run of the row's source prompt and j the position of
-    the placeholder in its target prompt, which is what runs. Positions of completions are never
+    h_t[j] := h_s[i], with h_s[i] from the clean run of the row's source prompt and j the position
+    of the placeholder in its target prompt, which is what runs. Positions of completions are never
     patched. At target layer 0, `resid_pre` of source layer 0 is the source token's embedding.
 
     Args:
@@ -71,9 +71,9 @@ def patchscope(
 
     Source: Ghandeharioun et al. 2024, "Patchscopes".
     """
-    for value, valid in ((component, COMPONENTS), (donor, DONORS)):
-        if value not in valid:
-            raise ValueError(f"{value!r} is unknown; valid: {', '.join(valid)}")
+    for option, valid in ((component, COMPONENTS), (donor, DONORS)):
+        if option not in valid:
+            raise ValueError(f"{option!r} is unknown; valid: {', '.join(valid)}")
     sources, targets = (
         chosen_layers(layers, model.n_layers, model.name)
         for layers in (source_layers, target_layers)
@@ -85,7 +85,7 @@ def patchscope(
     states = _states(model, tokens, source_places, sites)
     rule = PromptPositions(str(positions), placeholders)
     for source in sources:
-        value = Replace(PerPrompt(states[Site(source, component)][order]))
+        replaced = Replace(PerPrompt(states[Site(source, component)][order]))
         for target in targets:
             yield Condition(
                 axes={
@@ -94,7 +94,7 @@ def patchscope(
                     "source_positions": str(source_positions),
                     "donor": donor,
                 },
-                edits=(Edit(Site(target, component), value, rule),),
+                edits=(Edit(Site(target, component), replaced, rule),),
                 role=CONTROL if donor == "other" else CANDIDATE,
             )
 

@@ -102,7 +102,7 @@ class LinearRelations:
         train = prompts[prompts["split"] == "train"]
         for relation in prompts["label"].unique():
             _check_samples(relation, int((train["label"] == relation).sum()), samples)
-        return cls({}, {name: () for name in prompts["label"].unique()}, Provenance(model=""))
+        return cls({}, dict.fromkeys(prompts["label"], ()), Provenance(model=""))
 
 
 def linear_relations(

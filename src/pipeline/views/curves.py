@@ -1,4 +1,4 @@
-"""Curves of arms over one axis of their conditions, at values of another axis chosen on val rows."""
+"""Curves of arms over an axis of their conditions, at values of another axis chosen on val rows."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -106,7 +106,8 @@ def curves_by_axis(
         caption(
             figure,
             [
-                f"Test split, {counts_in_words(steered_of(test))}; {bands_in_words(bands, cluster)}.",
+                f"Test split, {counts_in_words(steered_of(test))};",
+                f"{bands_in_words(bands, cluster)}.",
                 f"{in_words(chosen).capitalize()}, chosen on the val split among those from "
                 f"{at_least} on: {', '.join(choices)}.",
                 f"Dashed: {', '.join(map(in_words, controls))}." if controls else "No control.",

@@ -50,7 +50,9 @@ def relation_bars(
         ValueError: no such reading, arm or metric.
     """
     faithful, constant = _faithful(readings, reading, cluster, seed)
-    edited, drawn, state = _causal(scores, arm, random, target_state, metric, correct, cluster, seed)
+    edited, drawn, state = _causal(
+        scores, arm, random, target_state, metric, correct, cluster, seed
+    )
     names = [name for name in faithful.index if name in edited.index]
     with panels(2, 5.6, 0.55 * len(names) + 1.2, shared=False) as (figure, (left, right)):
         series = [(constant, _LIGHT), (faithful, COLOURS[0])]
@@ -72,10 +74,10 @@ def relation_bars(
         caption(
             figure,
             [
-                "Test split, prompts that the model answers correctly, n beside the names. Layer and",
-                "factor, layer and rank are those of the best val mean of each relation. Lines: 95 %",
-                f"intervals over {cluster}s. Controls in light grey: the map without its subject",
-                "(factor 0); an edit of the same norm in a random direction.",
+                "Test split, prompts that the model answers correctly, n beside the names. Layer",
+                "and factor, layer and rank are those of the best val mean of each relation.",
+                f"Lines: 95 % intervals over {cluster}s. Controls in light grey: the map without",
+                "its subject (factor 0); an edit of the same norm in a random direction.",
                 _left_out(readings, reading, names),
             ],
         )
@@ -95,7 +97,9 @@ def relation_scatter(
     metric: str,
     correct: str,
 ) -> Figure:
-    """Draw faithfulness against causality, a point for each relation; arguments as `relation_bars`.
+    """Draw faithfulness against causality, a point for each relation.
+
+    Arguments as for `relation_bars`.
 
     Raises:
         ValueError: as `relation_bars`.
@@ -125,8 +129,8 @@ def relation_scatter(
             [
                 f"n = {len(names)} relations, test split; {int(faithful['n'][names].min())} to "
                 f"{int(faithful['n'][names].max())} prompts each that the model answers correctly.",
-                f"Lines: 95 % intervals over {cluster}s. Layers, factors and ranks chosen on the val",
-                f"split. Control: random edits of the same norm reach at most {chance:.3g} %.",
+                f"Lines: 95 % intervals over {cluster}s. Layers, factors and ranks chosen on the",
+                f"val split. Control: random edits of the same norm reach at most {chance:.3g} %.",
                 f"Correlation over relations: {correlated:.2f}."
                 if len(names) > 2 and np.isfinite(correlated)
                 else "",
@@ -142,7 +146,9 @@ def relation_by_layer(readings: Mapping[str, pd.DataFrame], *, reading: str) -> 
         ValueError: no such reading.
     """
     rows = _predictions(readings, reading)
-    pairs = rows.assign(relation=rows["label"], label=rows["label"] + "\n" + rows["layer"].astype(str))
+    pairs = rows.assign(
+        relation=rows["label"], label=rows["label"] + "\n" + rows["layer"].astype(str)
+    )
     best = at_chosen(pairs, ["beta"])
     grid = 100 * best.pivot_table(index="relation", columns="layer", values="score", sort=False)
     order = grid.mean(axis=1).sort_values(ascending=False).index
@@ -150,6 +156,8 @@ def relation_by_layer(readings: Mapping[str, pd.DataFrame], *, reading: str) -> 
     grid = grid.loc[order].rename(index=lambda name: f"{name} ({counts[name]})")
     grid = grid.reindex(columns=sorted(grid.columns)).rename_axis(index="relation (n)")
     width, height = size_of(grid, 17.0)
+    still = at_chosen(rows[rows["beta"] == 0], ["layer"])
+    constant = 100 * float(still.groupby("label")["score"].mean().max())
     with panels(1, width + 1.2, height) as (figure, (axis,)):
         draw_map(axis, grid, "faithfulness (%)", width=width, largest=100.0)
         axis.set_title("From which layers is a relation linear?")
@@ -157,8 +165,9 @@ def relation_by_layer(readings: Mapping[str, pd.DataFrame], *, reading: str) -> 
         caption(
             figure,
             [
-                "Cells: share of test prompts whose prediction is the model's top token, among those",
-                "that it answers correctly; factor chosen on the val split. Control: `relation_bars`.",
+                "Cells: share of test prompts whose prediction is the model's top token, among",
+                "those that it answers correctly; factor chosen on the val split. Control: a",
+                f"constant answer reaches at most {constant:.3g} %.",
             ],
         )
     return figure
