@@ -35,7 +35,7 @@ def relation_edit(
     `relation`: h + V_r S_r^-1 U_r^T (z_target - z), with U S V^T = W the relation's map at this
     layer, z the last block's output at the last token of the prompt and z_target that of the same
     prompt with `target_subject`. `random`: h plus a random direction of the same norm, a control.
-    `target_state`: h becomes the target subject's state, an upper bound; without ranks.
+    `target_state`: h becomes the target subject's state, without ranks, as a reference.
 
     Args:
         model: the model.

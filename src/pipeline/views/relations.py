@@ -17,6 +17,7 @@ from pipeline.views.readings import table_of
 from pipeline.views.selection import select, steered_of
 
 _LIGHT = "#b8c4cc"
+_MARKERS = ("o", "s", "^")
 
 
 def relation_bars(
@@ -116,14 +117,16 @@ def relation_scatter(
             style: dict[str, Any] = {"color": colour, "lw": 1.2, "alpha": 0.55}
             axis.hlines(y["mean"], x["low"], x["high"], **style)
             axis.vlines(x["mean"], y["low"], y["high"], **style)
-            axis.plot(x["mean"], y["mean"], "o", color=colour, ms=8, zorder=4)
-        _name_points(axis, 100 * faithful["mean"][names], 100 * edited["mean"][names])
+            marker = _MARKERS[number // len(COLOURS) % len(_MARKERS)]
+            style = {"color": colour, "marker": marker, "ms": 8, "ls": "", "label": name}
+            axis.plot(x["mean"], y["mean"], zorder=4, **style)
+        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         axis.set_xlim(-4, 104)
         axis.set_ylim(-4, 104)
         axis.set_xlabel("faithfulness: prediction is the model's top token (%)")
         axis.set_ylabel("causality: top token becomes the target (%)")
         chance = 100 * float(drawn["mean"].max())
-        correlated = float(np.corrcoef(faithful["mean"][names], edited["mean"][names])[0, 1])
+        correlated = float(faithful["mean"][names].corr(edited["mean"][names]))
         caption(
             figure,
             [
@@ -234,20 +237,6 @@ def _bars(
     axis.tick_params(axis="y", length=0)
     axis.invert_yaxis()
     axis.set_xlim(0, 102)
-
-
-def _name_points(axis: Axes, x: pd.Series, y: pd.Series) -> None:
-    """Write names beside points, moved apart where points are close."""
-    heights: list[tuple[float, float]] = []
-    for name in sorted(x.index, key=lambda name: (y[name], x[name])):
-        height = y[name] + 1.5
-        while any(abs(height - h) < 4.5 and abs(x[name] - at) < 22 for at, h in heights):
-            height += 1.0
-        heights.append((x[name], height))
-        to_left = x[name] > 80
-        shift = -1.6 if to_left else 1.6
-        side = "right" if to_left else "left"
-        axis.text(x[name] + shift, height, name, ha=side, va="bottom", fontsize=11)
 
 
 def _left_out(readings: Mapping[str, pd.DataFrame], reading: str, names: list[str]) -> str:
