@@ -9,6 +9,7 @@ import torch
 from families import LAYERS, WIDTH, random_prompts, tiny, tokenizer
 
 from pipeline.data.datasets import tokenise
+from pipeline.data.prompts import doubts
 from pipeline.data.target_prompts import target_prompts
 from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition
 from pipeline.engine.scoring import score_last
@@ -243,6 +244,8 @@ def test_every_prompt_is_the_source_of_every_target(tmp_path):
     assert frame["source"].tolist() == [row["instruction"] for row in rows] * 2
     assert sorted(frame["split"][:4]) == ["test", "test", "val", "val"]
     assert frame["split"][:4].tolist() == frame["split"][4:].tolist()
+    leaks = [text for text in doubts(frame) if "several splits" in text]
+    assert leaks == []
     assert frame["raw"].all() and (frame["source_subject"] == frame["topic"]).all()
     for wrong, message in (
         ({"targets": {"one": "x"}}, "target one has no single {placeholder}: 'x'"),
