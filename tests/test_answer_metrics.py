@@ -73,6 +73,8 @@ def test_metrics_of_hand_set_logits():
     assert_scores(answer_rank(now), [0, nan, 2.5, 1.5])
     # No token may be as likely as one that is at the top.
     assert_scores(answer_is_top(now), [1, nan, 0, 0])
+    aimed = after(level, samples.assign(target=[" w21", " w20", " w31", ""]))
+    assert_scores(answer_is_top(aimed, column="target"), [0, 1, 1, nan])
     # Read from the other end of the vocabulary, 20 is 179: all tokens but three are as likely.
     assert_scores(answer_probability(now, layer=0), [0, nan, 0, 0])
     assert_scores(answer_rank(now, layer=0), [3 + 196 / 2, nan, 4 + 195 / 2, 4 + 195 / 2])

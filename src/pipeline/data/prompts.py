@@ -34,12 +34,13 @@ def tokenised_prompts(
 def doubts(frame: pd.DataFrame) -> list[str]:
     """Describe what makes results of a dataset doubtful: leaks between splits, tiny classes."""
     found = []
-    split_counts = frame.drop_duplicates(["instruction", "split"]).groupby("instruction").size()
+    # A target prompt is the same for all of its source prompts.
+    text = "source" if "source" in frame else "instruction"
+    split_counts = frame.drop_duplicates([text, "split"]).groupby(text).size()
     shared = split_counts[split_counts > 1]
     if len(shared):
         found.append(
-            f"dataset: {len(shared)} instructions are in several splits, such as "
-            f"{shared.index[0]!r}"
+            f"dataset: {len(shared)} {text}s are in several splits, such as {shared.index[0]!r}"
         )
     sizes = frame.groupby(["label", "split"]).size()
     small = [f"{n} of {label} in {split}" for (label, split), n in sizes.items() if n < FEW]

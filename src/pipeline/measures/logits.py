@@ -172,23 +172,21 @@ def answer_rank(
     Raises:
         ValueError: as `NextToken.continuations`.
     """
-    logits = after.logits(layer)
-    level = _at(logits, after.continuations("answer"))[:, None]
-    likelier, tied = (logits > level).sum(-1), (logits == level).sum(-1)
-    return (likelier + (tied - 1) / 2).double().where(~level[:, 0].isnan(), torch.nan)
+    return _rank(after.logits(layer), after.continuations("answer"))
 
 
 def answer_is_top(
-    after: NextToken, *, layer: int | None = None
-) -> Annotated[Float64[Tensor, " rows"], Scale("the answer is the top token", share=True)]:
+    after: NextToken, *, column: str = "answer", layer: int | None = None
+) -> Annotated[Float64[Tensor, " rows"], Scale("the {column} is the top token", share=True)]:
     """Score 1 if the first token of the sample's `answer` is the unique top token, else 0.
 
-    NaN for samples without an answer.
+    `column` names another column with such texts. NaN for samples without a text.
 
     Raises:
         ValueError: as `NextToken.continuations`.
     """
-    rank = answer_rank(after, layer=layer)
+    logits = after.logits(layer)
+    rank = _rank(logits, after.continuations(column))
     return (rank == 0).double().where(~rank.isnan(), torch.nan)
 
 
@@ -292,6 +290,15 @@ def divergence(
     """
     p0, p = baseline.double().softmax(-1), changed.double().softmax(-1)
     return (p0 * ((p0 + 1e-6).log() - (p + 1e-6).log())).sum(-1)
+
+
+def _rank(
+    logits: Float[Tensor, "rows vocab"], tokens: Int[Tensor, " rows"]
+) -> Float64[Tensor, " rows"]:
+    """Rank each row's token, 0 the top one, ties at their mean rank; NaN for token -1."""
+    level = _at(logits, tokens)[:, None]
+    likelier, tied = (logits > level).sum(-1), (logits == level).sum(-1)
+    return (likelier + (tied - 1) / 2).double().where(~level[:, 0].isnan(), torch.nan)
 
 
 def _at(

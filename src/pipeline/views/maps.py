@@ -33,11 +33,12 @@ def axes_map(
     y: str,
     split: str = "test",
     label: str | None = None,
+    control: str | None = None,
 ) -> Figure:
     """Draw the mean score of every condition of an arm over two axes as a heat map.
 
     Shares are in per cent on a scale from 0 to 100. Hatched: not measured or not scored. The
-    baseline and the range of the arm's controls are in the caption.
+    baseline and the range of the controls, of this arm or of another, are in the caption.
 
     Args:
         summary: means of conditions, with `role`, `percent`, `metric_label` and the axes.
@@ -47,6 +48,7 @@ def axes_map(
         y: the vertical axis.
         split: of the dataset.
         label: of the prompts, if the arm runs on several labels.
+        control: another arm whose conditions are controls of this one's.
 
     Raises:
         ValueError: no such arm, metric, split, label or axis, prompts of several labels, or
@@ -59,7 +61,9 @@ def axes_map(
         raise ValueError(f"arm {arm} has prompts of several labels; give one: {', '.join(labels)}")
     _check_axes(means, x, y)
     mapped = rows_told_apart(fitted_of(means), [x, y])
-    controls = controls_of(means)["mean"] * shown_times(means)
+    others = means if control is None else select(summary, split=split, arm=control, metric=metric)
+    others = others if label is None else select(others, label=label)
+    controls = controls_of(others)["mean"] * shown_times(means)
     with map_of_means(mapped, x, y) as (figure, axis, called):
         axis.set_title(f"{label_of(means)}: {in_words(arm)}")
         caption(
@@ -71,7 +75,8 @@ def axes_map(
                 baseline_in_words(means),
                 "No controls in this arm."
                 if controls.empty
-                else f"Controls: {controls.min():.3g} to {controls.max():.3g}.",
+                else f"{'Controls' if control is None else in_words(control).capitalize()}: "
+                f"{controls.min():.3g} to {controls.max():.3g}.",
             ],
         )
     return figure
