@@ -4,7 +4,13 @@ import json
 from pathlib import Path
 from random import Random
 
-from pipeline.embedded import probe_prompts, prompt_tables, sense_prompts, vocabulary_prompts
+from pipeline.embedded import (
+    probe_prompts,
+    prompt_tables,
+    sense_prompts,
+    task_prompts,
+    vocabulary_prompts,
+)
 from pipeline.embedded.behaviours import lists, refusal, text
 
 
@@ -21,6 +27,7 @@ def write_study_data(folder: Path, seed: int) -> None:
         "parsed_sentences": probe_prompts.parsed_sentences(Random(seed)),
         "two_hops": prompt_tables.two_hops(Random(seed)),
         "vocabulary": vocabulary_prompts.vocabulary(Random(seed)),
+        "word_pairs": task_prompts.word_pairs(Random(seed)),
     }
     for name, rows in tables.items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
