@@ -9,7 +9,7 @@ MOST = {"train": 60, "val": 12, "test": 24}
 
 
 def word_pairs(rng: Random) -> list[dict[str, str]]:
-    """Rows of pairs (`input`, `output`) of a `task`: six tasks of words, four of lists of countries.
+    """Rows of pairs (`input`, `output`) of a `task`: six of words, four of country lists.
 
     Splits are those of training: no demonstration there has a pair of val or test.
     """

@@ -171,7 +171,7 @@ def head_effects(fits: Mapping[str, Any], *, fit: str) -> pd.DataFrame:
         (*vectors.tasks, ALL_TASKS), means, errors, counts, strict=True
     ):
         layer, head = np.indices(mean.shape).reshape(2, -1)
-        p = p_above_zero(mean.ravel(), error.ravel(), np.full(mean.size, n))
+        p = p_above_zero(mean.ravel(), error.ravel(), np.full(mean.size, float(n)))
         table = pd.DataFrame({"task": task, "layer": layer, "head": head, "effect": mean.ravel()})
         tables.append(
             table.assign(stderr=error.ravel(), n=n, p=p, p_adjusted=benjamini_hochberg(p))

@@ -29,7 +29,7 @@ def head_outputs(
     """Split what a layer's attention adds to the residual stream into its heads' parts.
 
     Part of head h = z_h W_O[h], in float32 and without the projection's bias, so that the parts sum
-    to `attn_out` without it. A post-norm divides every part by the root mean square of their sum.
+    to `attn_out` without it. A post-norm divides every part by the same number, given by their sum.
     """
     site = Site(layer, "z")
     heads = model.n_heads
@@ -39,8 +39,10 @@ def head_outputs(
     parts, after = _projected(model, site, apart.flatten(-2)), _post_norm(model, site)
     if after is None:
         return parts
-    size = parts.sum(-2, keepdim=True).square().mean(-1, keepdim=True).sqrt()
-    return parts / size * norm_scale(model, after)
+    scaled = parts * norm_scale(model, after)
+    total = parts.sum(-2).to(model.dtype)
+    factor = after(total).float().norm(dim=-1) / scaled.sum(-2).norm(dim=-1)
+    return scaled * factor[..., None, None]
 
 
 def norm_scale(model: LanguageModel, norm: nn.Module) -> Float[Tensor, " d_model"]:
