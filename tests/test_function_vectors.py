@@ -20,7 +20,7 @@ from pipeline.model.sites import Site
 
 HEADS, WIDTH, ITEMS = 2, 32, 4
 TASKS = ("up", "down")
-PLANTED = (1, 1)
+PLANTED = (1, 0)
 WORDS = range(10, 10 + ITEMS)
 ANSWERS = {"up": range(20, 20 + ITEMS), "down": range(30, 30 + ITEMS)}
 END = 40
@@ -28,10 +28,10 @@ END = 40
 
 
 def planted_model() -> LanguageModel:
-    """A model whose head 1.1 writes the task's direction, and whose other heads write nothing.
+    """A model whose head 1.0 writes the task's direction, and whose other heads write nothing.
 
     Dimensions 0 to 3 are the words', 4 and 5 mark the answers of a task, 6 and 7 are the tasks'
-    directions, which the unembedding adds to the words'. Head 1.1 attends evenly to all tokens and
+    directions, which the unembedding adds to the words'. Head 1.0 attends evenly to all tokens and
     maps the marks of the answers to the tasks' directions. Without a task's direction the word
     itself is the top token. The word stands at the last token. Dimension 31 fixes the norm.
     """
@@ -105,7 +105,7 @@ def test_the_planted_head_is_found_and_its_vector_carries_the_task():
     others = fitted.mean_effects.clone()
     others[PLANTED] = 0
     assert others.abs().max() == 0 and fitted.mean_effects[PLANTED] > 0.01
-    # Head 1.1 sees three answers among eight tokens.
+    # Head 1.0 sees three answers among eight tokens.
     norm = math.sqrt((1 + 100) / WIDTH)
     direction = torch.zeros(2, WIDTH)
     direction[0, 6] = direction[1, 7] = 10 * 3 / 8 / norm

@@ -53,14 +53,18 @@ def test_shots_are_other_pairs_of_train_and_shuffled_ones_have_anothers_answer(p
         assert [x for x, _ in shuffled] == [x for x, _ in shown]
         assert Counter(y for _, y in shuffled) == Counter(y for _, y in shown)
         assert all(y != true for (_, y), (_, true) in zip(shuffled, shown, strict=True))
+        mixed = by_kind["mixed"][0]
+        foreign = {y for task in train if task != topic for _, y in train[task]}
+        assert [x for x, _ in mixed] == [x for x, _ in shown]
+        assert {y for _, y in mixed} <= foreign
 
 
 def test_prompts_are_a_function_of_the_seed_and_of_their_own_task(path):
     first = in_context(path=path, shots=3)
     pd.testing.assert_frame_equal(first, in_context(path=path, shots=3))
     alone = in_context(path=path, shots=3, tasks=["down"])
-    both = first[first["topic"] == "down"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(alone, both)
+    both = first[(first["topic"] == "down") & (first["label"] != "mixed")]
+    pd.testing.assert_frame_equal(alone, both.reset_index(drop=True))
     assert not first["instruction"].equals(in_context(path=path, shots=3, seed=1)["instruction"])
 
 

@@ -1,4 +1,4 @@
-"""Build few-shot prompts of several tasks: true shots, shots with shuffled answers, or none."""
+"""Build few-shot prompts of several tasks: with true shots, corrupted shots, or none."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,11 @@ import pandas as pd
 from pipeline.data.datasets import SPLITS, checked
 from pipeline.data.tables import read_table, text_column
 
-KINDS = ("shown", "shuffled", "zero")
+KINDS = ("shown", "shuffled", "zero", "mixed")
 """Labels: `shown`, true shots; `shuffled`, the same shots, each with the next one's answer in a
-random cycle; `zero`, no shots."""
+random cycle; `zero`, no shots; `mixed`, the same shots, each with an answer of another task. A model
+that knows a task by what its answers look like solves it with shuffled answers too (Min et al.
+2022), but not with mixed ones. A single task has none."""
 _COLUMNS = ("task", "input", "output", "split")
 Pair = tuple[str, str]
 
@@ -30,7 +32,7 @@ def in_context(
 
     A prompt is `shots` filled templates, then the template up to the blank before the output; the
     blank and the output are the answer. Shots are pairs of the train split, drawn anew for each
-    prompt, and never the pair that is asked. `shown` and `shuffled` of a pair share their shots.
+    prompt, and never the pair that is asked. All kinds of a pair share their shots.
 
     Args:
         path: a file with the columns `task`, `input`, `output` and `split`.
@@ -56,14 +58,18 @@ def in_context(
         if value < least:
             raise ValueError(f"dataset.{name}: {value} is less than {least}")
     by_task = _pairs(path, tasks)
+    for task, by_split in by_task.items():
+        if len(by_split.get("train", ())) <= shots:
+            raise ValueError(
+                f"{path}: task {task!r} has {len(by_split.get('train', ()))} pairs in train; valid: "
+                f"more than the {shots} shots"
+            )
     rows = []
     for task, by_split in by_task.items():
-        pool = by_split.get("train", [])
-        if len(pool) <= shots:
-            raise ValueError(
-                f"{path}: task {task!r} has {len(pool)} pairs in train; valid: more than the "
-                f"{shots} shots"
-            )
+        foreign = [
+            pair[1] for other, pairs in by_task.items() if other != task for pair in pairs["train"]
+        ]
+        pool = by_split["train"]
         for split, pairs in by_split.items():
             rng = np.random.default_rng([seed, *map(ord, task), *map(ord, split)])
             most = min(train if split == "train" else asked, len(pairs))
@@ -71,7 +77,7 @@ def in_context(
                 asked_pair = pairs[place]
                 others = [pair for pair in pool if pair[0] != asked_pair[0]]
                 shown = [others[n] for n in rng.permutation(len(others))[:shots]]
-                for kind, given in _kinds(shown, rng).items():
+                for kind, given in _kinds(shown, foreign, rng).items():
                     filled = [_fill(template, *pair) for pair in given]
                     rows.append(
                         {
@@ -118,11 +124,18 @@ def _pairs(path: str, tasks: Sequence[str] | None) -> dict[str, dict[str, list[P
     }
 
 
-def _kinds(shown: list[Pair], rng: np.random.Generator) -> dict[str, list[Pair]]:
+def _kinds(
+    shown: list[Pair], foreign: Sequence[str], rng: np.random.Generator
+) -> dict[str, list[Pair]]:
+    """Return the shots of each kind, given the true ones and the answers of other tasks."""
     cycle = rng.permutation(len(shown))
     answers = dict(zip(cycle, np.roll(cycle, 1), strict=True))
     shuffled = [(shown[n][0], shown[answers[n]][1]) for n in range(len(shown))]
-    return dict(zip(KINDS, (shown, shuffled, []), strict=True))
+    # A generator of its own: which pairs are shown does not depend on the other tasks.
+    drawn = np.random.default_rng(rng.integers(2**32)).permutation(len(foreign))
+    mixed = [(word, foreign[n]) for (word, _), n in zip(shown, drawn, strict=False)]
+    kinds = dict(zip(KINDS, (shown, shuffled, [], mixed), strict=True))
+    return kinds if foreign else {kind: kinds[kind] for kind in KINDS[:-1]}
 
 
 def _fill(template: str, source: str, output: str) -> str:

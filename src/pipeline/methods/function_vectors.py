@@ -31,13 +31,13 @@ def function_vectors(
     prompts: pd.DataFrame,
     *,
     shown: str = "shown",
-    shuffled: str = "shuffled",
+    corrupted: str = "shuffled",
     top: int = 10,
 ) -> FunctionVectors:
     """Find the heads with the largest indirect effect on in-context tasks, and what they write.
 
     Mean of head h for task t: its `z` at the last token, over the train prompts of t labelled
-    `shown`. Indirect effect of h on a train prompt labelled `shuffled`: p(y | h := mean) - p(y) at
+    `shown`. Indirect effect of h on a train prompt labelled `corrupted`: p(y | h := mean) - p(y) at
     the last token, y the first token of the true answer; its mean over the prompts of each task,
     then over tasks, ranks the heads. Function vector of t: the sum of the `top` heads' means
     through the output projection.
@@ -48,7 +48,7 @@ def function_vectors(
         model: the model.
         prompts: a dataset with the task as topic, such as `data.in_context`.
         shown: label of the prompts whose activations are averaged.
-        shuffled: label of the prompts that effects are measured on.
+        corrupted: label of the prompts that effects are measured on; `shuffled` in the paper.
         top: number of heads.
 
     Raises:
@@ -59,7 +59,7 @@ def function_vectors(
     al. 2023, "In-context learning creates task vectors".
     """
     check_top(top, model.n_layers * model.n_heads)
-    demonstrated, corrupted = train_prompts(prompts, shown, shuffled)
+    demonstrated, spoilt = train_prompts(prompts, shown, corrupted)
     tasks = tuple(demonstrated["topic"].unique())
     sites = [Site(layer, name) for layer in range(model.n_layers) for name in ("z", "resid_post")]
     rows = _tokens(demonstrated)
@@ -71,9 +71,9 @@ def function_vectors(
     z = torch.stack([means[Site(layer, "z")] for layer in range(model.n_layers)], 1)
     states = torch.stack([means[Site(n, "resid_post")] for n in range(model.n_layers)], 1)
     outputs = [head_outputs(model, n, z[:, n].to(model.device)) for n in range(model.n_layers)]
-    order = [tasks.index(task) for task in corrupted["topic"]]
-    effects = indirect_effects(model, corrupted, z[order].unflatten(-1, (model.n_heads, -1)))
-    effect_tasks = tuple(corrupted["topic"])
+    order = [tasks.index(task) for task in spoilt["topic"]]
+    effects = indirect_effects(model, spoilt, z[order].unflatten(-1, (model.n_heads, -1)))
+    effect_tasks = tuple(spoilt["topic"])
     strongest = by_task(effects, effect_tasks, tasks).mean(0).flatten().argsort(descending=True)
     return FunctionVectors(
         tasks,
@@ -87,7 +87,7 @@ def function_vectors(
             chat.template_digest(model.tokenizer),
             dataset_digest(prompts),
             tuple(map(str, sites)),
-            f"{top} heads of the largest indirect effect on {shuffled}, means of {shown}",
+            f"{top} heads of the largest indirect effect on {corrupted}, means of {shown}",
         ),
     )
 

@@ -29,7 +29,7 @@ class FunctionVectors:
         tasks: the tasks.
         states: mean `resid_post` by task and layer.
         outputs: mean output of each head, as it is added to the residual stream.
-        effects: indirect effect of each head on each prompt with shuffled answers.
+        effects: indirect effect of each head on each corrupted prompt.
         effect_tasks: the task of each of these prompts.
         top: layer and head of the heads with the largest mean effect, strongest first.
         provenance: the model and data they were fitted on.
@@ -99,7 +99,7 @@ class FunctionVectors:
         prompts: pd.DataFrame,
         *,
         shown: str = "shown",
-        shuffled: str = "shuffled",
+        corrupted: str = "shuffled",
         top: int = 10,
     ) -> "FunctionVectors":
         """Build small function vectors in place of ones not fitted yet.
@@ -107,7 +107,7 @@ class FunctionVectors:
         Raises:
             ValueError: as `function_vectors`.
         """
-        demonstrated, _ = train_prompts(prompts, shown, shuffled)
+        demonstrated, _ = train_prompts(prompts, shown, corrupted)
         layers, heads = model.n_layers, model.n_heads
         check_top(top, layers * heads)
         tasks = tuple(demonstrated["topic"].unique())
@@ -124,20 +124,20 @@ class FunctionVectors:
 
 
 def train_prompts(
-    prompts: pd.DataFrame, shown: str, shuffled: str
+    prompts: pd.DataFrame, shown: str, corrupted: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Select the train prompts with true and those with shuffled answers.
+    """Select the train prompts with true shots and the corrupted ones.
 
     Raises:
         ValueError: no such prompts, or a task with only one of both.
     """
-    demonstrated, corrupted = (
-        select_prompts(prompts, label, ["train"]) for label in (shown, shuffled)
+    demonstrated, spoilt = (
+        select_prompts(prompts, label, ["train"]) for label in (shown, corrupted)
     )
-    alone = sorted(set(demonstrated["topic"]) ^ set(corrupted["topic"]))
+    alone = sorted(set(demonstrated["topic"]) ^ set(spoilt["topic"]))
     if alone:
-        raise ValueError(f"topic {alone[0]!r} has not both {shown} and {shuffled} in train")
-    return demonstrated, corrupted
+        raise ValueError(f"topic {alone[0]!r} has not both {shown} and {corrupted} in train")
+    return demonstrated, spoilt
 
 
 def check_top(top: int, heads: int) -> None:
