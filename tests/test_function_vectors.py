@@ -252,7 +252,7 @@ def test_they_are_read_back_and_refuse_another_model(tmp_path):
     read = FunctionVectors.load(tmp_path)
     for name in ("states", "outputs", "effects"):
         assert torch.equal(getattr(read, name), getattr(fitted, name))
-    for name in ("tasks", "effect_tasks", "top", "provenance"):
+    for name in ("tasks", "effect_tasks", "corrupted", "top", "provenance"):
         assert getattr(read, name) == getattr(fitted, name)
     with pytest.raises(ValueError, match=r"do not fit blocks\.0\.mlp_out; valid: resid_post"):
         read.check(model, Site(0, "mlp_out"))

@@ -81,6 +81,7 @@ def function_vectors(
         torch.stack([part.cpu() for part in outputs], 1),
         effects,
         effect_tasks,
+        corrupted,
         tuple((n // model.n_heads, n % model.n_heads) for n in strongest[:top].tolist()),
         Provenance(
             model.weights,
@@ -147,7 +148,7 @@ def head_effects(fits: Mapping[str, Any], *, fit: str) -> pd.DataFrame:
 
     Returns:
         One row per task, and one for `ALL_TASKS`, by layer and head: `task`, `layer`, `head`,
-        `effect`, `stderr` over prompts (stratified by task), `n` prompts, `p` (one-sided, of no
+        `label` of the prompts, `effect`, `stderr` over prompts (stratified by task), `n` prompts, `p` (one-sided, of no
         effect), `p_adjusted` (Benjamini-Hochberg over all heads) and `is_top`.
 
     Raises:
@@ -178,7 +179,8 @@ def head_effects(fits: Mapping[str, Any], *, fit: str) -> pd.DataFrame:
         )
     table = pd.concat(tables, ignore_index=True)
     return table.assign(
-        is_top=[pair in vectors.top for pair in zip(table["layer"], table["head"], strict=True)]
+        label=vectors.corrupted,
+        is_top=[pair in vectors.top for pair in zip(table["layer"], table["head"], strict=True)],
     )
 
 

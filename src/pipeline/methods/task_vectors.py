@@ -31,6 +31,7 @@ class FunctionVectors:
         outputs: mean output of each head, as it is added to the residual stream.
         effects: indirect effect of each head on each corrupted prompt.
         effect_tasks: the task of each of these prompts.
+        corrupted: their label.
         top: layer and head of the heads with the largest mean effect, strongest first.
         provenance: the model and data they were fitted on.
     """
@@ -40,6 +41,7 @@ class FunctionVectors:
     outputs: Float[Tensor, "task layer head d_model"]
     effects: Float[Tensor, "prompt layer head"]
     effect_tasks: tuple[str, ...]
+    corrupted: str
     top: tuple[tuple[int, int], ...]
     provenance: Provenance
 
@@ -59,6 +61,7 @@ class FunctionVectors:
         record = {
             "tasks": self.tasks,
             "effect_tasks": self.effect_tasks,
+            "corrupted": self.corrupted,
             "top": self.top,
             "provenance": self.provenance.record,
         }
@@ -78,6 +81,7 @@ class FunctionVectors:
             outputs,
             effects,
             tuple(record["effect_tasks"]),
+            record["corrupted"],
             tuple((layer, head) for layer, head in record["top"]),
             Provenance.parse(record["provenance"]),
         )
@@ -118,6 +122,7 @@ class FunctionVectors:
             small,
             torch.zeros(1, layers, heads),
             tasks[:1],
+            corrupted,
             tuple((n // heads, n % heads) for n in range(top)),
             Provenance(model=""),
         )

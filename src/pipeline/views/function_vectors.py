@@ -159,8 +159,8 @@ def insertion_bars(
         for axis, arm in zip(axes, arms, strict=True):
             at = select(rows, arm=arm)
             setting = fitted_of(at[at["is_setting"]])
-            layer = int(setting["layer"].iloc[0])
-            chosen = at[(at["role"] == BASELINE) | (at["layer"] == layer)]
+            layer, strength = setting[["layer", "strength"]].iloc[0]
+            chosen = at[(at["role"] == BASELINE) | (at["at_setting"] & (at["layer"] == layer))]
             bars = {
                 "no vector": (select(chosen, role=BASELINE), "#bdbdbd"),
                 **{
@@ -180,8 +180,8 @@ def insertion_bars(
                 keys[name] = legend_key(color=colour, lw=7)
             axis.axvline(len(tasks) - 0.5, color="#999999", lw=0.8)
             axis.set_xticks(range(len(every)), [textwrap.fill(t, 11) for t in every], fontsize=10)
-            axis.tick_params(axis="x", length=0)
-            axis.set_title(f"{arm}: layer {layer}")
+            axis.tick_params(axis="x", length=0, labelbottom=True)
+            axis.set_title(f"{arm}: layer {layer}, strength {strength:g}")
             notes.append(f"{arm} {len(setting['sample'].unique())}")
         percent_axis(axes[0])
         axes[0].set_ylabel(called)
@@ -189,7 +189,7 @@ def insertion_bars(
         caption(
             figure,
             [
-                f"{split.capitalize()} split, layer chosen on validation, number of prompts:",
+                f"{split.capitalize()} split, layer and strength chosen on validation, number of prompts:",
                 f"{', '.join(notes)}. Lines: 95 % intervals over {cluster}s, of controls none:",
                 "mean over draws. Last group: mean of the tasks, interval clustered by task.",
             ],
@@ -240,8 +240,8 @@ def head_effects_map(
             figure,
             [
                 f"Cells: p(answer | head := its mean) - p(answer), train split, n = {best['n']}",
-                "prompts whose shots have shuffled answers, chosen and measured on the same",
-                f"prompts. Framed: the {len(top)} top heads. Strongest: {best['layer']:.0f}."
+                f"prompts ({best['label']}), heads chosen and measured on the same prompts.",
+                f"Framed: the {len(top)} top heads. Strongest: {best['layer']:.0f}."
                 f"{best['head']:.0f}, {best['effect']:+.3f}, 95 % interval",
                 f"{best['effect'] - error:+.3f} to {best['effect'] + error:+.3f}.",
                 f"{significant} of {layers * heads} heads are above 0 at a false discovery rate of",

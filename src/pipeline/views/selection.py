@@ -13,8 +13,8 @@ CONTROLS = {
     "shuffled": "shuffled labels",
     "covariance": "covariance-drawn",
     "isotropic": "isotropic",
-    "other_task": "another task's",
-    "other_heads": "of other heads",
+    "other_task": "vector of another task",
+    "other_heads": "sum of other heads",
 }
 """Control sources of a direction, in legend order."""
 
