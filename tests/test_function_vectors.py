@@ -19,20 +19,28 @@ from pipeline.model.output_projections import head_outputs
 from pipeline.model.sites import Site
 
 HEADS, WIDTH, ITEMS = 2, 32, 4
-TASKS = ("up", "down")
 PLANTED = (1, 0)
 WORDS = range(10, 10 + ITEMS)
-ANSWERS = {"up": range(20, 20 + ITEMS), "down": range(30, 30 + ITEMS)}
-END = 40
-"""Tokens: four words, their answers by task, and the question's end."""
+END = 70
+"""Token of a question's end."""
+Tasks = dict[str, tuple[int, ...]]
+PAIR: Tasks = {"up": (0,), "down": (1,)}
+"""Task -> the parts that it consists of."""
+COMPOSED: Tasks = {"a0": (0, 2), "a1": (0, 3), "b0": (1, 2), "b1": (1, 3)}
+UNRELATED: Tasks = {"a0": (0,), "a1": (1,), "b0": (2,), "b1": (3,)}
 
 
-def planted_model() -> LanguageModel:
+def answers_of(tasks: Tasks, task: str) -> range:
+    first = 20 + 10 * list(tasks).index(task)
+    return range(first, first + ITEMS)
+
+
+def planted_model(tasks: Tasks) -> LanguageModel:
     """A model whose head 1.0 writes the task's direction, and whose other heads write nothing.
 
-    Dimensions 0 to 3 are the words', 4 and 5 mark the answers of a task, 6 and 7 are the tasks'
-    directions, which the unembedding adds to the words'. Head 1.0 attends evenly to all tokens and
-    maps the marks of the answers to the tasks' directions. Without a task's direction the word
+    Dimensions 0 to 3 are the words', 4 to 7 mark the answers of tasks with a part, 8 to 11 are the
+    parts' directions, which the unembedding adds to the words'. Head 1.0 attends evenly to all
+    tokens and maps the marks of the answers to the directions. Without any direction the word
     itself is the top token. The word stands at the last token. Dimension 31 fixes the norm.
     """
     config = transformers.LlamaConfig(
@@ -52,28 +60,29 @@ def planted_model() -> LanguageModel:
     for n, word in enumerate(WORDS):
         embedding[word, n] = 1.0
         unembedding[word, n] = 1.5
-    for number, task in enumerate(TASKS):
-        for n, answer in enumerate(ANSWERS[task]):
-            embedding[answer, 4 + number] = 1.0
+    for task, parts in tasks.items():
+        for n, answer in enumerate(answers_of(tasks, task)):
             unembedding[answer, n] = 1.0
-            unembedding[answer, 6 + number] = 1.0
+            for part in parts:
+                embedding[answer, 4 + part] = unembedding[answer, 8 + part] = 1.0
     attention = hf.model.layers[PLANTED[0]].self_attn
     first = PLANTED[1] * (WIDTH // HEADS)
-    for number in range(len(TASKS)):
-        attention.v_proj.weight.data[first + number, 4 + number] = 1.0
-        attention.o_proj.weight.data[6 + number, first + number] = 10.0
+    for part in range(4):
+        attention.v_proj.weight.data[first + part, 4 + part] = 1.0
+        attention.o_proj.weight.data[8 + part, first + part] = 10.0
     return LanguageModel(hf, tokenizer(), name="planted")
 
 
-def planted_prompts() -> pd.DataFrame:
-    """Three shots of a word and its answer before a word; "shuffled": answers of both tasks."""
+def planted_prompts(tasks: Tasks) -> pd.DataFrame:
+    """Three shots of a word and its answer before a word; `shuffled`: answers of another task."""
     rows = []
-    for task, other in (TASKS, TASKS[::-1]):
+    for task, other in zip(tasks, [*tasks][::-1], strict=True):
+        answers = answers_of(tasks, task)
         for n, word in enumerate(WORDS):
             shots = [m for m in range(ITEMS) if m != n]
             kinds = {
-                "shown": [(WORDS[m], ANSWERS[task][m]) for m in shots],
-                "shuffled": [(WORDS[m], ANSWERS[other][m]) for m in shots],
+                "shown": [(WORDS[m], answers[m]) for m in shots],
+                "shuffled": [(WORDS[m], answers_of(tasks, other)[m]) for m in shots],
                 "zero": [],
             }
             for kind, pairs in kinds.items():
@@ -84,7 +93,7 @@ def planted_prompts() -> pd.DataFrame:
                         "label": kind,
                         "split": "train" if n < 3 else "test",
                         "topic": task,
-                        "answer": f" w{ANSWERS[task][n]}",
+                        "answer": f" w{answers[n]}",
                         "raw": True,
                     }
                 )
@@ -99,7 +108,7 @@ def top_tokens(model, prompts, conditions):
 
 
 def test_the_planted_head_is_found_and_its_vector_carries_the_task():
-    model, prompts = planted_model(), planted_prompts()
+    model, prompts = planted_model(PAIR), planted_prompts(PAIR)
     fitted = function_vectors(model, prompts, top=1)
     assert fitted.top == (PLANTED,)
     others = fitted.mean_effects.clone()
@@ -108,7 +117,7 @@ def test_the_planted_head_is_found_and_its_vector_carries_the_task():
     # Head 1.0 sees three answers among eight tokens.
     norm = math.sqrt((1 + 100) / WIDTH)
     direction = torch.zeros(2, WIDTH)
-    direction[0, 6] = direction[1, 7] = 10 * 3 / 8 / norm
+    direction[0, 8] = direction[1, 9] = 10 * 3 / 8 / norm
     assert torch.allclose(fitted.summed([PLANTED]), direction, atol=1e-4)
     zero = prompts[(prompts["label"] == "zero") & (prompts["split"] == "test")]
     answers = torch.tensor([int(answer[2:]) for answer in zero["answer"]])
@@ -122,20 +131,22 @@ def test_the_planted_head_is_found_and_its_vector_carries_the_task():
         assert torch.equal(tokens, expected[condition.axes["source"]]), condition
 
 
-def test_sums_of_tasks_replace_the_tasks_vector():
-    model, prompts = planted_model(), planted_prompts()
+@pytest.mark.parametrize(("tasks", "right"), [(COMPOSED, 1.0), (UNRELATED, 0.0)])
+def test_sums_of_vectors_solve_tasks_that_are_sums_of_parts_and_no_others(tasks, right):
+    model, prompts = planted_model(tasks), planted_prompts(tasks)
     fits = {"vectors": function_vectors(model, prompts, top=1)}
-    zero = prompts[prompts["label"] == "zero"]
-    options = {"controls": {"other_task": 0, "isotropic": 0, "other_heads": 0}, "layers": [1]}
-    sums = {"up": ["down", "up", "up"]}
-    (summed,) = insert_task_vector(model, zero, fits, 0, fit="vectors", sums=sums, **options)
-    tokens = top_tokens(model, zero, [summed])[0]
-    last = [int(text.split("w")[-1]) - WORDS[0] for text in zero["instruction"]]
-    assert tokens.tolist() == [ANSWERS["down"][n] for n in last]
+    zero = prompts[(prompts["label"] == "zero") & (prompts["topic"] == "b1")]
+    controls = {"other_task": 0, "isotropic": 0, "other_heads": 0}
+    answers = torch.tensor([int(answer[2:]) for answer in zero["answer"]])
+    options = {"fit": "vectors", "controls": controls, "layers": [1]}
+    for sums, expected in (({}, 1.0), ({"b1": ["a1", "b0", "a0"]}, right)):
+        (condition,) = insert_task_vector(model, zero, fits, 0, sums=sums, **options)
+        tokens = top_tokens(model, zero, [condition])[0]
+        assert (tokens == answers).double().mean() == expected
 
 
 def test_mean_states_of_demonstrations_are_put_in():
-    model, prompts = planted_model(), planted_prompts()
+    model, prompts = planted_model(PAIR), planted_prompts(PAIR)
     fits = {"vectors": function_vectors(model, prompts, top=1)}
     zero = prompts[prompts["label"] == "zero"]
     options = {"controls": {"other_heads": 0, "isotropic": 2, "other_task": 1}}
@@ -145,7 +156,7 @@ def test_mean_states_of_demonstrations_are_put_in():
     shown = prompts[(prompts["label"] == "shown") & (prompts["split"] == "train")]
     states, _ = collect(model, shown["tokens"].tolist(), ["blocks.2.resid_post"], "last")
     rows = states[Site(2, "resid_post")]
-    of_task = {t: [n for n, topic in enumerate(shown["topic"]) if topic == t] for t in TASKS}
+    of_task = {t: [n for n, topic in enumerate(shown["topic"]) if topic == t] for t in PAIR}
     means = {task: rows[numbers].mean(0) for task, numbers in of_task.items()}
     expected = torch.stack([means[task] for task in zero["topic"]])
     by_source = {

@@ -85,7 +85,7 @@ def test_another_template_is_filled_whatever_the_words_are(tmp_path):
     ("options", "message"),
     [
         ({"tasks": ["left"]}, "dataset.tasks: no task 'left'; valid: up, down"),
-        ({"shots": 6}, "task 'up' has 6 pairs in train; valid: more than the 6 shots"),
+        ({"shots": 6}, "task 'up' has 6 pairs in train; valid: more than 6 shots"),
         ({"shots": 1}, "dataset.shots: 1 is less than 2"),
         ({"template": "{input}"}, "valid: a text with {input} that ends in {output}"),
     ],

@@ -10,9 +10,10 @@ from pipeline.data.tables import read_table, text_column
 
 KINDS = ("shown", "shuffled", "zero", "mixed")
 """Labels: `shown`, true shots; `shuffled`, the same shots, each with the next one's answer in a
-random cycle; `zero`, no shots; `mixed`, the same shots, each with an answer of another task. A model
-that knows a task by what its answers look like solves it with shuffled answers too (Min et al.
-2022), but not with mixed ones. A single task has none."""
+random cycle; `zero`, no shots; `mixed`, the same shots, each with an answer of another task.
+
+A model that knows a task by its answers solves it with shuffled ones too, but not with mixed ones;
+a single task has none of these. Source: Min et al. 2022, "Rethinking the role of demonstrations"."""
 _COLUMNS = ("task", "input", "output", "split")
 Pair = tuple[str, str]
 
@@ -59,10 +60,10 @@ def in_context(
             raise ValueError(f"dataset.{name}: {value} is less than {least}")
     by_task = _pairs(path, tasks)
     for task, by_split in by_task.items():
-        if len(by_split.get("train", ())) <= shots:
+        size = len(by_split.get("train", ()))
+        if size <= shots:
             raise ValueError(
-                f"{path}: task {task!r} has {len(by_split.get('train', ()))} pairs in train; valid: "
-                f"more than the {shots} shots"
+                f"{path}: task {task!r} has {size} pairs in train; valid: more than {shots} shots"
             )
     rows = []
     for task, by_split in by_task.items():

@@ -148,8 +148,8 @@ def head_effects(fits: Mapping[str, Any], *, fit: str) -> pd.DataFrame:
 
     Returns:
         One row per task, and one for `ALL_TASKS`, by layer and head: `task`, `layer`, `head`,
-        `label` of the prompts, `effect`, `stderr` over prompts (stratified by task), `n` prompts, `p` (one-sided, of no
-        effect), `p_adjusted` (Benjamini-Hochberg over all heads) and `is_top`.
+        `label` of the prompts, `effect`, `stderr` over prompts (stratified by task), `n` prompts,
+        `p` (one-sided, of no effect), `p_adjusted` (Benjamini-Hochberg over all heads), `is_top`.
 
     Raises:
         ValueError: no such fit.
