@@ -8,6 +8,8 @@ import pytest
 
 from pipeline.data.datasets import PROMPT_COLUMNS
 from pipeline.data.in_context import in_context
+from pipeline.embedded.behaviours.in_context import LIST_TASKS, PLACED, TASKS, split_of
+from pipeline.embedded.vocabulary.countries import COUNTRIES
 
 PAIRS = {task: [(f"{task}{n}", f"{task.upper()}{n}") for n in range(12)] for task in ("up", "down")}
 SPLITS = ["train"] * 6 + ["val"] * 2 + ["test"] * 4
@@ -93,3 +95,22 @@ def test_another_template_is_filled_whatever_the_words_are(tmp_path):
 def test_wrong_options_are_named(options, message, path):
     with pytest.raises(ValueError, match=message):
         in_context(path=path, **{"shots": 3, **options})
+
+
+def test_word_pairs_are_true_and_held_out_as_in_training():
+    table = pd.read_json("data/word_pairs.jsonl", lines=True)
+    assert not table.duplicated(["task", "input"]).any()
+    capitals = {country.name: country.capital for country in COUNTRIES}
+    counts = table.groupby("task").size()
+    assert set(counts.index) == {*TASKS, *LIST_TASKS} and counts.min() > 50
+    for row in table.to_dict("records"):
+        task, source, output = row["task"], row["input"], row["output"]
+        if task in TASKS:
+            assert dict(TASKS[task])[source] == output
+            assert split_of(task, source) == row["split"]
+            continue
+        place, operation = task.split("-")
+        listed = source.split(", ")
+        asked = listed[0 if place == "first" else -1]
+        assert len(set(listed)) == 3 and PLACED[place][asked] == row["split"]
+        assert output == (asked if operation == "copy" else capitals[asked])

@@ -31,7 +31,7 @@ def read(name):
 def test_files_are_those_of_the_generator(tmp_path):
     write_study_data(tmp_path, STUDY_SEED)
     files = sorted(tmp_path.iterdir())
-    assert len(files) == 10
+    assert len(files) == 11
     for file in files:
         assert file.read_bytes() == (Path("data") / file.name).read_bytes(), file.name
 

@@ -13,7 +13,8 @@ KINDS = ("shown", "shuffled", "zero", "mixed")
 random cycle; `zero`, no shots; `mixed`, the same shots, each with an answer of another task.
 
 A model that knows a task by its answers solves it with shuffled ones too, but not with mixed ones;
-a single task has none of these. Source: Min et al. 2022, "Rethinking the role of demonstrations"."""
+a single task has none of these. Source: Min et al. 2022, "Rethinking the role of demonstrations".
+"""
 _COLUMNS = ("task", "input", "output", "split")
 Pair = tuple[str, str]
 

@@ -190,8 +190,8 @@ def insertion_bars(
             figure,
             [
                 f"{split.capitalize()} split, layer and strength chosen on validation, number of",
-                f"prompts: {', '.join(notes)}. Lines: 95 % intervals over {cluster}s, of controls none:",
-                "mean over draws. Last group: mean of the tasks, interval clustered by task.",
+                f"prompts: {', '.join(notes)}. Lines: 95 % intervals over {cluster}s, of controls",
+                "none: mean over draws. Last group: mean of the tasks, interval clustered by task.",
             ],
         )
     return figure
