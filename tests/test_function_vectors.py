@@ -17,6 +17,7 @@ from pipeline.methods.task_vectors import FunctionVectors
 from pipeline.model.loading import LanguageModel
 from pipeline.model.output_projections import head_outputs
 from pipeline.model.sites import Site
+from pipeline.model.unembedding import lens_logits
 
 HEADS, WIDTH, ITEMS = 2, 32, 4
 PLANTED = (1, 0)
@@ -239,6 +240,24 @@ def test_effects_are_what_a_loop_over_hooks_gives(family):
     overall = table[table["task"] == ALL_TASKS]
     assert torch.allclose(torch.tensor(overall["effect"].to_numpy()).float(), mean.flatten())
     assert overall["is_top"].sum() == 3 and overall["n"].eq(4).all()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "olmo2"])
+def test_what_is_inserted_at_the_last_block_is_added_to_its_output(family):
+    model = tiny(family)
+    prompts = random_tasks(model)
+    fits = {"vectors": function_vectors(model, prompts, top=3)}
+    controls = {"other_task": 0, "isotropic": 0, "other_heads": 0}
+    options = {"fit": "vectors", "layers": [LAYERS - 1], "controls": controls, "strengths": [2.0]}
+    conditions = list(insert_task_vector(model, prompts, fits, 0, **options))
+    tokens = prompts["tokens"].tolist()
+    logits = score_last(model, tokens, conditions, lambda rows: rows, batch_tokens=400)[0]
+    states, _ = collect(model, tokens, [Site(LAYERS - 1, "resid_post")], "last")
+    heads = fits["vectors"].outputs
+    summed = sum(heads[:, layer, head] for layer, head in fits["vectors"].top)
+    added = torch.stack([summed[["a", "b"].index(task)] for task in prompts["topic"]])
+    expected = lens_logits(model, states[Site(LAYERS - 1, "resid_post")] + 2 * added)
+    assert torch.allclose(logits, expected, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -154,7 +154,7 @@ def insertion_bars(
     tasks = list(rows["topic"].unique())
     every = [*tasks, "mean of tasks"]
     notes = []
-    with panels(len(arms), width=max(5.2, 1.05 * len(every)), height=3.8) as (figure, axes):
+    with panels(len(arms), width=max(5.2, 0.85 * len(every)), height=3.8) as (figure, axes):
         keys: dict[str, Any] = {}
         for axis, arm in zip(axes, arms, strict=True):
             at = select(rows, arm=arm)
@@ -181,7 +181,7 @@ def insertion_bars(
             axis.axvline(len(tasks) - 0.5, color="#999999", lw=0.8)
             axis.set_xticks(range(len(every)), [textwrap.fill(t, 11) for t in every], fontsize=10)
             axis.tick_params(axis="x", length=0, labelbottom=True)
-            axis.set_title(f"{arm}: layer {layer}, strength {strength:g}")
+            axis.set_title(f"{arm}: layer {layer:g}, strength {strength:g}")
             notes.append(f"{arm} {len(setting['sample'].unique())}")
         percent_axis(axes[0])
         axes[0].set_ylabel(called)
