@@ -1,6 +1,6 @@
 """Insert a task's vector at a prompt's last token, in place of demonstrations of the task."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import product
 from typing import Any
@@ -15,7 +15,6 @@ from pipeline.engine.conditions import (
     CONTROL,
     Condition,
     Edit,
-    Intervention,
     PerPrompt,
 )
 from pipeline.methods.directions import FITTED
@@ -81,14 +80,14 @@ def insert_task_vector(
     chosen = chosen_layers(layers, model.n_layers, model.name)
     at_layers = _by_layer(fitted, vector, fitted.top, sums)
     of_prompts = [fitted.tasks.index(task) for task in prompts["topic"]]
-    operation = Add if vector == "heads" else _replace
     drawn = [(name, draw) for name in CONTROLS for draw in range(controls.get(name, 0))]
     for source, draw in [(FITTED, 0), *drawn]:
         values = at_layers
         if source != FITTED:
             values = _control(fitted, at_layers, source, seed, draw)
         for strength, layer in product(strengths, chosen):
-            edit = operation(PerPrompt(values[of_prompts, layer]), strength)
+            value = PerPrompt(values[of_prompts, layer])
+            edit = Add(value, strength) if vector == "heads" else Replace(value)
             yield Condition(
                 {
                     "intervention": "add" if vector == "heads" else "replace",
@@ -104,14 +103,10 @@ def insert_task_vector(
             )
 
 
-def _replace(value: PerPrompt, strength: float) -> Intervention:
-    return Replace(value)
-
-
 def _by_layer(
     fitted: FunctionVectors,
     vector: str,
-    heads: Any,
+    heads: Iterable[tuple[int, int]],
     sums: Mapping[str, list[str]],
 ) -> Float[Tensor, "task layer d_model"]:
     """Return what is inserted for each task at each layer."""
