@@ -71,7 +71,7 @@ def insertion_by_layer(
     """
     called = _share(summary, metric)
     rows = select(scores, split=split, arm=[arm, shown], metric=metric)
-    tasks = list(rows["topic"].unique())
+    tasks = sorted(rows["topic"].unique(), key=str.casefold)
     bands, counts, drawn = [], [], []
     with panels(len(tasks), height=3.6) as (figure, axes):
         for axis, task in zip(axes, tasks, strict=True):
@@ -151,7 +151,7 @@ def insertion_bars(
     """
     called = _share(summary, metric)
     rows = select(scores, split=split, arm=[*arms, shown], metric=metric)
-    tasks = list(rows["topic"].unique())
+    tasks = sorted(rows["topic"].unique(), key=str.casefold)
     every = [*tasks, "mean of tasks"]
     notes = []
     with panels(len(arms), width=max(5.2, 0.85 * len(every)), height=3.8) as (figure, axes):
