@@ -125,7 +125,10 @@ def test_every_study_is_in_the_docs():
         for path in (ROOT / "conf" / "study").glob("*.yaml")
         if "- /model: embedded\n" not in path.read_text()
     }
-    assert set(params["studies"]) == studies - on_others and on_others == {"sentiment"}
+    assert set(params["studies"]) == studies - on_others and on_others == {
+        "sentiment",
+        "task_arithmetic",
+    }
 
 
 def test_the_table_of_families_is_that_of_the_code_and_of_the_tests():

@@ -12,6 +12,7 @@ from pipeline.embedded import (
     relation_prompts,
     sense_prompts,
     sum_prompts,
+    task_prompts,
     vocabulary_prompts,
 )
 from pipeline.embedded.behaviours import lists, refusal, text
@@ -36,6 +37,7 @@ def write_study_data(folder: Path, seed: int) -> None:
         "translations": lens_prompts.translations(Random(seed)),
         "two_hops": prompt_tables.two_hops(Random(seed)),
         "vocabulary": vocabulary_prompts.vocabulary(Random(seed)),
+        "word_pairs": task_prompts.word_pairs(Random(seed)),
     }
     for name, rows in tables.items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from pipeline.model.hooks import starting_at
 from pipeline.model.loading import LanguageModel
-from pipeline.model.sites import STREAM_WIDE, Site
+from pipeline.model.output_projections import norm_scale, written
+from pipeline.model.sites import Site
 
 
 @torch.inference_mode()
@@ -60,11 +61,11 @@ def direct_logits(
     width = model.width(site)
     if directions.shape[-1] != width:
         raise ValueError(f"directions are {directions.shape[-1]} wide, {site} is {width}")
-    written = _written(model, site, directions.float())
+    directions = written(model, site, directions.float())
     norm = model.decoder.get_submodule(model.architecture.final_norm)
     if isinstance(norm, nn.LayerNorm):
-        written = written - written.mean(-1, keepdim=True)
-    read = written.to(norm.weight.device) * _scale(model, norm)
+        directions = directions - directions.mean(-1, keepdim=True)
+    read = directions.to(norm.weight.device) * norm_scale(model, norm)
     # In parts: an unembedding of 256 000 tokens in float32 may exceed the model's own weights.
     parts = model.hf.get_output_embeddings().weight.split(16384)
     logits = torch.cat([read.to(part.device) @ part.float().T for part in parts], -1)
@@ -82,7 +83,7 @@ def value_vectors(model: LanguageModel, layer: int) -> Float[Tensor, "neurons d_
     """
     site = Site(layer, "mlp_act")
     identity = torch.eye(model.width(site), device=model.device_of(site))
-    return _written(model, site, identity)
+    return written(model, site, identity)
 
 
 @torch.no_grad()
@@ -96,7 +97,7 @@ def readout_vectors(
     """
     norm = model.decoder.get_submodule(model.architecture.final_norm)
     weight = model.hf.get_output_embeddings().weight
-    rows = weight[tokens.to(weight.device)].float().to(norm.weight.device) * _scale(model, norm)
+    rows = weight[tokens.to(weight.device)].float().to(norm.weight.device) * norm_scale(model, norm)
     return rows - rows.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else rows
 
 
@@ -126,28 +127,7 @@ def _factors(
     centred = streams.float()
     if isinstance(norm, nn.LayerNorm):
         centred = centred - centred.mean(-1, keepdim=True)
-    scaled = centred * _scale(model, norm)
+    scaled = centred * norm_scale(model, norm)
     bias = getattr(norm, "bias", None)
     output = norm(streams).float() - (0 if bias is None else bias.float())
     return (output * scaled).sum(-1) / scaled.pow(2).sum(-1)
-
-
-def _written(
-    model: LanguageModel, site: Site, directions: Float[Tensor, "*axes width"]
-) -> Float[Tensor, "*axes d_model"]:
-    """Map directions at a site to what they add to the residual stream."""
-    if site.component in (*STREAM_WIDE, "embed"):
-        return directions
-    projection, _ = model.module_of(site)
-    weight: Tensor = projection.weight  # type: ignore[assignment]
-    # GPT-2 stores its projections transposed, as Conv1D [in, out].
-    matrix = weight if projection.__class__.__name__ == "Conv1D" else weight.T
-    written = directions.to(matrix.device) @ matrix.float()
-    after, _ = model.module_of(Site(site.layer, "attn_out" if site.component == "z" else "mlp_out"))
-    # A post-norm has a weight; an attention or MLP module has none of its own.
-    return written * _scale(model, after) if hasattr(after, "weight") else written
-
-
-def _scale(model: LanguageModel, norm: nn.Module) -> Float[Tensor, " d_model"]:
-    weight: Tensor = norm.weight  # type: ignore[assignment]
-    return model.architecture.norm_offset + weight.float()

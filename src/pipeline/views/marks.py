@@ -12,7 +12,7 @@ from pipeline.measures.bands import FEWEST, Band, band_over
 from pipeline.views.selection import CONTROLS
 
 GREY = "#6b6b6b"
-MARKERS = dict(zip(CONTROLS, ["^", "s", "o"], strict=True))
+MARKERS = dict(zip(CONTROLS, ["^", "s", "o", "D", "v"], strict=True))
 
 
 def draw_reference(axes: Axes, estimate: pd.Series, colour: str) -> None:
@@ -86,12 +86,11 @@ def draw_controls(
 
     Sources are offset along x by `apart`; their markers are filled with a colour.
     """
-    for number, (source, marker) in enumerate(MARKERS.items()):
-        rows = steered[steered["source"] == source]
-        if rows.empty:
-            continue
+    sources = [source for source in MARKERS if (steered["source"] == source).any()]
+    for number, source in enumerate(sources):
+        rows, marker = steered[steered["source"] == source], MARKERS[source]
         draws = rows.groupby(x)["mean"].agg(["mean", "min", "max"])
-        at = draws.index.to_numpy(dtype=float) + shift + (number - 1) * apart
+        at = draws.index.to_numpy(dtype=float) + shift + (number - (len(sources) - 1) / 2) * apart
         style: dict[str, Any] = {"color": GREY, "alpha": 0.75, "lw": 1}
         axes.vlines(at, draws["min"], draws["max"], **style)
         step = -(-len(draws) // 16)

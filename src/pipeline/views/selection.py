@@ -13,6 +13,8 @@ CONTROLS = {
     "shuffled": "shuffled labels",
     "covariance": "covariance-drawn",
     "isotropic": "isotropic",
+    "other_task": "vector of another task",
+    "other_heads": "sum of other heads",
 }
 """Control sources of a direction, in legend order."""
 

@@ -1,0 +1,1 @@
+"""Function vectors: what carries an in-context task, and its insertion into other prompts."""
