@@ -22,6 +22,12 @@ def test_a_runs_overrides_are_those_that_it_was_made_with():
     }
 
 
+def test_a_mapping_that_a_run_leaves_out_is_among_its_overrides():
+    overrides = ["collect.prompts=null"]
+    run, as_is = (compose_study("world_map", each, root=ROOT) for each in (overrides, []))
+    assert overrides_of(run, as_is) == overrides
+
+
 def test_the_page_has_commands_numbers_and_figures():
     numbers = {"add": {"metric": "n", "unit": "", "goal": None, "baseline": {"mean": 2.0, "n": 5}}}
     numbers["add"]["baseline"] |= {"low": 1.0, "high": 3.0}

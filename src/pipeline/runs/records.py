@@ -78,10 +78,12 @@ def overrides_of(study: Study, default: Study, model: str | None = None) -> list
         for each in (study, default)
     )
     changed = [
-        _word(f"{key}={value}".replace(", ", ","))
+        _word(f"{key}={_written(value)}")
         for key, value in ran.items()
+        # A mapping that is left out altogether has no key of its own in the file's config.
+        if as_is.get(key, as_is) != value
         # Arms take their layers from the sweep's.
-        if as_is.get(key) != value and (key == "sweep.layers" or value != ran.get("sweep.layers"))
+        and (key == "sweep.layers" or value != ran.get("sweep.layers", ran))
     ]
     if study.model.path == default.model.path:
         return changed
@@ -140,6 +142,13 @@ def _numbers(summary: Mapping[str, Any]) -> dict[str, tuple[float, float, float]
         elif isinstance(value, int | float) and not isinstance(value, bool):
             estimates[key] = (float(value), nan, nan)
     return estimates
+
+
+def _written(value: Any) -> str:
+    """Write a value as Hydra's override grammar has it."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value).replace(", ", ",")
 
 
 def _word(override: str) -> str:
