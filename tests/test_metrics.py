@@ -184,6 +184,9 @@ OF_LOGITS = [
     logits.answer_over_foil,
     logits.answer_log_probability,
     logits.kl_divergence,
+    logits.label_log_odds,
+    logits.text_is_top,
+    logits.top_token_changes,
 ]
 
 
@@ -214,7 +217,7 @@ def test_every_metric_declares_its_scale() -> None:
         if function.__module__ == module.__name__ and not name.startswith("_")
     ]
     helpers = {logits.summed_log_odds, logits.divergence}
-    tested = {getattr(metric, "func", metric) for metric in ALL}
+    tested = {getattr(metric, "func", metric) for metric in ALL} | {metrics.final_number_right}
     assert set(public) - helpers == {*tested, *OF_LOGITS}
     for metric in (*ALL, *OF_LOGITS):
         options = {"tokens": ["a"], "foils": ["b"], "token": "a", "foil": "b"}

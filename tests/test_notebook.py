@@ -143,7 +143,7 @@ WRONG = {
     'Site("2", "resid_pre")': "layer '2'; valid: a whole number",
     'Add(torch.ones(32), "1")': "strength is '1'; valid: a number or a tensor",
     "logits(model, [[5]], [Condition(edits=(Edit(SITE, Add(torch.ones(32), torch.ones(3))),))])": (
-        "strength has the shape [3]; valid: a number"
+        "strength is 3 wide, at blocks.1.resid_pre it must be 32"
     ),
     'Replace("mean")': "value is 'mean'; valid: a number or a tensor",
     "ProjectOut(torch.zeros(32))": "the direction to project out is zero",

@@ -42,8 +42,9 @@ def test_the_studies_pass(path):
     assert len(planned.prompts)
     known = {part.name.removesuffix("-validation") for part in planned.parts}
     arms = set(study.sweep.arms) if study.sweep else set()
-    # They collect states, steer with another study's fit, or edit with values yet to be chosen.
-    unknown = {"back_patching": arms, "endings": {"steered"}, "key_values": arms}
+    # They collect states, steer with another study's fit, or edit with what is yet to be fitted.
+    of_states = dict.fromkeys(("back_patching", "patchscopes", "key_values", "relations"), arms)
+    unknown = of_states | {"endings": {"steered"}}
     assert known == arms - unknown.get(path.stem, set())
 
 

@@ -39,7 +39,7 @@ def test_a_study_runs_whole_on_a_gemma_2_shape(study, tmp_path):
     ("study", "option", "message"),
     [
         ("probes", "fits.probe.targets=[number]", "fits.probe: no column 'number' in the dataset"),
-        ("probes", "fits.probe.folds=30", "fits.probe: folds: 30; valid: 2 to 26, the topics of"),
+        ("probes", "fits.probe.folds=30", "fits.probe: folds: 30; valid: 2 to 24, the topics of"),
         ("probes", "fits.probe.component=resid_post", "fits.probe.component: 'resid_post' is not"),
         ("parse_trees", "fits.distances.rank=400", "fits.distances: rank: 400; valid: 1 to 192"),
         ("parse_trees", "fits.distances.heads=topic", "heads 'key' are not numbers"),

@@ -334,7 +334,7 @@ def test_selection_from_the_command_line(tmp_path):
     table.write_text(json.dumps(rows))
     done = run(ROOT, "select", str(table), "--layers", "8")
     assert json.loads(done.stdout)["layer"] == 4
-    refused = run(ROOT, "select", str(table), "--layers", "2")
+    refused = run(ROOT, "select", str(table), "--layers", "6", "--layer-share", "0.5")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: none of 2 candidates passes the filters")
 

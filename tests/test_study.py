@@ -107,7 +107,7 @@ def test_a_node_file_in_the_wrong_folder_is_refused():
         ("dataset._target_=pipeline.none", "dataset._target_ 'pipeline.none' cannot be imported"),
         ("model=gpt9", "Could not find 'model/gpt9' Available options in 'model': embedded"),
         ("tracking.mode=on", "tracking.mode: 'on' is unknown; valid: offline, online, disabled"),
-        ("nonsense", "missing EQUAL"),
+        ("nonsense", "override nonsense cannot be parsed; quote"),
         ("sweep.arms.add.components=[]", "components is empty: the arm would change nothing"),
         ("sweep.arms.add.fit=directoin", "sweep.arms.add.fit: 'directoin' is unknown; valid: dire"),
         ("sweep.arms.add.gaol=raise", "sweep.arms.add.gaol: unknown key; did you mean goal? vali"),

@@ -205,13 +205,6 @@ def text_is_top(
     return is_top.masked_fill(tokens < 0, torch.nan)
 
 
-def top_token_changed(
-    after: NextToken, *, layer: int | None = None
-) -> Annotated[Float64[Tensor, " rows"], Scale("the top token changed", share=True)]:
-    """Score 1 if the top token is another than the unedited model's, else 0."""
-    return (after.logits(layer).argmax(-1) != after.clean(layer).argmax(-1)).double()
-
-
 def answer_over_foil(
     after: NextToken, *, layer: int | None = None
 ) -> Annotated[Float64[Tensor, " rows"], Scale("logit(answer) - logit(foil)", "nats")]:

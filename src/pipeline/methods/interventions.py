@@ -49,10 +49,10 @@ class _Directed:
         _check_number("strength", self.strength)
 
     def check(self, model: LanguageModel, site: Site) -> None:
-        """Raise a ValueError if the direction is not as wide as the site, or strength no number."""
+        """Raise a ValueError if the direction, or a strength by dimension, is not the site's width."""
         _check_width("direction", self.direction, model.width(site), site)
         if np.ndim(self.strength):
-            raise ValueError(f"strength has the shape {list(self.strength.shape)}; valid: a number")
+            _check_width("strength", self.strength, model.width(site), site)
 
 
 @dataclass(frozen=True, eq=False)
