@@ -23,16 +23,20 @@ SITE = Site(1, "resid_pre")
 
 @dataclass(frozen=True, eq=False)
 class Spoil:
-    """An intervention that writes one value everywhere, by its name: a number would be checked."""
+    """An intervention that writes a fraction everywhere: 0 / 0 is not a number, 1 / 0 infinite."""
 
-    value: str
+    numerator: float
+    denominator: float
 
     def edit(self, hidden: Tensor) -> Tensor:
-        return hidden * 0 + float(self.value)
+        return (hidden * 0 + self.numerator) / self.denominator
 
 
-def spoiled(value: str, positions="all") -> list[Condition]:
-    edit = Edit(SITE, Spoil(value), positions)
+FINE, NAN, INFINITE = Spoil(1.0, 1.0), Spoil(0.0, 0.0), Spoil(1.0, 0.0)
+
+
+def spoiled(by: Spoil, positions="all") -> list[Condition]:
+    edit = Edit(SITE, by, positions)
     return [Condition({"arm": "fine"}), Condition({"arm": "spoiled"}, edits=(edit,))]
 
 
@@ -53,11 +57,11 @@ RUNS = {
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("value", ["nan", "inf"])
-def test_a_run_stops_and_names_the_condition(run, value):
-    RUNS[run](tiny("llama"), spoiled("1"))
+@pytest.mark.parametrize("by", [NAN, INFINITE], ids=["nan", "inf"])
+def test_a_run_stops_and_names_the_condition(run, by):
+    RUNS[run](tiny("llama"), spoiled(FINE))
     with pytest.raises(ValueError, match=r"rows are not finite, first under arm spoiled: "):
-        RUNS[run](tiny("llama"), spoiled(value))
+        RUNS[run](tiny("llama"), spoiled(by))
 
 
 @pytest.mark.parametrize("top", [{}, {"top_k": 5}, {"top_p": 0.9}])
@@ -69,7 +73,7 @@ def test_edits_of_generated_tokens_are_checked_too(temperature, top):
         generate(
             tiny("llama"),
             PROMPTS,
-            spoiled("nan", "generated"),
+            spoiled(NAN, "generated"),
             Decoding(max_new_tokens=4, temperature=temperature, **top),
         )
 
@@ -99,7 +103,7 @@ def test_infinite_activations_are_not_collected():
     with pytest.raises(ValueError, match=f"activations at {site} of .* are not finite: float16"):
         collect(overflowing(), PROMPTS, [site], "all")
     with pytest.raises(ValueError, match="a smaller strength may help; if the clean run is not"):
-        generate(tiny("llama"), PROMPTS, spoiled("inf"))
+        generate(tiny("llama"), PROMPTS, spoiled(INFINITE))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class _Directed:
         _check_number("strength", self.strength)
 
     def check(self, model: LanguageModel, site: Site) -> None:
-        """Raise a ValueError if the direction, or a strength by dimension, is not the site's width."""
+        """Raise a ValueError if the direction, or a strength by dimension, has the wrong width."""
         _check_width("direction", self.direction, model.width(site), site)
         if np.ndim(self.strength):
             _check_width("strength", self.strength, model.width(site), site)
