@@ -216,12 +216,12 @@ def test_every_metric_declares_its_scale() -> None:
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and not name.startswith("_")
     ]
-    helpers = {logits.summed_log_odds, logits.divergence}
+    helpers = {logits.summed_log_odds, logits.divergence, logits.token_groups, logits.group_levels}
     tested = {getattr(metric, "func", metric) for metric in ALL} | {metrics.final_number_right}
     assert set(public) - helpers == {*tested, *OF_LOGITS}
     for metric in (*ALL, *OF_LOGITS):
         options = {"tokens": ["a"], "foils": ["b"], "token": "a", "foil": "b"}
-        options |= {"phrases": ["a"], "pattern": "a"}
+        options |= {"phrases": ["a"], "pattern": "a", "column": "answer"}
         scale = scale_of(getattr(metric, "func", metric), options)
         assert scale.name and not (scale.share and scale.bounded)
         assert "{" not in scale.label and not (scale.unit and scale.percent)
