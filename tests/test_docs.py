@@ -22,7 +22,17 @@ from pipeline.runs.arguments import parser
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 TEXTS = {"README.md": README, **DOCS}
-HEAVY = ("refusal", "sentiment", "model=", "compare", "show", "doctor", "select", "mine")
+HEAVY = (
+    "refusal",
+    "sentiment",
+    "task_arithmetic",
+    "model=",
+    "compare",
+    "show",
+    "doctor",
+    "select",
+    "mine",
+)
 """Words of commands that need results, another model or minutes: parsed, and tried elsewhere."""
 
 
