@@ -1,11 +1,10 @@
 """Back-patching against states that a hook overwrites by hand, one prompt and pair at a time."""
 
-from contextlib import contextmanager
-
 import pandas as pd
 import pytest
 import torch
 from families import LAYERS, random_prompts, tiny
+from plain_hooks import hooked, output, state
 
 from pipeline.data.datasets import tokenise
 from pipeline.engine.conditions import CANDIDATE, CONTROL
@@ -25,26 +24,6 @@ def positions_of(prompt, subject) -> dict[str, list[int]]:
     words = prompt.split()
     subject_at = max(n for n, word in enumerate(words) if word == subject)
     return {"last": [len(words) - 1], "subject": [subject_at], "[-2, -1]": [-2, -1]}
-
-
-@contextmanager
-def hooked(block, hook):
-    handle = block.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def output(value):
-    return value[0] if isinstance(value, tuple) else value
-
-
-def state(model, tokens, layer):
-    seen = []
-    with hooked(model.blocks[layer], lambda _, __, out: seen.append(output(out)[0].clone())):
-        model.hf(torch.tensor([tokens]), use_cache=False)
-    return seen[0]
 
 
 def overwritten(model, tokens, layer, positions, values):

@@ -1,12 +1,12 @@
 """Patchscopes against a hook by hand, a substituted token, and a bridge planted in a layer."""
 
 import copy
-from contextlib import contextmanager
 
 import pandas as pd
 import pytest
 import torch
 from families import LAYERS, WIDTH, random_prompts, tiny, tokenizer
+from plain_hooks import hooked, output, state
 
 from pipeline.data.datasets import tokenise
 from pipeline.data.prompts import doubts
@@ -33,27 +33,11 @@ def dataset(model, count=5) -> pd.DataFrame:
     return tokenise(frame, model.tokenizer)
 
 
-@contextmanager
-def hooked(block, hook):
-    handle = block.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def output(value):
-    return value[0] if isinstance(value, tuple) else value
-
-
 def source_state(model, row, layer):
     words = row["source"].split()
     at = max(n for n, word in enumerate(words) if word == row["source_subject"])
     tokens = model.tokenizer(row["source"])["input_ids"]
-    seen = []
-    with hooked(model.blocks[layer], lambda _, __, out: seen.append(output(out)[0].clone())):
-        model.hf(torch.tensor([tokens]), use_cache=False)
-    return seen[0][at]
+    return state(model, tokens, layer)[at]
 
 
 def patched(model, row, layer, value):
