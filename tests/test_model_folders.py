@@ -116,9 +116,29 @@ def test_damaged_files_and_adapters_are_found_without_reading_weights(folder):
     weights.write_bytes(content)
     (folder / "pytorch_model.bin").unlink()
     check_files(str(folder))
-    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    with pytest.raises(ValueError, match="has an adapter"):
-        check_files(str(folder))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_text('{"peft_type": "LORA"}')
+        with pytest.raises(ValueError, match=rf"has an adapter \({name}\)"):
+            check_files(str(folder))
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"hidden_act": "gelux"}, "has hidden_act 'gelux', which transformers does not know"),
+        ({"rope_parameters": {"rope_type": "yarm", "rope_theta": 1e4}}, "has rope_type 'yarm'"),
+        ({"dtype": "float7"}, "cannot be loaded: .*float7"),
+        ({"vocab_size": -1}, "no model can be built from the config"),
+        ({"model_type": "bert"}, "model type 'bert' of .* is not supported; valid: gemma"),
+    ],
+)
+def test_values_that_transformers_does_not_know_are_named(folder, entries, message):
+    edit(folder, "config.json", **entries)
+    with pytest.raises(ValueError, match=message):
+        LanguageModel.load(str(folder))
+    with pytest.raises(ValueError, match=message):
+        without_weights(Model(path=str(folder)), tokenizer())
 
 
 def test_truncated_pickles_are_one_line(folder):

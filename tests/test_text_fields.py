@@ -1,4 +1,4 @@
-"""YAML's booleans and numbers where text is expected: refused in every field that is text."""
+"""YAML scalars of another type than the field's: refused, never converted."""
 
 import shutil
 from pathlib import Path
@@ -11,6 +11,7 @@ from pipeline.data.prompts import select_prompts
 
 ROOT = Path(__file__).parents[1]
 BOOLEAN = "YAML reads this as the boolean {}, but it must be text; quote it"
+NUMBER = "YAML reads this as the boolean {}, but it must be a number"
 
 
 @pytest.fixture
@@ -58,6 +59,8 @@ def compose(tmp_path):
         ("refusal", "name: refusal", "name: refusal\ndataset: {path: 007}", "dataset.path: YAML"),
         ("refusal", "question: ", "question: yes # ", f"question: {BOOLEAN.format('true')}"),
         ("refusal", "  cluster: sample\n", "  cluster: on\n", "score.cluster: YAML reads this as"),
+        ("refusal", "strengths: [", "strengths: ['0.5', ", "strengths[0]: '0.5' is text, but it"),
+        ("refusal", "strengths: [", "strengths: [yes, ", f"strengths[0]: {NUMBER.format('true')}"),
     ],
 )  # fmt: skip
 def test_what_yaml_takes_for_something_else_is_refused(compose, study, old, new, message):

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.errors import explain
 from pipeline.config.sections import MISSING, Node
-from pipeline.config.text_fields import check_text
+from pipeline.config.text_fields import check_scalars
 
 READS = {
     "model": "the language model",
@@ -104,7 +104,7 @@ def check_node(
         raise ValueError(f"{key}._target_ {path!r} {error}") from error
     options = {name: value for name, value in node.items() if name != "_target_"}
     schema = _schema(function, settings)
-    check_text(options, schema, key)
+    check_scalars(options, schema, key)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), options)
         filled = OmegaConf.to_container(merged, throw_on_missing=True, resolve=True)

@@ -39,6 +39,13 @@ def not_text(value: Any) -> str:
     return f"YAML reads this as the {kind} {shown}, but it must be text; quote it in the YAML"
 
 
+def not_number(value: bool | str) -> str:
+    """Describe a YAML boolean or text that stands where a number is expected."""
+    if isinstance(value, bool):
+        return f"YAML reads this as the boolean {str(value).lower()}, but it must be a number"
+    return f"{value!r} is text, but it must be a number; leave the quotes out"
+
+
 def one_line(error: BaseException) -> str:
     """Format the OmegaConf error behind a Hydra error like `explain`."""
     cause: BaseException | None = error

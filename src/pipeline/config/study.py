@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.config.contracts import PACKAGES, check_node
 from pipeline.config.errors import at_key, explain, one_line
 from pipeline.config.sections import Arm, Model, Node, Study
-from pipeline.config.text_fields import check_text, without_text_types
+from pipeline.config.text_fields import check_scalars, without_text_types
 from pipeline.config.values import check_values
 
 
@@ -78,7 +78,7 @@ def load_model_section(path: Path) -> Model:
     """
     try:
         values = OmegaConf.load(path)
-        check_text(OmegaConf.to_container(values), Model, f"conf/model/{path.name}: model")
+        check_scalars(OmegaConf.to_container(values), Model, f"conf/model/{path.name}: model")
         section = OmegaConf.merge(OmegaConf.structured(Model), values)
         OmegaConf.to_container(section, throw_on_missing=True)
         model = OmegaConf.to_object(section)
@@ -119,7 +119,7 @@ def _sections(study: Study) -> Iterator[tuple[str, dict[str, Node], str]]:
 
 def _baseline(values: Node, key: str) -> Node:
     """Check the types of an arm without a node and fill in its defaults."""
-    check_text(values, Arm, key)
+    check_scalars(values, Arm, key)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Arm), values)
     except OmegaConfBaseException as error:
@@ -144,7 +144,7 @@ def check_packages(packages: Sequence[str]) -> None:
 def _typed(config: Any) -> Study:
     try:
         plain = OmegaConf.to_container(config, throw_on_missing=True, resolve=True)
-        check_text(plain, Study, "")
+        check_scalars(plain, Study, "")
         study = OmegaConf.to_object(
             OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.create(plain))
         )

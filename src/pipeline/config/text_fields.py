@@ -1,6 +1,6 @@
-"""Refuse YAML booleans and numbers where text is expected: `token: no`, `[007]`, `1e3`.
+"""Refuse YAML scalars of another type than a field's: `token: no`, `[007]`, `layers: [true]`.
 
-OmegaConf would convert them, `no` to "False" and `1e3` to "1000.0".
+OmegaConf would convert them: `no` to "False", `1e3` to "1000.0", `true` to 1, and "0.5" to 0.5.
 """
 
 import copy
@@ -10,38 +10,42 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
 
-from pipeline.config.errors import not_text
+from pipeline.config.errors import not_number, not_text
 
 
-def check_text(value: Any, annotation: Any, key: str) -> None:
-    """Fail if a boolean or a number stands where an annotation allows only text.
+def check_scalars(value: Any, annotation: Any, key: str) -> None:
+    """Fail if a boolean or a number stands where only text is allowed, or the reverse.
 
     Args:
         value: plain containers, as YAML gives them.
-        annotation: its type: `str`, a container of other annotations, or a dataclass.
+        annotation: its type: a scalar, a container of other annotations, or a dataclass.
         key: of the value, for the error.
 
     Raises:
         ValueError: names the full key, the value and its YAML type.
     """
     options = _options(annotation)
-    accepted = {type(value), float, Any} & set(options)
+    accepted = {type(value), Any} & set(options)
+    numeric = {int, float} & set(options)
     if isinstance(value, bool | int | float) and str in options and not accepted:
-        raise ValueError(f"{key}: {not_text(value)}")
+        if isinstance(value, bool) or not numeric:
+            raise ValueError(f"{key}: {not_text(value)}")
+    elif isinstance(value, bool | str) and numeric and not accepted:
+        raise ValueError(f"{key}: {not_number(value)}")
     for option in options:
         if isinstance(value, list) and get_origin(option) in (list, tuple):
             for number, item in enumerate(value):
-                check_text(item, get_args(option)[0], f"{key}[{number}]")
+                check_scalars(item, get_args(option)[0], f"{key}[{number}]")
         elif isinstance(value, Mapping) and get_origin(option) in (dict, Mapping):
             names, values = get_args(option)
             for name, item in value.items():
-                check_text(name, names, f"{key}.{name}" if key else str(name))
-                check_text(item, values, f"{key}.{name}" if key else str(name))
+                check_scalars(name, names, f"{key}.{name}" if key else str(name))
+                check_scalars(item, values, f"{key}.{name}" if key else str(name))
         elif isinstance(value, Mapping) and dataclasses.is_dataclass(option):
             hints = get_type_hints(option)
             for name, item in value.items():
                 if name in hints:
-                    check_text(item, hints[name], f"{key}.{name}" if key else str(name))
+                    check_scalars(item, hints[name], f"{key}.{name}" if key else str(name))
 
 
 @functools.cache

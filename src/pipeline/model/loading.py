@@ -20,7 +20,7 @@ from pipeline.model.gguf import local_path
 from pipeline.model.hub import check_path, folder_digest
 from pipeline.model.sites import Site, check_middle
 from pipeline.model.tokenizer import load_tokenizer
-from pipeline.model.weights import load_config, load_weights, unheeded
+from pipeline.model.weights import empty_model, load_config, load_weights, unheeded
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,9 @@ class LanguageModel:
         check_device_map(device_map)
         check_path(path, revision)
         device = choose_device(device)
-        stored = load_config(path, revision).dtype
+        config = load_config(path, revision)
+        architecture_of(config, path)
+        stored = config.dtype
         chosen = resolve_dtype(dtype, device, stored)
         if dtype == "auto" and DTYPES[chosen] is not (stored or torch.float32):
             log.warning("dtype auto: %s, as %s is slow on this processor", chosen, stored)
@@ -253,9 +255,7 @@ def load_model(section: Model) -> LanguageModel:
 
 def without_weights(section: Model, tokenizer: Any) -> LanguageModel:
     """Build the model of a study on the meta device, without weights, to check shapes fast."""
-    config = load_config(section.path, section.revision)
-    with torch.device("meta"):
-        hf = transformers.AutoModelForCausalLM.from_config(config)
+    hf = empty_model(section.path, load_config(section.path, section.revision))
     model = LanguageModel(hf, tokenizer, name=section.path)
     model.batch_tokens, model.template = section.batch_tokens, section.template
     return model

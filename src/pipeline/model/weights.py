@@ -60,11 +60,38 @@ def load_config(path: str, revision: str | None = None) -> Any:
     """
     try:
         config = transformers.AutoConfig.from_pretrained(local_path(path), revision=revision)
-    except (ValueError, OSError, KeyError, StrictDataclassError) as error:
+    except (ValueError, OSError, KeyError, AttributeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
         raise ValueError(f"the config of model.path {path!r} cannot be loaded: {reason}") from error
     _check_not_quantised(path, config)
     return config
+
+
+def empty_model(path: str, config: Any) -> Any:
+    """Build a transformers model on the meta device, to check shapes fast.
+
+    Raises:
+        ValueError: the config has a value that transformers does not know; names its key.
+    """
+    try:
+        with torch.device("meta"):
+            return transformers.AutoModelForCausalLM.from_config(config)
+    except KeyError as error:
+        keys = ", ".join(_keys_of(config.to_dict(), error.args[0])) or "a key"
+        raise ValueError(
+            f"the config of model.path {path!r} has {keys} {error}, which transformers does not "
+            "know"
+        ) from error
+    except (ValueError, RuntimeError, TypeError, ImportError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise ValueError(
+            f"no model can be built from the config of model.path {path!r}: {reason}"
+        ) from error
+
+
+def _keys_of(config: Mapping[Any, Any], value: Any) -> list[str]:
+    inner = (_keys_of(v, value) for v in config.values() if isinstance(v, Mapping))
+    return sorted({*(k for k, v in config.items() if v == value), *(k for ks in inner for k in ks)})
 
 
 def load_weights(
@@ -76,9 +103,11 @@ def load_weights(
 
     Raises:
         ValueError: damaged, missing or wrongly sized weights, or adapters that are not merged; the
-            latter transformers would replace by random ones, or leave out.
+            latter transformers would replace by random ones, or leave out. Also as
+            `empty_model`.
     """
     check_files(local_path(path))
+    empty_model(path, load_config(path, revision))
     placement = {"device_map": device_map} if device_map else {}
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
@@ -112,9 +141,9 @@ def check_files(path: str) -> None:
         ValueError: a truncated file, a pointer in place of a file, or an adapter.
     """
     folder = Path(path)
-    if (folder / "adapter_config.json").is_file():
+    for file in sorted(folder.glob("adapter_*")):
         raise ValueError(
-            f"model.path {path!r} has an adapter (adapter_config.json), which would not be "
+            f"model.path {path!r} has an adapter ({file.name}), which would not be "
             "applied; merge it into the weights first"
         )
     for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
