@@ -103,7 +103,7 @@ def test_layers_and_component_may_be_named():
     ("options", "message"),
     [
         ({"component": "mlp_out"}, "'mlp_out' is unknown; valid: resid_pre, resid_mid, resid_post"),
-        ({"donor": "none"}, "'none' is unknown; valid: same, other"),
+        ({"donor": "none"}, "donor 'none' is unknown; valid: same, other"),
         ({"source_layers": "late"}, "layers: 'late' is not `all`, `every N` or a list"),
         ({"target_layers": [7]}, "has no layer 7; valid: 0 to 3"),
         ({"source_layers": [0]}, r"no target of layers .* is below a source of layers \[0\]"),

@@ -138,9 +138,9 @@ def relation_tables() -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
 
 def test_relation_figures_count_correct_test_prompts_only(tmp_path):
     readings, scores = relation_tables()
-    options = {"reading": "p", "arm": "inverse", "random": "random", "target_state": "state"}
+    options = {"reading": "p", "arm": "inverse", "random": "random"}
     options |= {"metric": "edited", "correct": "correct"}
-    bars = relation_bars(readings, scores, "topic", 0, **options)
+    bars = relation_bars(readings, scores, "topic", 0, **options, target_state="state")
     left, right = bars.axes
     widths = [[bar.get_width() for bar in axis.patches] for axis in (left, right)]
     assert widths == [[0, 0, 75, 25], [0, 0, 50, 0, 100, 100]]

@@ -196,7 +196,7 @@ def test_another_rows_state_has_another_answer():
     ("options", "message"),
     [
         ({"component": "mlp_out"}, "'mlp_out' is unknown; valid: resid_pre, resid_mid, resid_post"),
-        ({"donor": "none"}, "'none' is unknown; valid: same, other"),
+        ({"donor": "none"}, "donor 'none' is unknown; valid: same, other"),
         ({"target_layers": [7]}, "has no layer 7; valid: 0 to 3"),
         ({"positions": [0, 1]}, r"positions \[0, 1\] name 2 tokens of sample 0; valid: one"),
         ({"source_positions": "all"}, "positions 'all' name .* tokens of sample 0; valid: one"),

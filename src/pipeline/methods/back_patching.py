@@ -17,11 +17,9 @@ from pipeline.engine.conditions import (
     PromptPositions,
 )
 from pipeline.methods.interventions import Replace
+from pipeline.methods.layer_pairs import source_and_target_layers
 from pipeline.model.loading import LanguageModel
-from pipeline.model.sites import Site, chosen_layers
-
-COMPONENTS = ("resid_pre", "resid_mid", "resid_post")
-DONORS = ("same", "other")
+from pipeline.model.sites import Site
 
 
 def back_patch(
@@ -50,7 +48,7 @@ def back_patch(
             prompt, or a list of positions.
         source_layers: `all`, or layers to read states from.
         target_layers: `all`, or layers to patch.
-        component: one of `COMPONENTS`; the paper uses `resid_post`, a block's output.
+        component: one of `layer_pairs.COMPONENTS`; the paper uses `resid_post`, a block's output.
         donor: `same`, or `other`: the states of another prompt; each prompt is used once.
 
     Yields:
@@ -63,12 +61,8 @@ def back_patch(
 
     Source: Biran et al. 2024, "Hopping too late".
     """
-    for value, valid in ((component, COMPONENTS), (donor, DONORS)):
-        if value not in valid:
-            raise ValueError(f"{value!r} is unknown; valid: {', '.join(valid)}")
-    sources, targets = (
-        chosen_layers(layers, model.n_layers, model.name)
-        for layers in (source_layers, target_layers)
+    sources, targets = source_and_target_layers(
+        model, source_layers, target_layers, component=component, donor=donor
     )
     pairs = [(source, target) for source in sources for target in targets if target < source]
     if not pairs:

@@ -22,10 +22,10 @@ from pipeline.engine.conditions import (
 )
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
-from pipeline.methods.back_patching import COMPONENTS, DONORS
 from pipeline.methods.interventions import Replace
+from pipeline.methods.layer_pairs import source_and_target_layers
 from pipeline.model.loading import LanguageModel
-from pipeline.model.sites import Site, chosen_layers
+from pipeline.model.sites import Site
 
 SOURCE_COLUMNS = ("source", "source_subject", "source_subject_start")
 """Columns of `data.target_prompts`: the prompt that states are read from, and its subject."""
@@ -58,7 +58,7 @@ def patchscope(
         positions: the same for the target prompts.
         source_layers: `all`, or layers to read states from.
         target_layers: `all`, or layers to patch.
-        component: one of `back_patching.COMPONENTS`; the paper uses `resid_post`, a block's output.
+        component: one of `layer_pairs.COMPONENTS`; the paper uses `resid_post`, a block's output.
         donor: `same`, or `other`: the state of a row with another answer, as a control.
 
     Yields:
@@ -71,12 +71,8 @@ def patchscope(
 
     Source: Ghandeharioun et al. 2024, "Patchscopes".
     """
-    for option, valid in ((component, COMPONENTS), (donor, DONORS)):
-        if option not in valid:
-            raise ValueError(f"{option!r} is unknown; valid: {', '.join(valid)}")
-    sources, targets = (
-        chosen_layers(layers, model.n_layers, model.name)
-        for layers in (source_layers, target_layers)
+    sources, targets = source_and_target_layers(
+        model, source_layers, target_layers, component=component, donor=donor
     )
     _, placeholders = _single(model, prompts, positions)
     tokens, source_places = _single(model, source_prompts(model, prompts), source_positions)

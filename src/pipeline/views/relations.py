@@ -51,9 +51,10 @@ def relation_bars(
         ValueError: no such reading, arm or metric.
     """
     faithful, constant = _faithful(readings, reading, cluster, seed)
-    edited, drawn, state = _causal(
-        scores, arm, random, target_state, metric, correct, cluster, seed
-    )
+    counted = _counted(scores, metric, correct)
+    edited, drawn = _causal(counted, arm, random, cluster, seed)
+    states = at_chosen(steered_of(select(counted, arm=target_state)), ["layer"])
+    state = shares_by_label(states, cluster, seed)
     names = [name for name in faithful.index if name in edited.index]
     with panels(2, 5.6, 0.55 * len(names) + 1.2, shared=False) as (figure, (left, right)):
         series = [(constant, _LIGHT), (faithful, COLOURS[0])]
@@ -94,19 +95,18 @@ def relation_scatter(
     reading: str,
     arm: str,
     random: str,
-    target_state: str,
     metric: str,
     correct: str,
 ) -> Figure:
     """Draw faithfulness against causality, a point for each relation.
 
-    Arguments as for `relation_bars`.
+    Arguments as for `relation_bars`, without the arm of the target's states.
 
     Raises:
         ValueError: as `relation_bars`.
     """
     faithful, _ = _faithful(readings, reading, cluster, seed)
-    edited, drawn, _ = _causal(scores, arm, random, target_state, metric, correct, cluster, seed)
+    edited, drawn = _causal(_counted(scores, metric, correct), arm, random, cluster, seed)
     names = [name for name in faithful.index if name in edited.index]
     with panels(1, 7.5, 5.4) as (figure, (axis,)):
         axis.grid(True, axis="both")
@@ -192,30 +192,23 @@ def _faithful(
     return faithful.sort_values("mean", ascending=False), control
 
 
-def _causal(
-    scores: pd.DataFrame,
-    arm: str,
-    random: str,
-    target_state: str,
-    metric: str,
-    correct: str,
-    cluster: str,
-    seed: int,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Estimate causality by relation: of the edit, the random edit and the target's state."""
-    baseline = select(scores, arm=arm, metric=correct, role=BASELINE)
+def _counted(scores: pd.DataFrame, metric: str, correct: str) -> pd.DataFrame:
+    """Select the scores of a metric on prompts that the unedited model answers correctly."""
+    baseline = select(scores, metric=correct, role=BASELINE)
     right = baseline.loc[baseline["score"] == 1, "sample"]
-    counted = scores[scores["sample"].isin(right)]
-    by_arm = {
-        name: steered_of(select(counted, arm=name, metric=metric))
-        for name in (arm, random, target_state)
-    }
-    edited = at_chosen(by_arm[arm], ["layer", "rank"])
+    rows = select(scores, metric=metric)
+    return rows[rows["sample"].isin(right)]
+
+
+def _causal(
+    counted: pd.DataFrame, arm: str, random: str, cluster: str, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Estimate causality by relation: of the edit, and of the random edit at its settings."""
+    edited = at_chosen(steered_of(select(counted, arm=arm)), ["layer", "rank"])
     settings = edited[["label", "layer", "rank"]].drop_duplicates()
-    drawn = select(by_arm[random], split="test").merge(settings, on=["label", "layer", "rank"])
-    state = at_chosen(by_arm[target_state], ["layer"])
-    first, second, third = (shares_by_label(rows, cluster, seed) for rows in (edited, drawn, state))
-    return first, second, third
+    rows = select(steered_of(select(counted, arm=random)), split="test")
+    drawn = rows.merge(settings, on=["label", "layer", "rank"])
+    return shares_by_label(edited, cluster, seed), shares_by_label(drawn, cluster, seed)
 
 
 def _bars(
