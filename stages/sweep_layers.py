@@ -6,7 +6,7 @@ from pipeline.engine.arms import arm_part, run_parts
 from pipeline.engine.conditions import Condition
 from pipeline.engine.sweeps import Part, conditions_table, score_texts
 from pipeline.measures.scores import long_table
-from pipeline.measures.settings import Setting, compared, reported
+from pipeline.measures.settings import Setting, compared, on_texts, reported
 from pipeline.runs.scratch import whole_file
 from stages import Job, main
 
@@ -18,18 +18,20 @@ def run(job: Job) -> None:
     recorded = json.loads((job.folder / "settings.json").read_text())
     settings = {name: Setting(**setting) for name, setting in recorded.items()}
     parts: list[Part] = []
-    on_texts: list[Condition] = []
+    at_setting: set[str] = set()
+    for_texts: list[Condition] = []
     for name in sweep.arms:
         part = arm_part(sweep, name, sweep.arm(name).splits, name, job.inputs)
         if name in settings:
             part = Part(name, reported(part.conditions, settings[name]), part.prompts)
         parts.append(part)
-        on_texts += compared(part.conditions, settings.get(name))
+        at_setting |= {each.id for each in compared(part.conditions, settings.get(name))}
+        for_texts += on_texts(part.conditions, settings.get(name))
     with job.scratch("completions.parquet") as work:
         completions, logits = run_parts(sweep, job.inputs.model, parts, work)
-        losses = score_texts(job.inputs.model, job.inputs.texts, on_texts, work)
+        losses = score_texts(job.inputs.model, job.inputs.texts, for_texts, work)
         table = conditions_table(parts)
-        table["at_setting"] = table["condition"].isin([condition.id for condition in on_texts])
+        table["at_setting"] = table["condition"].isin(at_setting)
         chosen = [setting.condition for setting in settings.values()]
         table["is_setting"] = table["condition"].isin(chosen)
         for file, rows in (("conditions", table), ("logits", long_table([logits, losses]))):

@@ -147,12 +147,13 @@ def _check_collect(study: Study, model: LanguageModel) -> None:
             model.check(Site.parse(text))
     with at_key("collect.positions"):
         check_rule(study.collect.positions, positions.COLLECTED)
+    of_sites = [Site.parse(text).component for text in study.collect.sites]
+    collected = dict.fromkeys([*study.collect.components, *of_sites])
     for name, node in study.fits.items():
         fitted = node.get("component")
-        if fitted is not None and fitted not in study.collect.components:
+        if fitted is not None and fitted not in collected:
             raise ValueError(
-                f"fits.{name}.component: {fitted!r} is not collected; "
-                f"valid: {', '.join(study.collect.components) or 'none'}"
+                f"fits.{name}.component: {fitted!r} is not collected; valid: {', '.join(collected)}"
             )
 
 

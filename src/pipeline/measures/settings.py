@@ -116,5 +116,22 @@ def compared(conditions: Sequence[Condition], setting: Setting | None) -> tuple[
     )
 
 
+def on_texts(conditions: Sequence[Condition], setting: Setting | None) -> tuple[Condition, ...]:
+    """Return the conditions whose loss on unrelated text is measured, beside their benefit.
+
+    These are the conditions `compared`, and those at the setting's layer, source and draw that
+    differ from it in one other axis, such as the strength. Without a setting: all conditions.
+    """
+    if setting is None:
+        return tuple(conditions)
+    shown = {condition.id for condition in compared(conditions, setting)}
+
+    def is_measured(condition: Condition) -> bool:
+        same = all(condition.axes.get(name) == setting.axes.get(name) for name in FREE)
+        return condition.id in shown or (same and len(setting.differing(condition.axes)) == 1)
+
+    return tuple(condition for condition in conditions if is_measured(condition))
+
+
 def _plain(value: Any) -> Axis:
     return value.item() if hasattr(value, "item") else value

@@ -21,7 +21,11 @@ from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import STREAM_WIDE, Site
 
 FITTED = "fitted"
-"""Source of fitted directions; all other sources are controls: `vectors.CONTROLS`."""
+"""Source of fitted directions; all other sources are controls."""
+OTHER_FEATURES = "other_features"
+"""Control of a feature's direction: features that are active about as often."""
+SOURCES = (*CONTROLS, OTHER_FEATURES)
+"""Sources of controls, in the order of conditions."""
 _FILE, _SELECTED, _CANDIDATES = "directions.safetensors", "selected.json", "candidates.json"
 
 
@@ -72,8 +76,8 @@ class Directions:
     def controls(self) -> list[tuple[str, int]]:
         """Source and draw of every control."""
         pairs = {(key.source, key.draw) for key in self.vectors if key.source != FITTED}
-        # Conditions are packed in the order of `CONTROLS`, not of the file.
-        return sorted(pairs, key=lambda pair: (CONTROLS.index(pair[0]), pair[1]))
+        # Conditions are packed in the order of `SOURCES`, not of the file.
+        return sorted(pairs, key=lambda pair: (SOURCES.index(pair[0]), pair[1]))
 
     def save(self, folder: Path) -> None:
         """Write the directions in float32, and the selection as JSON."""
@@ -138,6 +142,7 @@ class Directions:
         controls: Mapping[str, int],
         refusal_tokens: Sequence[str] = (),
         layer_share: float = 1.0,
+        autoencoders: str | None = None,
     ) -> "Directions":
         """Build slight directions in place of ones not fitted yet, to check the arms that use them.
 
@@ -154,9 +159,10 @@ class Directions:
             for split in ("train", "val") if refusal_tokens else ("train",):
                 if select_prompts(prompts, label)["split"].eq(split).sum() == 0:
                     raise ValueError(f"{role}: no prompt of {label!r} is in {split}")
+        valid = CONTROLS if autoencoders is None else (OTHER_FEATURES, "isotropic")
         for name, count in controls.items():
-            if name not in CONTROLS:
-                raise ValueError(f"controls: {name!r} is unknown; valid: {', '.join(CONTROLS)}")
+            if name not in valid:
+                raise ValueError(f"controls: {name!r} is unknown; valid: {', '.join(valid)}")
             if count < 0:
                 raise ValueError(f"controls.{name}: {count} is less than 0")
         sources = [(FITTED, 0), *((s, draw) for s, n in controls.items() for draw in range(n))]

@@ -22,7 +22,7 @@ from pipeline.engine.sweeps import (
     part_generation,
     text_jobs,
 )
-from pipeline.measures.settings import compared
+from pipeline.measures.settings import on_texts
 from pipeline.model.loading import LanguageModel, load_model
 from pipeline.model.sites import Site
 from pipeline.runs.progress import progress
@@ -137,7 +137,7 @@ def _timed(study: Study, model: LanguageModel, parts: Sequence[Part]) -> Iterato
         if not part.name.endswith("-validation") and len(texts):
             has_goal = study.sweep.arm(part.name).goal is not None
             setting = any_setting(part.conditions) if has_goal else None
-            under = list(filter(applies_to_texts, compared(part.conditions, setting)))
+            under = list(filter(applies_to_texts, on_texts(part.conditions, setting)))
             timed = under[:: -(-len(under) // TIMED_CONDITIONS)]
             scored = list(text_jobs(model, texts, timed).values())
             yield _of_jobs(scored, len(texts)) * len(under) / len(timed)

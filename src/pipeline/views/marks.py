@@ -12,7 +12,7 @@ from pipeline.measures.bands import FEWEST, Band, band_over
 from pipeline.views.selection import CONTROLS
 
 GREY = "#6b6b6b"
-MARKERS = dict(zip(CONTROLS, ["^", "s", "o", "D", "v"], strict=True))
+MARKERS = dict(zip(CONTROLS, ["^", "s", "o", "D", "v", "P"], strict=True))
 
 
 def draw_reference(axes: Axes, estimate: pd.Series, colour: str) -> None:

@@ -8,6 +8,7 @@ INTERVENTIONS = {
     "add": "added to",
     "subtract": "subtracted from",
     "project_out": "projected out of",
+    "clamp": "clamped on",
 }
 CONTROLS = {
     "shuffled": "shuffled labels",
@@ -15,6 +16,7 @@ CONTROLS = {
     "isotropic": "isotropic",
     "other_task": "vector of another task",
     "other_heads": "sum of other heads",
+    "other_features": "other features",
 }
 """Control sources of a direction, in legend order."""
 

@@ -1,12 +1,11 @@
 """Read the chosen features: a page for each, and each site's strongest feature over all layers."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
 from pipeline.data.prompts import select_prompts
-from pipeline.methods.sae.attributed import AttributedFeatures
 from pipeline.methods.sae.autoencoder import SparseAutoencoder
 from pipeline.methods.sae.features import RESIDUAL_STREAM, activations_by_layer, summarise_features
 from pipeline.methods.sae.fits import SparseAutoencoders
@@ -31,8 +30,8 @@ def feature_pages(
         model: provides logits and token texts.
         prompts: the dataset; a page shows one example of an instruction.
         store: activations at the autoencoders' sites.
-        fits: contains the attributions and the autoencoders.
-        fit: the name of the attributions that chose features.
+        fits: contains the chosen features and the autoencoders.
+        fit: the name of the fit that chose features.
         autoencoders: the name of the autoencoders.
 
     Returns:
@@ -62,8 +61,8 @@ def features_by_layer(
     Args:
         model: the model.
         prompts: the dataset.
-        fits: contains the attributions and the autoencoders.
-        fit: the name of the attributions that chose features, strongest first.
+        fits: contains the chosen features and the autoencoders.
+        fit: the name of the fit that chose features, strongest first.
         autoencoders: the name of the autoencoders.
         select: selection of prompts, as an arm's `prompts`; the first one is read.
 
@@ -94,10 +93,18 @@ def features_by_layer(
     return pd.DataFrame(tables)
 
 
+class ChoosesFeatures(Protocol):
+    """A fit that has chosen features: a table with `site` and `feature`."""
+
+    @property
+    def chosen(self) -> pd.DataFrame:
+        """One row or more per feature, the strongest of a site first."""
+
+
 def _chosen(
-    model: LanguageModel, attributed: AttributedFeatures, saes: SparseAutoencoders
+    model: LanguageModel, features_of: ChoosesFeatures, saes: SparseAutoencoders
 ) -> Iterator[tuple[str, list[int], SparseAutoencoder]]:
     """Yield site, distinct chosen features and autoencoder, on the model's device."""
-    for site, rows in attributed.chosen.groupby("site", sort=False):
+    for site, rows in features_of.chosen.groupby("site", sort=False):
         features = [int(feature) for feature in dict.fromkeys(rows["feature"])]
         yield str(site), features, saes.at_sites[str(site)].to(model.device)
