@@ -11,10 +11,11 @@ from families import FAMILIES, WIDTH, in_batches_of, random_prompts, tiny
 
 from pipeline.engine.chunks import Chunk, plan, plan_decodings
 from pipeline.engine.conditions import Condition, Edit
-from pipeline.engine.decoding import Decoding
+from pipeline.engine.decoding import Decoding, choose, row_keys
 from pipeline.engine.generation import generate, generate_chunk
 from pipeline.engine.sweeps import Part, complete
 from pipeline.methods.interventions import Add
+from pipeline.methods.prompting.decodings import forced_continuations
 from pipeline.model.sites import Site
 
 PROMPTS = random_prompts(5)
@@ -111,3 +112,50 @@ def test_a_table_of_completions_has_each_conditions_own(tmp_path):
     rows = table.assign(number=number).sort_values(["number", "sample", "repeat"])
     expected = generate(tiny("llama"), PROMPTS, CONDITIONS, RUN, seed=3)
     assert [tuple(tokens) for tokens in rows["tokens"]] == [c.tokens for c in expected]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_forced_tokens_take_the_place_of_an_end(temperature, monkeypatch):
+    """As the plain loop: complete, put the tokens after it, and complete that prompt again."""
+    model = tiny("llama")
+    ends = frozenset(range(0, 200, 3))
+    monkeypatch.setattr(type(model), "end_tokens", property(lambda _: ends))
+    forced, longest = (100, 103), 12
+    decoding = Decoding(longest, temperature=temperature, forced=forced, times=2)
+    completions = generate(model, PROMPTS, [Condition(decoding=decoding)], seed=3, batch_tokens=90)
+    keys = row_keys(3, list(range(len(PROMPTS))), [0] * len(PROMPTS))
+    n_forced = 0
+    for completion in completions:
+        prompt, key = list(PROMPTS[completion.prompt]), keys[completion.prompt, None]
+        tokens, left, stopped = [], 2, "length"
+        while len(tokens) < longest:
+            logits = model.hf(torch.tensor([prompt + tokens])).logits[0, -1:]
+            token = int(choose(logits, decoding, key, torch.tensor([len(tokens)])))
+            if token in ends and not left:
+                stopped = "end"
+                break
+            if token in ends:
+                left, n_forced = left - 1, n_forced + 1
+                tokens += forced[: longest - len(tokens)]
+            else:
+                tokens.append(token)
+        assert (list(completion.tokens), completion.stopped) == (tokens, stopped)
+    assert n_forced > len(PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"texts": []}, r"texts = \[\]; valid: one or more"),
+        ({"texts": [""]}, "none empty"),
+        ({"times": [0]}, r"times = \[0\]; valid: one or more, from 1 on"),
+        ({"decoding": {"times": 1}}, "decoding: 'times' is unknown"),
+    ],
+)
+def test_wrong_continuations_are_one_line(options, message):
+    with pytest.raises(ValueError, match=message):
+        list(
+            forced_continuations(
+                tiny("llama"), **{"texts": [" a"], "times": [1], "decoding": {}, **options}
+            )
+        )

@@ -23,6 +23,8 @@ class Decoding:
         top_p: keep the smallest set of tokens whose total probability reaches top_p.
         repeats: completions per prompt.
         forbidden: tokens that are never generated.
+        forced: tokens that take the place of an end: budget forcing.
+        times: how often they do; a completion ends at its next end.
 
     Raises:
         ValueError: a value is out of range.
@@ -34,17 +36,23 @@ class Decoding:
     top_p: float = 1.0
     repeats: int = 1
     forbidden: tuple[int, ...] = ()
+    forced: tuple[int, ...] = ()
+    times: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "top_k", "repeats"):
+        for name in ("max_new_tokens", "top_k", "repeats", "times"):
             if type(getattr(self, name)) is not int:
                 raise ValueError(f"{name} {getattr(self, name)!r} must be a whole number")
         for name in ("temperature", "top_p"):
             if not isinstance(getattr(self, name), int | float):
                 raise ValueError(f"{name} {getattr(self, name)!r} must be a number")
-        object.__setattr__(self, "forbidden", tuple(self.forbidden))
-        if any(type(token) is not int or token < 0 for token in self.forbidden):
-            raise ValueError(f"forbidden {self.forbidden} must be tokens")
+        for name in ("forbidden", "forced"):
+            tokens = tuple(getattr(self, name))
+            object.__setattr__(self, name, tokens)
+            if any(type(token) is not int or token < 0 for token in tokens):
+                raise ValueError(f"{name} {tokens} must be tokens")
+        if self.times < 0 or (self.times > 0 and not self.forced):
+            raise ValueError(f"times {self.times} of {len(self.forced)} forced tokens")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens {self.max_new_tokens} must be at least 1")
         if not 0 <= self.temperature < float("inf"):

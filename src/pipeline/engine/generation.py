@@ -161,6 +161,8 @@ class _Run:
         self._owners = [used.index(row.condition) for row in rows]
         self._tokens: list[list[int]] = [[] for _ in rows]
         self._stopped = ["length"] * len(rows)
+        self._forced: list[deque[int]] = [deque() for _ in rows]
+        self._times = [decoding.times] * len(rows)
         self._table = EditTable(of.model, [of.conditions[c] for c in used])
         self._model = of.model
         self._decoding = decoding
@@ -231,11 +233,21 @@ class _Run:
         under = [self._table.conditions[self._owners[row]] for row in rows]
         check_finite(largest.isfinite(), logits.dtype, "logits", under)
         ends, stay = self._model.end_tokens, []
-        for index, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+        tokens = [
+            self._forcing(row, token) for row, token in zip(rows, chosen.tolist(), strict=True)
+        ]
+        for index, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             if token in ends:
                 self._stopped[row] = "end"
                 continue
             self._tokens[row].append(token)
             if len(self._tokens[row]) < self._decoding.max_new_tokens:
                 stay.append(index)
-        return chosen, stay
+        return torch.tensor(tokens, device=chosen.device), stay
+
+    def _forcing(self, row: int, token: int) -> int:
+        """Replace an end by the forced tokens, one a step, while the row has times left."""
+        if token in self._model.end_tokens and not self._forced[row] and self._times[row]:
+            self._times[row] -= 1
+            self._forced[row].extend(self._decoding.forced)
+        return self._forced[row].popleft() if self._forced[row] else token

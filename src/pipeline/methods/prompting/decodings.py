@@ -62,8 +62,40 @@ def forbidden_tokens(
     )
 
 
+def forced_continuations(
+    model: LanguageModel, *, texts: list[str], times: list[int], decoding: dict[str, Any]
+) -> Iterator[Condition]:
+    """Yield a condition for each text that takes the place of the completion's end, n times.
+
+    Budget forcing: where the model would end, it reads the text instead and goes on; after n times
+    it may end. Axes: `forced`, the text; `times`, n. Give `max_new_tokens` room for it.
+
+    Args:
+        model: provides the tokenizer.
+        texts: such as " Wait,".
+        times: numbers of times, 1 or more; the baseline is 0.
+        decoding: all other decoding options; `${sweep.decoding}` for the study's.
+
+    Raises:
+        ValueError: no text or an empty one, a number below 1, or an unknown decoding option.
+
+    Source: Muennighoff et al. 2025, "s1: Simple test-time scaling".
+    """
+    if not texts or "" in texts:
+        raise ValueError(f"texts = {texts}; valid: one or more, none empty")
+    if not times or min(times) < 1:
+        raise ValueError(f"times = {times}; valid: one or more, from 1 on")
+    for text, number in product(texts, times):
+        tokens = tuple(model.tokenizer.encode(text, add_special_tokens=False))
+        yield Condition(
+            {"forced": text, "times": number},
+            decoding=_decoding(decoding, forced=tokens, times=number),
+        )
+
+
 def _decoding(options: Mapping[str, Any], **replaced: Any) -> Decoding:
-    valid = [field.name for field in fields(Decoding) if field.name != "forbidden"]
+    of_arms = ("forbidden", "forced", "times")
+    valid = [field.name for field in fields(Decoding) if field.name not in of_arms]
     for name in options:
         if name not in valid:
             raise ValueError(f"decoding: {name!r} is unknown; valid: {', '.join(valid)}")
