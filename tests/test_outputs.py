@@ -192,6 +192,37 @@ def test_a_figure_and_a_page_are_traced(tmp_path):
             read_record(tmp_path / file)
 
 
+def test_a_commit_is_named_only_if_it_has_all_of_the_data(tmp_path):
+    """Data that another study has too, such as equal prompts, says nothing of a figure's code."""
+    folder = write_run(tmp_path, "refusal", SCORES)
+    (folder / "figures").mkdir()
+    names = ("scores.parquet", "summary.parquet")
+    (folder / names[1]).write_bytes(b"y")
+    record = {"study": "refusal", "config": "c0ffee"} | {name: md5(folder / name) for name in names}
+    save(Figure(), folder / "figures" / "f.png", record)
+
+    def git(*command: str) -> str:
+        identity = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+        done = subprocess.run(
+            [*identity, *command], cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    git("init", "-q")
+    commits = []
+    for lock in ("", f"{record[names[0]]}\n", f"{record[names[0]]}\n{record[names[1]]}\n"):
+        (tmp_path / "dvc.lock").write_text(lock)
+        git("add", "dvc.lock")
+        git("commit", "-qm", "lock")
+        commits.append(git("log", "-1", "--format=%h"))
+        code = dict(trace(folder / "figures" / "f.png", tmp_path))["code"]
+        assert code.startswith(f"commit {commits[2]}" if len(commits) == 3 else "no commit has")
+    (tmp_path / "dvc.lock").write_text((tmp_path / "dvc.lock").read_text() + "other\n")
+    git("commit", "-qam", "another study")
+    code = dict(trace(folder / "figures" / "f.png", tmp_path))["code"]
+    assert code.startswith(f"commit {commits[2]},")
+
+
 def test_the_record_of_a_taken_stage_comes_with_it_and_its_warnings(tmp_path):
     file = run_file(tmp_path, "mine", "mine-1", "collect")
     file.parent.mkdir(parents=True)

@@ -64,6 +64,34 @@ def test_a_score_for_every_row_and_metric():
     }
 
 
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (lambda samples: pd.Series([1.0] * len(samples)), "gives scores with another index than that of `samples`"),
+        (lambda samples: samples["completion"].str.len()[::-1], "gives scores with another index"),
+        (lambda samples: samples["completion"], "gives 'xx'; valid: a number, or NaN"),
+        (lambda samples: np.full(len(samples), np.inf), "gives inf; valid: a finite number"),
+        (lambda samples: [1.0], "gives 1 scores of 2 completions; valid: one each"),
+        (lambda samples: 1.0, "gives 1.0 scores of 2 completions"),
+    ],
+)
+def test_scores_that_cannot_be_matched_or_averaged_are_refused(metric, message):
+    joined = with_prompts(COMPLETIONS.iloc[:2].set_axis([4, 5]), PROMPTS).set_axis([4, 5])
+    with pytest.raises(ValueError, match=f"^metric mine: {message}"):
+        score_completions(joined, {"mine": metric})
+
+
+def test_arrays_and_booleans_are_scores_by_position():
+    joined = with_prompts(COMPLETIONS, PROMPTS)
+    for metric in (
+        lambda samples: samples["completion"].str.len().to_numpy() > 1,
+        lambda samples: [len(text) > 1 for text in samples["completion"]],
+        lambda samples: samples["completion"].str.len() > 1,
+    ):
+        scores = score_completions(joined, {"long": metric})["score"].tolist()
+        assert scores == [1.0, 0.0, 0.0, 1.0, 1.0]
+
+
 def test_texts_are_samples_of_their_own():
     """A text's number is no prompt's: it must not take that prompt's label and topic."""
     rows = pd.DataFrame({"condition": "a", "sample": [1, 1, 5], "split": ["test", "text", "text"]})

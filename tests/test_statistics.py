@@ -176,14 +176,14 @@ def test_a_count_of_ones_is_no_share() -> None:
     counts = pd.concat([long_scores([1.0, 1.0, 1.0]), long_scores([4.0, 5.0, 6.0])])
     counts["condition"] = ["a"] * 3 + ["b"] * 3
     table = summarise(counts, ["condition", "metric"], shares=[], **RESAMPLED)
-    assert table["interval"].tolist() == ["bootstrap", "bootstrap"]
+    assert table["interval"].tolist() == ["none", "bootstrap"]
     assert summarise(counts.iloc[:0], ["metric"], shares=[], **RESAMPLED).empty
 
 
 def test_each_metric_has_the_interval_of_its_scale() -> None:
     ones = pd.concat([long_scores([1.0, 1.0]), long_scores([1.0, 1.0]).assign(metric="count")])
     table = summarise(ones, ["metric"], shares=["m"], **RESAMPLED).set_index("metric")
-    assert table["interval"].to_dict() == {"m": "wilson", "count": "bootstrap"}
+    assert table["interval"].to_dict() == {"m": "wilson", "count": "none"}
     assert table.loc["m", "low"] == pytest.approx(float(wilson(1.0, 2)[0]))
 
 
@@ -266,3 +266,22 @@ def test_cluster_means() -> None:
     scores = long_scores([1.0, 3.0, math.nan, 5.0], clusters=[0, 0, 1, 1]).assign(layer=2)
     means = cluster_means(scores, columns="layer", cluster="topic")
     assert means[2].tolist() == [2, 5]
+
+
+@pytest.mark.parametrize(("clusters", "interval"), [(3, "none"), (9, "none"), (10, "bootstrap")])
+def test_a_few_equal_scores_have_no_interval(clusters, interval):
+    """Their resamples have no spread, which says nothing of other prompts."""
+    equal = pd.Series([19.0] * clusters)
+    of_equal = estimate(equal, pd.Series(range(clusters)), proportion=False, seed=0)
+    assert of_equal.interval == interval and of_equal.mean == 19.0
+    assert np.isnan(of_equal.low) == (interval == "none")
+    other = estimate(
+        equal + np.arange(clusters), pd.Series(range(clusters)), proportion=False, seed=0
+    )
+    assert other.low < other.high
+
+
+def test_infinite_scores_are_refused():
+    scores = pd.DataFrame({"metric": "m", "score": [1.0, np.inf], "sample": [0, 1]})
+    with pytest.raises(ValueError, match="m scores inf; valid: finite numbers, NaN"):
+        summarise(scores, ["metric"], shares=[], cluster="sample", seed=0)

@@ -118,6 +118,10 @@ def test_a_node_file_in_the_wrong_folder_is_refused():
         ("score.cluster=topics", "score.cluster: 'topics' is unknown; valid: sample, repeat, spl"),
         ("figures.effect_by_layer.arms=[ad]", "figures.effect_by_layer.arms: 'ad' is unknown; va"),
         ("figures.strength_by_layer.metric=refusl", "figures.strength_by_layer.metric: 'refusl' i"),
+        (
+            "figures.effect_by_layer.split=val",
+            "figures.effect_by_layer.split: 'val' is unknown; valid: test, text",
+        ),
         ("sweep.decoding=null", "score.metrics.refusal: there is no completion to score, as sweep"),
         (
             "sweep.logit_metrics.odds={_target_: pipeline.measures.logits.log_odds}",

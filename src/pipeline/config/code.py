@@ -4,9 +4,11 @@ import ast
 import functools
 import hashlib
 import json
+import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,8 @@ def _stage_digest(study: Study, stage: Stage, others: str) -> str:
     folder named in the options or sections, and the studies whose outputs the nodes read.
     """
     modules = [str(node["_target_"]).rpartition(".")[0] for node in stage.nodes]
-    digest = hashlib.sha256(code_digest([f"stages.{stage.name}", *modules]).encode())
+    source = code_digest([f"stages.{stage.name}", *modules], study.packages)
+    digest = hashlib.sha256(source.encode())
     values = {key: study.value(key) for key in stage.values}
     digest.update(json.dumps([stage.nodes, values], sort_keys=True).encode())
     if stage.nodes and any("study" in node or _names_study(node) for node in stage.nodes):
@@ -117,29 +120,32 @@ def _files(key: str, value: str) -> list[Path]:
         return []
 
 
-def code_digest(modules: Iterable[str]) -> str:
+def code_digest(modules: Iterable[str], packages: Iterable[str] = ()) -> str:
     """Hash the source of modules and of the project modules that they import, transitively.
 
-    Imports anywhere in a file are followed within the modules' top-level packages and `pipeline`;
-    third-party packages enter with their versions. `UNTRACKED` packages are excluded.
+    Imports anywhere in a file are followed, relative ones too, into `pipeline`, the top-level
+    packages of the modules, `packages`, and whatever is neither installed nor of the standard
+    library. `UNTRACKED` packages are excluded.
 
     Raises:
         ValueError: a module without a source file.
     """
     digest = hashlib.sha256()
-    for name, path in sorted(reached_modules(modules).items()):
+    for name, path in sorted(reached_modules(modules, packages).items()):
         digest.update(f"{name} {sha256(path)}\n".encode())
     return digest.hexdigest()[:12]
 
 
-def reached_modules(modules: Iterable[str]) -> dict[str, Path]:
+def reached_modules(modules: Iterable[str], packages: Iterable[str] = ()) -> dict[str, Path]:
     """Map module names to source files: the modules and all project modules that they import.
+
+    Arguments as for `code_digest`.
 
     Raises:
         ValueError: a module without a source file.
     """
     waiting = list(modules)
-    packages = {"pipeline", *(name.partition(".")[0] for name in waiting)}
+    followed = {"pipeline", *packages, *(name.partition(".")[0] for name in waiting)}
     files: dict[str, Path] = {}
     while waiting:
         name = waiting.pop()
@@ -149,12 +155,29 @@ def reached_modules(modules: Iterable[str]) -> dict[str, Path]:
         if path is None:
             raise ValueError(f"module {name!r} has no source file")
         files[name] = path
-        waiting += [
-            imported
-            for imported in _imports(path)
-            if imported.partition(".")[0] in packages and _source(imported) is not None
-        ]
+        # Importing a module runs the packages that it lies in.
+        parent = name.rpartition(".")[0]
+        if parent and _source(parent) is not None:
+            waiting.append(parent)
+        for imported in _imports(name, path):
+            package = imported.partition(".")[0]
+            if (package in followed or _is_project(package)) and _source(imported) is not None:
+                waiting.append(imported)
     return files
+
+
+@functools.cache
+def _is_project(package: str) -> bool:
+    """Whether a package is neither installed nor of the standard library."""
+    if package in sys.stdlib_module_names:
+        return False
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        return False
+    folders = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    origin = Path(spec.origin or "") if spec is not None else Path()
+    return origin.suffix == ".py" and not any(origin.is_relative_to(path) for path in folders)
 
 
 @functools.cache
@@ -173,12 +196,14 @@ def _source(module: str) -> Path | None:
 
 
 @functools.cache
-def _imports(path: Path) -> tuple[str, ...]:
-    """List names that may be modules in all import statements of a file."""
+def _imports(module: str, path: Path) -> tuple[str, ...]:
+    """List names that may be modules in all import statements of a module's file."""
     names: list[str] = []
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     return tuple(names)

@@ -17,6 +17,7 @@ from pipeline.data import completions, positions
 from pipeline.data.prompts import select_prompts, tokenised_prompts, tokenised_texts
 from pipeline.engine.conditions import check_rule
 from pipeline.measures.logits import NextToken
+from pipeline.measures.scores import scores_of
 from pipeline.model.dtypes import check_dtype, choose_device, resolve_dtype
 from pipeline.model.gguf import local_path
 from pipeline.model.hub import check_path
@@ -250,18 +251,17 @@ def _collected_sites(study: Study, model: LanguageModel) -> list[Site]:
 
 def _check_metrics(study: Study, prompts: pd.DataFrame) -> None:
     """Fail if a metric does not score completions of the prompts, or not one score per row."""
-    samples = prompts.iloc[[0, -1]].reset_index(drop=True)
+    # With an index as the later conditions of a run have.
+    samples = prompts.iloc[[0, -1]].set_axis([2, 3])
     completed = {"completion": "a", "tokens": [[0]] * len(samples), "n_tokens": 1, "stopped": "end"}
     samples = samples.assign(condition="", repeat=0, **completed)
     for name, node in study.score.metrics.items():
         with at_key(f"score.metrics.{name}"):
             try:
-                scores = bound(node)(samples)
+                scores_of(bound(node), samples)
             # Errors raised by a user's own function.
             except (AttributeError, TypeError, KeyError) as error:
                 raise ValueError(f"fails on two completions: {error!r}") from error
-            if len(scores) != len(samples):
-                raise ValueError(f"gives {len(scores)} scores of {len(samples)} completions")
 
 
 def _check_logit_metrics(study: Study, model: LanguageModel, prompts: pd.DataFrame) -> None:

@@ -131,7 +131,7 @@ def _check_options(study: Study, key: str, node: Node, metrics: list[str]) -> No
                     _among(f"{key}.{name}", value, valid)
     if key.startswith("figures."):
         for value in _listed(node.get("split")):
-            _among(f"{key}.split", value, ("train", "val", "test", "text"))
+            _among(f"{key}.split", value, _drawn_splits(study, node))
     for name in ("fit", "fits"):
         for value in _listed(node.get(name)):
             if "/" not in value:
@@ -148,6 +148,15 @@ def _check_options(study: Study, key: str, node: Node, metrics: list[str]) -> No
         for number in _listed(value):
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"{key}.{name}: {number} is not a finite number")
+
+
+def _drawn_splits(study: Study, node: Node) -> list[str]:
+    """List the splits that a figure's rows may have: those reported, if it draws scores of arms."""
+    if study.sweep is None or not {"scores", "summary"} & set(reads(node)):
+        return ["train", "val", "test", "text"]
+    named = [*_listed(node.get("arm")), *_listed(node.get("arms"))]
+    splits = [split for arm in named or study.sweep.arms for split in study.sweep.arm(arm).splits]
+    return [*dict.fromkeys(splits), *(["text"] if study.text is not None else [])]
 
 
 def _listed(value: Any) -> list[Any]:

@@ -10,15 +10,13 @@ from jaxtyping import Bool, Float
 from scipy.special import ndtr, stdtrit
 
 from pipeline.measures.statistics import (
+    FEWEST,
     LEVEL,
     effective_rows,
     estimate,
     resampling_counts,
     wilson,
 )
-
-FEWEST = 10
-"""Clusters from which on a simultaneous band is computed: below, its coverage is too uncertain."""
 
 
 @dataclass(frozen=True)

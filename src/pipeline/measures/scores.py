@@ -1,8 +1,12 @@
 """The long table of scores, one row per condition, sample, repeat and metric, and its joins."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+import numpy as np
 import pandas as pd
+
+from pipeline.config.errors import at_key
 
 SCORE_COLUMNS = ["condition", "split", "sample", "repeat", "metric", "score"]
 PROMPT = ["label", "topic"]
@@ -12,18 +16,52 @@ TEXT = "text"
 
 
 def score_completions(
-    completions: pd.DataFrame, metrics: Mapping[str, Callable[[pd.DataFrame], pd.Series]]
+    completions: pd.DataFrame, metrics: Mapping[str, Callable[[pd.DataFrame], Any]]
 ) -> pd.DataFrame:
     """Apply every metric to the completions of each condition and split, joined with their prompts.
 
     Returns:
         Columns `SCORE_COLUMNS`; unscored rows have a NaN score.
+
+    Raises:
+        ValueError: as `scores_of`, with the metric's name.
     """
-    return long_table(
-        samples[SCORE_COLUMNS[:4]].assign(metric=name, score=metric(samples))
-        for _, samples in completions.groupby(["condition", "split"], sort=False)
-        for name, metric in metrics.items()
-    )
+    tables = []
+    for _, samples in completions.groupby(["condition", "split"], sort=False):
+        for name, metric in metrics.items():
+            with at_key(f"metric {name}"):
+                score = scores_of(metric, samples)
+            tables.append(samples[SCORE_COLUMNS[:4]].assign(metric=name, score=score))
+    return long_table(tables)
+
+
+def scores_of(metric: Callable[[pd.DataFrame], Any], samples: pd.DataFrame) -> pd.Series:
+    """Apply a metric to samples, and check what it returns.
+
+    Raises:
+        ValueError: not one score per sample, a series with another index than that of `samples`, or
+            a score that is neither finite nor NaN.
+    """
+    scores = metric(samples)
+    if not hasattr(scores, "__len__") or len(scores) != len(samples):
+        number = len(scores) if hasattr(scores, "__len__") else repr(scores)
+        raise ValueError(f"gives {number} scores of {len(samples)} completions; valid: one each")
+    if isinstance(scores, pd.Series) and not scores.index.equals(samples.index):
+        raise ValueError(
+            "gives scores with another index than that of `samples`, so that it is open which "
+            "completion a score is of; valid: pd.Series(values, index=samples.index)"
+        )
+    numbers = pd.Series(scores, index=samples.index)
+    try:
+        numbers = numbers.astype(float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"gives {numbers.iloc[0]!r}; valid: a number, or NaN if unscored"
+        ) from error
+    if np.isinf(numbers).any():
+        infinite = numbers[np.isinf(numbers)].iloc[0]
+        raise ValueError(f"gives {infinite}; valid: a finite number, or NaN if unscored")
+    return numbers
 
 
 def long_table(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:

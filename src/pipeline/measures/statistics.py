@@ -15,6 +15,8 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 LEVEL = 0.95
 RESAMPLES = 2000
+FEWEST = 10
+"""Clusters below which equal scores have no interval, and curves no simultaneous band."""
 _Z = float(ndtri((1 + LEVEL) / 2))
 
 
@@ -52,9 +54,13 @@ def summarise(
         seed: of the bootstrap.
 
     Raises:
-        ValueError: a column is missing, or a share has a score other than 0 or 1.
+        ValueError: a column is missing, a score is infinite, or a share's is other than 0 or 1.
     """
     _require(scores, [*by, cluster, "metric", "score"])
+    infinite = np.isinf(scores["score"].astype(float))
+    if infinite.any():
+        row = scores[infinite].iloc[0]
+        raise ValueError(f"{row['metric']} scores {row['score']}; valid: finite numbers, NaN")
     in_shares = scores["metric"].isin(list(shares))
     outside = in_shares & scores["score"].notna() & ~scores["score"].isin([0, 1])
     if outside.any():
@@ -81,7 +87,8 @@ def estimate(score: pd.Series, cluster: pd.Series, *, proportion: bool, seed: in
     Proportion: Wilson's score interval. If clusters have several rows, n is the effective number
     of rows mean (1 - mean) / stderr^2, scaled by (z / t_{m-1})^2 (Korn and Graubard 1998), or the
     number of clusters if all scores are equal. Otherwise: percentile bootstrap of whole clusters
-    with 2000 resamples, tails widened for few clusters (`percentile_interval`).
+    with 2000 resamples, tails widened for few clusters (`percentile_interval`); none if fewer than
+    `FEWEST` clusters all have the same mean, as their resamples would have no spread either.
     """
     scored = score.notna().to_numpy()
     n_unscored = int((~scored).sum())
@@ -100,7 +107,7 @@ def estimate(score: pd.Series, cluster: pd.Series, *, proportion: bool, seed: in
         if 0 < mean < 1 and m > 1:
             rows *= (_Z / stdtrit(m - 1, (1 + LEVEL) / 2)) ** 2
         name, bounds = "wilson_clustered", np.stack(wilson(mean, rows))
-    elif m == 1:
+    elif m == 1 or (m < FEWEST and np.ptp(sums / counts) == 0):
         name, bounds = "none", np.full(2, np.nan)
     else:
         weights = resampling_counts(m, seed)

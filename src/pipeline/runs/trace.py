@@ -55,7 +55,7 @@ def trace(file: Path, root: Path) -> Iterator[tuple[str, str]]:
         (
             f"commit {commit}, which put this data into dvc.lock"
             if commit
-            else "no commit has a dvc.lock with this data"
+            else "no commit has a dvc.lock with all of this data, as of a run by hand"
         ),
     )
     if config.is_file() and not by_dvc:
@@ -88,10 +88,19 @@ def read_record(file: Path) -> dict[str, str]:
 
 
 def _commit(root: Path, checksums: Sequence[str]) -> str | None:
-    """Return the last commit that put one of the checksums into dvc.lock."""
-    for checksum in checksums:
-        command = ["git", "log", "-1", "--format=%h", f"-S{checksum}", "--", "dvc.lock"]
-        done = run_command(command, cwd=root, capture_output=True, text=True, check=False)
-        if done.returncode == 0 and done.stdout.strip():
-            return done.stdout.strip()
-    return None
+    """Return the commit that brought the newest dvc.lock with all of the checksums, if any."""
+
+    def git(*arguments: str) -> str:
+        done = run_command(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+        )
+        return done.stdout if done.returncode == 0 else ""
+
+    brought = None
+    for commit in git("log", "--format=%h", "--", "dvc.lock").split():
+        lock = git("show", f"{commit}:./dvc.lock")
+        if checksums and all(checksum in lock for checksum in checksums):
+            brought = commit
+        elif brought is not None:
+            break
+    return brought

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from pipeline.measures.bands import FEWEST, Band, band_over
+from pipeline.measures.bands import Band, band_over
+from pipeline.measures.statistics import FEWEST
 from pipeline.views.selection import CONTROLS
 
 GREY = "#6b6b6b"

@@ -1,14 +1,16 @@
 """Read the chosen features: a page for each, and each site's strongest feature over all layers."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
 from pipeline.data.prompts import select_prompts
+from pipeline.methods.sae.attributed import AttributedFeatures
 from pipeline.methods.sae.autoencoder import SparseAutoencoder
 from pipeline.methods.sae.features import RESIDUAL_STREAM, activations_by_layer, summarise_features
 from pipeline.methods.sae.fits import SparseAutoencoders
+from pipeline.methods.sae.label_features import LabelFeatures
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.store.store import ActivationStore
@@ -93,16 +95,10 @@ def features_by_layer(
     return pd.DataFrame(tables)
 
 
-class ChoosesFeatures(Protocol):
-    """A fit that has chosen features: a table with `site` and `feature`."""
-
-    @property
-    def chosen(self) -> pd.DataFrame:
-        """One row or more per feature, the strongest of a site first."""
-
-
 def _chosen(
-    model: LanguageModel, features_of: ChoosesFeatures, saes: SparseAutoencoders
+    model: LanguageModel,
+    features_of: AttributedFeatures | LabelFeatures,
+    saes: SparseAutoencoders,
 ) -> Iterator[tuple[str, list[int], SparseAutoencoder]]:
     """Yield site, distinct chosen features and autoencoder, on the model's device."""
     for site, rows in features_of.chosen.groupby("site", sort=False):
