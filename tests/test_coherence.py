@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from families import random_prompts, tiny
 
 from pipeline.data.datasets import tokenise
@@ -16,6 +17,7 @@ from pipeline.methods.prompting.completion_scores import log_probabilities_after
 from pipeline.methods.prompting.pairwise_ratings import pairwise_ratings
 from pipeline.methods.prompting.rendered_prompts import rendered_prompts
 from pipeline.model import chat
+from pipeline.model.cross_encoder import CrossEncoder
 from pipeline.model.loading import LanguageModel
 
 TEMPLATE = (
@@ -223,3 +225,63 @@ def test_every_instruction_is_loaded_with_and_without_template():
     assert (table.groupby("topic")["instruction"].nunique() == 1).all()
     with pytest.raises(ValueError, match=r"dataset.label: no rows of 'odd'; valid: plain, quoted"):
         with_and_without_template(path="data/quoted_questions.jsonl", label="odd")
+
+
+def write_cross_encoder(folder, outputs=1):
+    """A small BERT with random weights, and a tokenizer of words."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{n}" for n in range(150))]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=40,
+        num_labels=outputs,
+        initializer_range=0.5,
+    )
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+
+
+def test_a_cross_encoder_scores_each_pair_as_by_itself(tmp_path):
+    write_cross_encoder(tmp_path)
+    model = templated("llama")
+    prompts, completions = answered(model)
+    rng = np.random.default_rng(1)
+    texts = [" ".join(f"w{n}" for n in rng.integers(0, 150, 60)) for _ in completions.index]
+    completions = completions.assign(completion=texts)
+    table = coherence(model, prompts, completions, 0, frames=[], cross_encoder=str(tmp_path))
+    assert set(table["frame"]) == {"cross-encoder"} and len(table) == 2 * len(completions)
+    hf = transformers.BertForSequenceClassification.from_pretrained(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    own = table[table["context"] == "own"].reset_index(drop=True)
+    for number, row in own.iterrows():
+        if not completions["tokens"][number]:
+            assert np.isnan(row["coherence"])
+            continue
+        question = tokenizer.tokenize(row["instruction"])
+        answer = tokenizer.tokenize(row["completion"])[: 40 - 3 - len(question)]
+        pieces = ["[CLS]", *question, "[SEP]", *answer, "[SEP]"]
+        kinds = [0] * (len(question) + 2) + [1] * (len(answer) + 1)
+        with torch.no_grad():
+            expected = hf(
+                torch.tensor([tokenizer.convert_tokens_to_ids(pieces)]),
+                token_type_ids=torch.tensor([kinds]),
+            ).logits[0, 0]
+        assert row["coherence"] == pytest.approx(float(expected), abs=1e-5)
+    other = table[table["context"] == "other"]["coherence"].to_numpy()
+    assert not np.allclose(own["coherence"], other, equal_nan=True)
+
+
+def test_a_model_that_is_no_cross_encoder_is_one_line(tmp_path):
+    (tmp_path / "three").mkdir()
+    write_cross_encoder(tmp_path / "three", outputs=3)
+    with pytest.raises(ValueError, match="has 3 outputs; valid: 1, the score"):
+        CrossEncoder.load(str(tmp_path / "three"))
+    with pytest.raises(ValueError, match="is not a model: it has no config"):
+        CrossEncoder.load(str(tmp_path))
+    with pytest.raises(ValueError, match=r"its files have no (classifier|score)"):
+        CrossEncoder.load("data/embedded_model")

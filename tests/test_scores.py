@@ -67,7 +67,10 @@ def test_a_score_for_every_row_and_metric():
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        (lambda samples: pd.Series([1.0] * len(samples)), "gives scores with another index than that of `samples`"),
+        (
+            lambda samples: pd.Series([1.0] * len(samples)),
+            "gives scores with another index than that of `samples`",
+        ),
         (lambda samples: samples["completion"].str.len()[::-1], "gives scores with another index"),
         (lambda samples: samples["completion"], "gives 'xx'; valid: a number, or NaN"),
         (lambda samples: np.full(len(samples), np.inf), "gives inf; valid: a finite number"),

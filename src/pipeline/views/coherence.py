@@ -13,7 +13,12 @@ from pipeline.views.panels import COLOURS, caption, legend, panels
 from pipeline.views.readings import table_of
 from pipeline.views.selection import select
 
-FRAMES = {"chat": "judged in the chat template", "raw": "judged without it"}
+FRAMES = {
+    "chat": "judged in the chat template",
+    "raw": "judged without it",
+    "cross-encoder": "judged by a cross-encoder",
+}
+_LABELS = {"cross-encoder": "fit of answer and question\n(logit of the cross-encoder)"}
 _CONTEXTS = {"own": ("own question", COLOURS[0]), "other": ("another question", GREY)}
 
 
@@ -25,7 +30,7 @@ def coherence_by_label(
     arm: str,
     split: str = "test",
 ) -> Figure:
-    """Draw log p(answer | question) - log p(answer) by label, a panel for each frame of the judge.
+    """Draw how well answers fit their questions, by label, a panel for each judge or frame of it.
 
     Large points: means with 95 % intervals over topics; small ones: topics.
 
@@ -45,7 +50,7 @@ def coherence_by_label(
         raise ValueError(f"labels of reading {reading}: {', '.join(labels)}; valid: two")
     frames = list(table["frame"].unique())
     sentences = []
-    with panels(len(frames), 4.8, 4.2) as (figure, axes):
+    with panels(len(frames), 4.8, 4.2, shared=not set(_LABELS) & set(frames)) as (figure, axes):
         for axis, frame in zip(axes, frames, strict=True):
             rows = select(table, frame=frame)
             for number, context in enumerate(_CONTEXTS):
@@ -55,8 +60,9 @@ def coherence_by_label(
             draw_columns(axis, [f"prompted: {label}" for label in labels])
             axis.axhline(0, color="#444444", lw=0.8)
             axis.set_title(FRAMES.get(frame, frame))
+            unit = "log p(answer | question) - log p(answer)\n(nats)"
+            axis.set_ylabel(_LABELS.get(frame, unit))
             sentences.append(_in_words(select(rows, context="own"), frame, labels, seed))
-        axes[0].set_ylabel("log p(answer | question) - log p(answer)\n(nats)")
         keys = {
             name: legend_key(color=colour, marker="o", lw=0) for name, colour in _CONTEXTS.values()
         }

@@ -1,4 +1,4 @@
-"""Coherence of question and answer: log p(answer | question) - log p(answer)."""
+"""Coherence of question and answer: log p(answer | question) - log p(answer), or by a judge."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,14 @@ import pandas as pd
 
 from pipeline.methods.prompting.completion_scores import log_probabilities_after
 from pipeline.model import chat
+from pipeline.model.cross_encoder import CrossEncoder
 from pipeline.model.loading import LanguageModel
 
 FRAMES = ("chat", "raw")
 """What the model reads before the answer. `chat`: the question in the chat template. `raw`: the
 question and a line break."""
+CROSS_ENCODER = "cross-encoder"
+"""The frame of a cross-encoder's scores, which are logits and not nats of the model itself."""
 CONTEXTS = ("own", "other")
 """The question before the answer: that of the completion, or of another prompt, the control."""
 
@@ -23,6 +26,7 @@ def coherence(
     seed: int,
     *,
     frames: list[str] = list(FRAMES),  # noqa: B006 - never changed
+    cross_encoder: str | None = None,
 ) -> pd.DataFrame:
     """Tabulate log p(answer | question) - log p(answer) of every completion, in nats.
 
@@ -38,6 +42,9 @@ def coherence(
         completions: completions of the prompts under conditions.
         seed: of the draw of other questions.
         frames: of `FRAMES`.
+        cross_encoder: folder or Hub id of a cross-encoder, such as
+            `cross-encoder/ms-marco-MiniLM-L-6-v2`, which is a further judge: its rows have the
+            frame `cross-encoder`, its logits as `coherence`, and no log-probabilities.
 
     Returns:
         One row per completion, frame and `context` (`own` or `other`): the columns of `completions`
@@ -45,9 +52,9 @@ def coherence(
         completion.
 
     Raises:
-        ValueError: no or an unknown frame, or a single topic.
+        ValueError: no judge, an unknown frame, a single topic, or as `CrossEncoder.load`.
     """
-    if not frames:
+    if not frames and cross_encoder is None:
         raise ValueError(f"no frames; valid: {', '.join(FRAMES)}")
     for frame in frames:
         check_frame(frame)
@@ -71,6 +78,19 @@ def coherence(
         for frame in frames
         for context, texts in asked.items()
     ]
+    if cross_encoder is not None:
+        judge = CrossEncoder.load(cross_encoder)
+        replies = completions["completion"].tolist()
+        tables += [
+            rows.assign(
+                frame=CROSS_ENCODER,
+                context=context,
+                log_p_given=np.nan,
+                log_p=np.nan,
+                coherence=np.where(rows["n_tokens"] > 0, judge.score(texts, replies), np.nan),
+            )
+            for context, texts in asked.items()
+        ]
     return pd.concat(tables, ignore_index=True)
 
 
