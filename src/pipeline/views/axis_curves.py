@@ -14,7 +14,12 @@ from pipeline.views.marks import GREY, draw_band, draw_curve, draw_reference, le
 from pipeline.views.panels import COLOURS, caption, legend, panels, percent_axis
 from pipeline.views.selection import fitted_of, label_of, select
 
-_NAMES = {"top_k": "top-k", "top_p": "top-p"}
+_NAMES = {
+    "top_k": "top-k",
+    "top_p": "top-p",
+    "times": "times that the end is replaced",
+    "forced": "end replaced by",
+}
 _NO_LIMIT = {"top_k": (0, "all")}
 """Axes whose smallest number means no limit: its value, which is drawn last, and its name."""
 
@@ -103,7 +108,7 @@ def curves_by_axis(
             figure,
             [
                 f"{_splits(grid)}, n = {per_mean['count'].max()} completions per mean: {clusters}",
-                f"{cluster}s, {repeats} completions of each prompt;",
+                f"{cluster}s, {repeats} completion{'s' if repeats > 1 else ''} of each prompt;",
                 f"{f'up to {n_unscored}' if n_unscored else 'none'} unscored.",
                 f"Bands: 95 % over {cluster}s, simultaneous over {_axis(x)}.",
                 "Dashed: baseline, the study's decoding.",

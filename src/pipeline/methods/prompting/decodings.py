@@ -88,7 +88,7 @@ def forced_continuations(
     for text, number in product(texts, times):
         tokens = tuple(model.tokenizer.encode(text, add_special_tokens=False))
         yield Condition(
-            {"forced": text, "times": number},
+            {"forced": repr(text), "times": number},
             decoding=_decoding(decoding, forced=tokens, times=number),
         )
 
