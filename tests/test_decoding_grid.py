@@ -75,12 +75,12 @@ def test_self_bleu_falls_with_temperature_top_k_and_top_p(scores, axis, low, hig
 def test_a_planted_effect_is_found_and_the_others_are_not():
     """Score = 2 temperature + noise of each sample and repeat, the same under all conditions."""
     rng = np.random.default_rng(0)
-    noise = rng.normal(size=(8, 3))
+    noise = rng.normal(size=(10, 3))
     rows = [
         {"temperature": t, "top_k": k, "top_p": p, "sample": s, "topic": s, "repeat": r}
         | {"score": 2 * t + 3 * noise[s, r]}
         for t, k, p in product(*GRID.values())
-        for s in range(8)
+        for s in range(10)
         for r in range(3)
     ]
     table = pd.DataFrame(rows)
