@@ -76,7 +76,7 @@ def patchscope(
     )
     _, placeholders = _single(model, prompts, positions)
     tokens, source_places = _single(model, source_prompts(model, prompts), source_positions)
-    order = _donors(prompts["answer"], seed) if donor == "other" else np.arange(len(prompts))
+    order = donors(prompts["answer"], seed) if donor == "other" else np.arange(len(prompts))
     sites = [Site(source, component) for source in sources]
     states = _states(model, tokens, source_places, sites)
     rule = PromptPositions(str(positions), placeholders)
@@ -222,7 +222,7 @@ def _states(
     return {site: values[rows] for site, values in states.items()}
 
 
-def _donors(answers: pd.Series, seed: int) -> np.ndarray:
+def donors(answers: pd.Series, seed: int) -> np.ndarray:
     """Draw for each row another row whose answer differs.
 
     Raises:

@@ -24,6 +24,7 @@ _QUANTITIES = {
     "kl": "KL from the model's output (nats)",
     "contribution": "direct contribution to the logit (nats)",
     "agreement": "agreement with the model's top token",
+    "surprisal": "surprisal under the model (nats)",
 }
 """Suffix of a column -> axis label; the prefix is a column of the dataset."""
 _UP_TO_ONE = ("probability", "reciprocal rank", "agreement with the model's top token")
