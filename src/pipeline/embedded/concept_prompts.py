@@ -22,7 +22,8 @@ Row = dict[str, str]
 def languages(rng: Random) -> list[Row]:
     """Rows of the same request for an answer in English, French and Chinese.
 
-    No noun and no wording of the language is in two splits.
+    The columns `english`, `french` and `chinese` hold the name of the thing. No noun and no wording
+    of the language is in two splits.
     """
 
     def draw(split: str) -> list[Row]:
@@ -30,14 +31,16 @@ def languages(rng: Random) -> list[Row]:
         _, core = rng.choice((*CORES["train"]["English"], *CORES[split]["English"]))
         carrier = rng.choice(CARRIERS[split])
         request = core.format(the=name(noun, "English"))
+        names = {each.lower(): spoken(noun, place) for place, each in enumerate(SPOKEN)}
         return [
             {
                 "instruction": carrier.format(core=request, language=language),
                 "label": language,
                 "topic": noun.english,
-                "demand": spoken(noun, place),
+                "demand": names[language.lower()],
+                **names,
             }
-            for place, language in enumerate(SPOKEN)
+            for language in SPOKEN
         ]
 
     return _paired(draw)

@@ -1,11 +1,12 @@
 """Read fitted vectors: cosines between them, and how much they depend on the training prompts."""
 
-from collections.abc import Iterator, Mapping
-from itertools import combinations_with_replacement, product
+from collections.abc import Mapping
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Bool, Float64, Int
 from scipy.stats import beta
 
@@ -15,25 +16,26 @@ from pipeline.methods.fitting import Classes
 from pipeline.methods.vectors import difference_of_means
 from pipeline.store.store import ActivationStore
 
-SHUFFLED = "shuffled"
+SHUFFLED, SAME_SHUFFLE = "shuffled", "same_shuffle"
 
 
 def vector_cosines(fits: Mapping[str, Any], *, directions: list[str]) -> pd.DataFrame:
     """Compute the cosines between directions of all layers, of the same and of different fits.
 
-    Beside them stand those of the fits' controls with shuffled labels, which share what the
-    prompts' activations vary in, and `random_cosine`.
-
-    Shuffled directions of fits to the same prompts are compared draw by draw, as draw k permutes
-    the labels of both alike; those of different prompts, every draw with every other.
+    Beside them stand those of the fits' controls with shuffled labels: `shuffled` compares draw k
+    of one with draw k + 1 of the other, two unrelated contrasts of these activations, which differ
+    from random directions as activations vary more in some directions than in others;
+    `same_shuffle`, for fits to the same prompts, compares draw k with draw k, the same permutation
+    of the rows: over layers this is what the residual stream keeps of any contrast.
 
     Args:
         fits: contains the directions.
         directions: names of fits; `STUDY/NAME` is another study's.
 
     Returns:
-        A row per pair of fits, pair of layers, source (`fitted` or `shuffled`) and draw: `first`,
-        `first_layer`, `second`, `second_layer`, `source`, `draw`, `cosine`, `isotropic`.
+        A row per pair of fits, pair of layers, source (`fitted`, `shuffled`, `same_shuffle`) and
+        draw: `first`, `first_layer`, `second`, `second_layer`, `source`, `draw`, `cosine`, and
+        `isotropic`, the `random_cosine` of the width.
 
     Raises:
         ValueError: no directions, one twice, or directions of different widths or models.
@@ -47,10 +49,12 @@ def vector_cosines(fits: Mapping[str, Any], *, directions: list[str]) -> pd.Data
         widths = {len(vector) for each in (first, fit) for vector in each.vectors.values()}
         if len(widths) > 1:
             raise ValueError(f"directions {directions[0]} and {name} differ in width: {widths}")
-    return pd.DataFrame(
-        row
-        for first, second in combinations_with_replacement(directions, 2)
-        for row in _compared(first, loaded[first], second, loaded[second])
+    return pd.concat(
+        [
+            _compared(loaded[first], loaded[second]).assign(first=first, second=second)
+            for first, second in combinations_with_replacement(directions, 2)
+        ],
+        ignore_index=True,
     )
 
 
@@ -59,8 +63,7 @@ def vector_stability(
     prompts: pd.DataFrame,
     *,
     component: str,
-    positive: str,
-    negative: str,
+    contrasts: dict[str, list[str]],
     position: Any = -1,
     cluster: str = "sample",
     resamples: int = 200,
@@ -78,20 +81,19 @@ def vector_stability(
         store: activations of `component`.
         prompts: the dataset, with labels; its train split is used.
         component: such as `resid_pre`.
-        positive: the label that the vector points to.
-        negative: the label that it points away from.
+        contrasts: name -> the label that the vector points to, the label that it points away from.
         position: as of `steering_vectors`.
         cluster: column whose values are resampled together, such as `topic`.
         resamples: number of draws, at most 2000.
         seed: of the draws.
 
     Returns:
-        A row per layer, labels (`fitted` or `shuffled`) and draw: `bootstrap`, `halves`, and the
-        numbers of `prompts` and `clusters`.
+        A row per contrast, layer, labels (`fitted` or `shuffled`) and draw: `bootstrap`, `halves`,
+        and the numbers of `prompts` and `clusters`.
 
     Raises:
-        ValueError: as `steering_vectors`; no such column, a number of resamples that is not
-            available, or so few clusters that a half lacks a label.
+        ValueError: as `steering_vectors`; no such column, a contrast that is not two labels, a
+            number of resamples that is not available, or clusters so few that a draw lacks a label.
     """
     train = prompts[prompts["split"] == "train"]
     if cluster not in train:
@@ -100,14 +102,62 @@ def vector_stability(
         )
     if not 1 <= resamples <= RESAMPLES:
         raise ValueError(f"resamples: {resamples}; valid: 1 to {RESAMPLES}")
-    classes = Classes(store, train, positive=positive, negative=negative, component=component)
+    for name, labels in contrasts.items():
+        if len(set(labels)) != 2 or len(labels) != 2:
+            raise ValueError(f"contrasts.{name}: {labels}; valid: two labels")
+    tables = [
+        _stability(
+            Classes(store, train, positive=positive, negative=negative, component=component),
+            train.set_index("sample", drop=False)[cluster],
+            position,
+            resamples,
+            seed,
+        ).assign(contrast=name)
+        for name, (positive, negative) in contrasts.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def random_cosine(width: int, level: float = 0.95) -> float:
+    """Return the size below which |cosine| of two random directions is, with this probability.
+
+    cos² of isotropic directions is Beta(1/2, (width - 1)/2); its mean is 1/width.
+    """
+    return float(np.sqrt(beta.ppf(level, 0.5, (width - 1) / 2)))
+
+
+def _compared(fit: Directions, other: Directions) -> pd.DataFrame:
+    draws, other_draws = (
+        sum(source == SHUFFLED for source, _ in each.controls) for each in (fit, other)
+    )
+    compared = [(FITTED, 0, 0)]
+    if min(draws, other_draws) > 1:
+        compared += [(SHUFFLED, draw, (draw + 1) % other_draws) for draw in range(draws)]
+    if fit.provenance.dataset == other.provenance.dataset:
+        compared += [(SAME_SHUFFLE, draw, draw) for draw in range(min(draws, other_draws))]
+    tables = []
+    for source, draw, other_draw in compared:
+        name = FITTED if source == FITTED else SHUFFLED
+        first, second = (
+            torch.stack([each.vectors[Key(name, number, layer)].double() for layer in each.layers])
+            for each, number in ((fit, draw), (other, other_draw))
+        )
+        cosines = _cosines(first.numpy()[:, None], second.numpy()[None])
+        table = pd.DataFrame(cosines, index=fit.layers, columns=other.layers)
+        table = table.rename_axis(index="first_layer", columns="second_layer")
+        tables.append(table.stack().rename("cosine").reset_index().assign(source=source, draw=draw))
+    width = len(next(iter(fit.vectors.values())))
+    return pd.concat(tables, ignore_index=True).assign(isotropic=random_cosine(width))
+
+
+def _stability(
+    classes: Classes, clusters: pd.Series, position: int | str, resamples: int, seed: int
+) -> pd.DataFrame:
     samples = classes.samples(position)
     is_positive = np.repeat([True, False], list(map(len, samples)))
-    groups = pd.factorize(
-        train.set_index("sample", drop=False)[cluster].loc[np.concatenate(samples)]
-    )[0]
-    contrasts = {
-        labels: _contrasts(is_positive, groups, resamples, seed, shuffled=labels == SHUFFLED)
+    groups = pd.factorize(clusters.loc[np.concatenate(samples)])[0]
+    weights = {
+        labels: _row_weights(is_positive, groups, resamples, seed, shuffled=labels == SHUFFLED)
         for labels in (FITTED, SHUFFLED)
     }
     tables = []
@@ -119,7 +169,7 @@ def vector_stability(
         centred = [side - side.mean(0) for side in states]
         for labels, rows in ((FITTED, states), (SHUFFLED, centred)):
             both = np.concatenate(rows)
-            vectors = {name: weights @ both for name, weights in contrasts[labels].items()}
+            vectors = {name: each @ both for name, each in weights[labels].items()}
             table = pd.DataFrame(
                 {
                     "bootstrap": _cosines(vectors["all"], vectors["resampled"]),
@@ -131,45 +181,7 @@ def vector_stability(
     return pd.concat(tables, ignore_index=True).assign(**sizes)
 
 
-def random_cosine(width: int, level: float = 0.95) -> float:
-    """Return the size below which |cosine| of two random directions is, with this probability.
-
-    cos² of isotropic directions is Beta(1/2, (width - 1)/2); its mean is 1/width.
-    """
-    return float(np.sqrt(beta.ppf(level, 0.5, (width - 1) / 2)))
-
-
-def _compared(
-    name: str, fit: Directions, other_name: str, other: Directions
-) -> Iterator[dict[str, Any]]:
-    same = fit.provenance.dataset == other.provenance.dataset
-    for layer, other_layer in product(fit.layers, other.layers):
-        pairs = [(Key(FITTED, 0, layer), Key(FITTED, 0, other_layer))]
-        pairs += [
-            (Key(source, draw, layer), Key(source, other_draw, other_layer))
-            for (source, draw), (_, other_draw) in product(
-                *(
-                    [control for control in each.controls if control[0] == SHUFFLED]
-                    for each in (fit, other)
-                )
-            )
-            if draw == other_draw or not same
-        ]
-        for number, (key, other_key) in enumerate(pairs):
-            vector, other_vector = fit.vectors[key], other.vectors[other_key]
-            yield {
-                "first": name,
-                "first_layer": layer,
-                "second": other_name,
-                "second_layer": other_layer,
-                "source": key.source,
-                "draw": number,
-                "cosine": float(_cosines(vector.double().numpy(), other_vector.double().numpy())),
-                "isotropic": random_cosine(len(vector)),
-            }
-
-
-def _contrasts(
+def _row_weights(
     is_positive: Bool[np.ndarray, " rows"],
     groups: Int[np.ndarray, " rows"],
     resamples: int,
