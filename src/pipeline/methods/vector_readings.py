@@ -221,8 +221,8 @@ def _means_apart(
 
 
 def _cosines(
-    first: Float64[np.ndarray, "*rows d_model"], second: Float64[np.ndarray, "*rows d_model"]
-) -> Float64[np.ndarray, "*rows"]:
+    first: Float64[np.ndarray, "*#rows d_model"], second: Float64[np.ndarray, "*#rows d_model"]
+) -> Float64[np.ndarray, "..."]:
     """Compute cosines of vectors; NaN of a vector of zeros."""
     with np.errstate(invalid="ignore"):
         norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)

@@ -56,7 +56,7 @@ def cosine_maps(
             [
                 "Cosine between vectors of two layers, fitted on the train split.",
                 _chance(table),
-                f"Dots, {within} of {cells} cells: no larger than such vectors' at the same layers.",
+                f"Dots, {within} of {cells} cells: no larger than 95 % of such at these layers.",
                 *_kept(table),
             ],
         )
@@ -109,7 +109,7 @@ def cosine_matrices(
             [
                 "Cosine between vectors of the same layer, fitted on the train split.",
                 _chance(table),
-                "Dots: no larger than such vectors' of the same two concepts and layer.",
+                "Dots: no larger than 95 % of such of these concepts and this layer.",
             ],
         )
     return figure
@@ -164,8 +164,8 @@ def cosines_by_layer(
         }
         sentences = [
             "Cosine between the vectors of two fits, fitted on the train split.",
-            f"Controls: grey, 95 % of {_n_draws(table)} pairs of vectors of unrelated shuffled labels;",
-            "dashed, 95 % of random directions.",
+            f"Controls: grey, 95 % of {_n_draws(table)} pairs of vectors of unrelated shuffled",
+            "labels; dashed, 95 % of random directions.",
         ]
         if has_same:
             keys["same shuffled labels"] = legend_key(color=COLOURS[1], ls=":", lw=2)
