@@ -9,6 +9,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from stores import write_store
 
+from pipeline.engine.collection import collect
 from pipeline.methods.directions import Directions, Key
 from pipeline.methods.steering_vectors import steering_vectors
 from pipeline.methods.vector_fits import logistic_vectors, principal_vectors
@@ -18,6 +19,7 @@ from pipeline.methods.vectors import (
     logistic_direction,
     principal_direction,
 )
+from pipeline.model.sites import Site
 
 GENERATOR = torch.Generator().manual_seed(0)
 PLANTED = torch.randn(24, generator=GENERATOR).double()
@@ -145,3 +147,27 @@ def test_prompts_that_are_no_pairs_are_named_before_anything_is_fitted(study, op
 def test_a_penalty_is_above_zero(study):
     with pytest.raises(ValueError, match="penalty: 0 is not above 0"):
         Directions.stand_in(tiny("llama"), study[1], **OPTIONS, penalty=0.0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_every_fit_tells_the_prompts_of_a_pair_apart(family, tmp_path):
+    """Fitted to a model's own states, the prompt of a pair with `a` lies further along each."""
+    model = tiny(family)
+    draw = np.random.default_rng(0)
+    # Prompts of a pair are alike but for their last token.
+    starts = draw.integers(6, 200, (12, 4))
+    tokens = [[*map(int, start), 7 if label == "a" else 9] for start in starts for label in "ab"]
+    table = pd.DataFrame({"sample": range(24), "label": ["a", "b"] * 12, "tokens": tokens})
+    table = table.assign(pair=np.repeat(range(12), 2), split="train")
+    sites = [Site(layer, "resid_pre") for layer in (1, 2)]
+    values, rows = collect(model, tokens, sites, "last")
+    stored = rows.rename(columns={"prompt": "sample"}).assign(token=0)
+    named = {str(site): tensor for site, tensor in values.items()}
+    store = write_store(tmp_path, named, stored, shards=2)
+    is_a = torch.tensor((table["label"] == "a").to_numpy())
+    for node in (steering_vectors, principal_vectors, logistic_vectors):
+        fit = node(store, table, **OPTIONS)
+        assert fit.layers == [1, 2] and fit.provenance.sites == tuple(named)
+        for site, states in values.items():
+            projected = states.double() @ fit.vectors[Key("fitted", 0, site.layer)].double()
+            assert (projected[is_a] > projected[~is_a]).double().mean() > 0.8

@@ -87,7 +87,7 @@ def vector_sums(
                 drawn = controls_of(steered)
                 drawn = drawn[drawn["vectors"] == control].groupby("layer")["mean"].mean()
                 axis.plot(drawn.index.astype(int), drawn, color=colour, ls="--", lw=1.5)
-            axis.set_title(label_of(means).capitalize())
+            axis.set_title(label_of(means)[0].upper() + label_of(means)[1:])
             axis.set_xlabel("layer of the vectors")
             layer_axis(axis)
             if percent:
@@ -106,7 +106,8 @@ def vector_sums(
             [
                 f"{split.capitalize()} split, prompts labelled {labels},",
                 f"{counts_in_words(steered)}; {rule_in_words(steered)}, strength",
-                f"{steered['strength'].iloc[0]:g}. Lines: {bands_in_words(bands, cluster)}.",
+                f"{steered['strength'].iloc[0]:g}. Lines: one vector or both;",
+                f"{bands_in_words(bands, cluster)}.",
                 "Grey dashes: no intervention, strip: its 95 % interval. Coloured dashes: with a",
                 f"shuffled control of the other vector, mean of {draws} draws.",
             ],

@@ -56,7 +56,7 @@ def cosine_maps(
             [
                 "Cosine between vectors of two layers, fitted on the train split.",
                 _chance(table),
-                f"Dots, {within} of {cells} cells: no larger than 95 % of such at these layers.",
+                f"Dots, {within} of {cells} cells: below 95 % of the latter at these two layers.",
                 *_kept(table),
             ],
         )
@@ -109,7 +109,7 @@ def cosine_matrices(
             [
                 "Cosine between vectors of the same layer, fitted on the train split.",
                 _chance(table),
-                "Dots: no larger than 95 % of such of these concepts and this layer.",
+                "Dots: below 95 % of the latter for these two concepts at this layer.",
             ],
         )
     return figure
@@ -260,7 +260,13 @@ def _draw_map(
             axis.plot(column, row + (0.3 if digits else 0), marker=".", ms=4, color=colour)
         if digits:
             axis.text(
-                column, row, f"{value:.2f}", ha="center", va="center", fontsize=8.5, color=colour
+                column,
+                row,
+                f"{value + 0.0:.2f}".replace("-0.00", "0.00"),
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                color=colour,
             )
     for ticks, names in ((axis.set_xticks, grid.columns), (axis.set_yticks, grid.index)):
         step = -(-len(names) // 10)
@@ -287,15 +293,15 @@ def _n_draws(table: pd.DataFrame) -> int:
 
 
 def _chance(table: pd.DataFrame) -> str:
-    """State for a caption how large the cosines of shuffled labels and of random directions are."""
-    shuffled = table[table["source"] == SHUFFLED]
-    parts = [f"95 % of random directions are below {table['isotropic'].max():.2f}"]
-    if len(shuffled):
-        limit = shuffled["cosine"].abs().quantile(0.95)
-        parts.append(
-            f"of {_n_draws(table)} pairs of vectors of unrelated shuffled labels below {limit:.2f}"
-        )
-    return f"Of |cosine|, {', '.join(parts)}."
+    """State for a caption how large the cosines of random directions and of shuffled labels are."""
+    random = f"Controls: 95 % of |cosine| are below {table['isotropic'].max():.2f} between random"
+    shuffled = table.loc[table["source"] == SHUFFLED, "cosine"].abs()
+    if shuffled.empty:
+        return f"{random} directions."
+    return (
+        f"{random} directions, below {shuffled.quantile(0.95):.2f} between vectors of unrelated "
+        f"shuffled labels ({_n_draws(table)} pairs per cell)."
+    )
 
 
 def _kept(table: pd.DataFrame) -> list[str]:
@@ -309,6 +315,6 @@ def _kept(table: pd.DataFrame) -> list[str]:
         return []
     cosines = same["cosine"]
     return [
-        "Of one shuffled labelling at two layers, the residual stream keeps a cosine of "
-        f"{cosines.median():.2f} in the median."
+        f"Vectors of the same shuffled labels at two layers: {cosines.median():.2f} in the median, "
+        "which the residual stream keeps of any contrast."
     ]
