@@ -230,6 +230,7 @@ OF_LOGITS = [
     logits.answer_rank,
     logits.answer_is_top,
     logits.answer_over_foil,
+    logits.answer_share,
     logits.answer_log_probability,
     logits.kl_divergence,
     logits.label_log_odds,
