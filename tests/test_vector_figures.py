@@ -10,12 +10,12 @@ from study_tables import CLUSTER, condition
 from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL
 from pipeline.measures.statistics import summarise
 from pipeline.views.panels import save
+from pipeline.views.stability import stability_by_layer
 from pipeline.views.vector_sums import vector_sums
 from pipeline.views.vectors import (
     cosine_maps,
     cosine_matrices,
     cosines_by_layer,
-    stability_by_layer,
 )
 
 LAYERS = [1, 2, 4]

@@ -1,7 +1,6 @@
-"""Figures of cosines between vectors, and of their stability, by layer."""
+"""Figures of cosines between vectors of layers and of concepts."""
 
 from collections.abc import Mapping
-from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -11,13 +10,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from pipeline.views.marks import GREY, draw_curve, legend_key
+from pipeline.views.marks import GREY, draw_curve, draw_spread, legend_key
 from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels
 from pipeline.views.readings import table_of
 from pipeline.views.selection import select
 
 FITTED, SHUFFLED, SAME_SHUFFLE = "fitted", "shuffled", "same_shuffle"
-_SPREAD = (0.025, 0.975)
 _MAP = "RdBu_r"
 
 
@@ -144,7 +142,7 @@ def cosines_by_layer(
             rows = select(table, first=first, second=second)
             fitted = select(rows, source=FITTED).sort_values("first_layer")
             layers = fitted["first_layer"].tolist()
-            _draw_spread(axis, rows[rows["source"] == SHUFFLED], "first_layer", "cosine", GREY)
+            draw_spread(axis, rows[rows["source"] == SHUFFLED], "first_layer", "cosine", GREY)
             for bound in (-1, 1):
                 axis.axhline(bound * fitted["isotropic"].iloc[0], color=GREY, ls="--", lw=1)
             if has_same:
@@ -172,54 +170,6 @@ def cosines_by_layer(
             sentences.append("Dotted: both fitted to the same shuffled labels, median.")
         legend(figure, keys)
         caption(figure, sentences)
-    return figure
-
-
-def stability_by_layer(readings: Mapping[str, pd.DataFrame], *, reading: str) -> Figure:
-    """Plot how alike vectors of other training prompts are by layer, a colour per contrast.
-
-    Left: of resampled prompts, with the vector of all. Right: of two halves of the prompts. Bands:
-    95 % of the draws. Grey: the same with shuffled labels, over all contrasts.
-
-    Args:
-        readings: tables by name.
-        reading: of `vector_readings.vector_stability`.
-
-    Raises:
-        ValueError: no such reading.
-    """
-    table = table_of(readings, reading)
-    fitted, shuffled = (select(table, labels=name) for name in (FITTED, SHUFFLED))
-    names = list(dict.fromkeys(table["contrast"]))
-    colours = dict(zip(names, cycle(COLOURS), strict=False))
-    titles = {"bootstrap": "Resampled prompts against all", "halves": "Two halves of the prompts"}
-    with panels(2) as (figure, axes):
-        for axis, (column, title) in zip(axes, titles.items(), strict=True):
-            _draw_spread(axis, shuffled, "layer", column, GREY)
-            for name, colour in colours.items():
-                rows = select(fitted, contrast=name)
-                _draw_spread(axis, rows, "layer", column, colour, alpha=0.2)
-                medians = rows.groupby("layer")[column].median()
-                draw_curve(axis, medians.index.tolist(), medians, colour, name)
-            axis.set_title(title)
-            axis.set_xlabel("layer of the vector")
-            layer_axis(axis)
-        axes[0].set_ylabel("cosine between the two vectors")
-        keys = {name: legend_key(color=colour, lw=2.4) for name, colour in colours.items()}
-        legend(figure, keys | {"shuffled labels": legend_key(lw=8, alpha=0.35)})
-        sizes = fitted.groupby("contrast", sort=False)[["prompts", "clusters"]].first()
-        counted = ", ".join(
-            f"{name} {row['prompts']} in {row['clusters']}" for name, row in sizes.iterrows()
-        )
-        caption(
-            figure,
-            [
-                "Differences of means on the train split; prompts in clusters, which are drawn",
-                f"together: {counted}. Lines: median, bands: 95 % of {fitted['draw'].nunique()}",
-                "draws. Control, grey: 95 % with shuffled labels, all contrasts together; noise",
-                "that is resampled keeps a cosine of about 0.71 with the whole.",
-            ],
-        )
     return figure
 
 
@@ -277,15 +227,6 @@ def _draw_map(
 def _colour_bar(figure: Figure, axes: list[Axes]) -> None:
     scale = ScalarMappable(Normalize(-1, 1), cmap=_MAP)
     figure.colorbar(scale, ax=axes, label="cosine", pad=0.02, fraction=0.05)
-
-
-def _draw_spread(
-    axis: Axes, rows: pd.DataFrame, x: str, column: str, colour: str, alpha: float = 0.35
-) -> None:
-    if rows.empty:
-        return
-    bounds = rows.groupby(x)[column].quantile(list(_SPREAD)).unstack()
-    axis.fill_between(bounds.index, *bounds.to_numpy().T, color=colour, alpha=alpha, lw=0)
 
 
 def _n_draws(table: pd.DataFrame) -> int:
