@@ -207,7 +207,13 @@ def _draw_map(
     for (row, column), value in np.ndenumerate(grid.to_numpy(dtype=float)):
         colour = "white" if abs(value) > 0.7 else "#222222"
         if is_chance[row, column]:
-            axis.plot(column, row + (0.3 if digits else 0), marker=".", ms=4, color=colour)
+            axis.plot(
+                column,
+                row + (0.3 if digits else 0),
+                marker=".",
+                ms=4 if digits else 1.5,
+                color=colour,
+            )
         if digits:
             axis.text(
                 column,
