@@ -27,6 +27,7 @@ from pipeline.measures.logits import (
     answer_over_foil,
     answer_probability,
     answer_rank,
+    answer_share,
     group_log_odds,
 )
 from pipeline.methods.interventions import Add
@@ -69,6 +70,7 @@ def test_metrics_of_hand_set_logits():
     nan = np.nan
     assert_scores(answer_probability(now), [0.5, nan, 0.1, 0.25])
     assert_scores(answer_over_foil(now), [np.log(5 / 3), nan, np.log(0.5), nan])
+    assert_scores(answer_share(now), [5 / 8, nan, 1 / 3, nan])
     # The third shares its place with another token, the fourth with three.
     assert_scores(answer_rank(now), [0, nan, 2.5, 1.5])
     # No token may be as likely as one that is at the top.

@@ -12,6 +12,7 @@ from pipeline.data.datasets import (
     dataset_digest,
     fill_templates,
     load_table,
+    load_tables,
     load_texts,
     tokenise,
 )
@@ -183,3 +184,16 @@ def test_tokens_are_those_of_the_rendered_prompt(tmp_path):
     changed.at[2, "tokens"] = [12, 9]
     assert dataset_digest(changed) != digest == dataset_digest(frame.copy())
     assert json.dumps(frame.at[0, "prompt"]) == '"w10 w6\\n"'
+
+
+def test_files_are_read_one_after_another_and_fill_each_others_columns(tmp_path):
+    first = write(
+        tmp_path, "a.jsonl", [{"instruction": "a", "label": "x", "split": "train", "pair": "1"}]
+    )
+    second = write(tmp_path, "b.jsonl", [{"instruction": "b", "label": "y", "split": "test"}])
+    frame = load_tables(paths=[second, first])
+    assert frame["instruction"].tolist() == ["b", "a"] and frame["pair"].tolist() == ["", "1"]
+    assert frame["split"].tolist() == ["test", "train"] and frame.index.tolist() == [0, 1]
+    assert not frame["raw"].any() and load_tables(paths=[first], raw=True)["raw"].all()
+    with pytest.raises(ValueError, match=r"dataset\.paths: there is none"):
+        load_tables(paths=[])

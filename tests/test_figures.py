@@ -331,3 +331,22 @@ def test_two_conditions_in_one_place_are_refused(
         strength_by_layer(
             pd.concat([summary, summary[summary["role"] == BASELINE]]), scores, **HEAT
         )
+
+
+def test_arms_that_words_do_not_tell_apart_are_named(scores, summary) -> None:
+    """Two arms that add something to the same prompts, as two fits of a vector do."""
+    renamed = {"add": "means", "ablate": "logistic_fit"}
+    alike = [
+        table.assign(
+            arm=table["arm"].map(renamed),
+            intervention=table["intervention"].where(table["intervention"].isna(), "add"),
+            label="harmless",
+        )
+        for table in (summary, scores)
+    ]
+    figure = effect_by_layer(*alike, **EFFECT | {"arms": list(renamed.values())})
+    titles = [axis.get_title(loc="left").split("\n")[0] for axis in figure.axes]
+    assert titles == [
+        "Means, added to harmless requests",
+        "Logistic fit, added to harmless requests",
+    ]

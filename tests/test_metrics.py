@@ -43,6 +43,52 @@ def test_compliance_is_more_than_no_refusal() -> None:
     np.testing.assert_array_equal(metrics.compliance(samples), [1, 0, 0, NAN])
 
 
+def test_a_completion_mentions_its_samples_text() -> None:
+    samples = table(["The Fox is red.", "The fox.", "Le renard.", "The fox."], demand="fox")
+    samples["french"] = ["renard", "renard", "renard", ""]
+    np.testing.assert_array_equal(metrics.mentions(samples), [1, 1, 0, 1])
+    np.testing.assert_array_equal(metrics.mentions(samples, column="french"), [0, 0, 1, NAN])
+    with pytest.raises(ValueError, match="no column 'german' in the dataset; it has: completion"):
+        metrics.mentions(samples, column="german")
+
+
+def test_the_language_is_that_of_most_function_words() -> None:
+    texts = [
+        "The fox is in the garden. LE renard.",  # 4 English, 1 French
+        "L'éléphant est gris, it is.",  # 2 and 2: in neither
+        "这里有白色的青蛙。",
+        "Renard!",  # no function word
+        "",
+        "Ce n'est pas un chat, the dog, une souris",  # 5 French, 1 English
+    ]
+    for language, expected in (
+        ("English", [1, 0, 0, 0, 0, 0]),
+        ("French", [0, 0, 0, 0, 0, 1]),
+        ("Chinese", [0, 0, 1, 0, 0, 0]),
+    ):
+        assert metrics.language(table(texts), language=language).tolist() == expected
+    words = {"German": "der die das", "Dutch": "de het"}
+    found = metrics.language(table(["Das Haus", "de hond"]), language="German", words=words)
+    assert found.tolist() == [1, 0]
+    alone = metrics.language(
+        table(["Das Haus", "hond"]), language="German", words={"German": "das"}
+    )
+    assert alone.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"language": "german"}, "language = 'german'; valid: English, French, Chinese"),
+        ({"language": "a", "words": {"a": "x y", "b": "y"}}, "words.a: 'y' is of two languages"),
+        ({"language": "a", "words": {"a": "x", "b": " "}}, "words.b: it has no words"),
+    ],
+)
+def test_languages_are_told_apart_by_their_own_words(options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        metrics.language(table(["a"]), **options)
+
+
 def test_lists() -> None:
     samples = table(["pear\n\nApple \napple\nplum ", "fig", "", " \n \n"])
     assert metrics.n_items(samples).tolist() == [4, 1, 0, 0]
@@ -155,6 +201,8 @@ ALL = [
     metrics.at_length_limit,
     partial(metrics.contains, phrases=["paint", "a"]),
     partial(metrics.matches, pattern="^I"),
+    partial(metrics.mentions, column="demand"),
+    partial(metrics.language, language="English"),
 ]
 
 
@@ -182,6 +230,7 @@ OF_LOGITS = [
     logits.answer_rank,
     logits.answer_is_top,
     logits.answer_over_foil,
+    logits.answer_share,
     logits.answer_log_probability,
     logits.kl_divergence,
     logits.label_log_odds,
@@ -221,7 +270,7 @@ def test_every_metric_declares_its_scale() -> None:
     assert set(public) - helpers == {*tested, *OF_LOGITS}
     for metric in (*ALL, *OF_LOGITS):
         options = {"tokens": ["a"], "foils": ["b"], "token": "a", "foil": "b"}
-        options |= {"phrases": ["a"], "pattern": "a", "column": "answer"}
+        options |= {"phrases": ["a"], "pattern": "a", "column": "answer", "language": "French"}
         scale = scale_of(getattr(metric, "func", metric), options)
         assert scale.name and not (scale.share and scale.bounded)
         assert "{" not in scale.label and not (scale.unit and scale.percent)

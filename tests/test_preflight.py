@@ -168,6 +168,24 @@ def test_what_a_parallel_block_does_not_have_is_named(tmp_path):
     assert found.endswith("valid: resid_pre, z, attn_out, mlp_act, mlp_down, mlp_out, resid_post")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "readings.cosines.directions=[french,spanish]",
+            "readings.cosines.directions: no fit 'spanish'; valid: french, chinese, own",
+        ),
+        ("readings.stability.cluster=verb", "readings.stability.cluster: no column 'verb' in the"),
+        (
+            "readings.stability.contrasts.french=[French,Spanish]",
+            "readings.stability.contrasts: no prompt has label 'Spanish'; valid: Chinese",
+        ),
+    ],
+)
+def test_names_in_readings_of_vectors_are_checked(override, message):
+    assert message in error_of(override, study="concept_vectors")
+
+
 def test_components_of_readings_are_checked():
     study = compose_study("next_token", root=ROOT)
     study.readings["norms"] = {"_target_": "my_methods.stream_norms", "component": "resid_ost"}

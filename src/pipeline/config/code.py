@@ -16,7 +16,7 @@ import yaml
 
 from pipeline.config.sections import Study
 from pipeline.config.study import config_file
-from pipeline.config.wiring import Stage, other_studies, stages_of
+from pipeline.config.wiring import FIT_OPTIONS, Stage, other_studies, stages_of
 from pipeline.model.hub import model_files
 from pipeline.runs.scratch import sha256
 
@@ -68,7 +68,7 @@ def _stage_digest(study: Study, stage: Stage, others: str) -> str:
 
 
 def _names_study(node: Mapping[str, Any]) -> bool:
-    return any("/" in value for key, value in _values(node) if key in ("fit", "fits"))
+    return any("/" in value for key, value in _values(node) if key in FIT_OPTIONS)
 
 
 def _other_studies(study: Study, configs: Path) -> str:

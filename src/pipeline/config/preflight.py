@@ -13,6 +13,7 @@ from pipeline.config.errors import at_key
 from pipeline.config.planning import Planned, planned_parts, stand_ins
 from pipeline.config.sections import Node, Study
 from pipeline.config.study import config_file, load_study
+from pipeline.config.wiring import FIT_OPTIONS, option_texts
 from pipeline.data import completions, positions
 from pipeline.data.prompts import select_prompts, tokenised_prompts, tokenised_texts
 from pipeline.engine.conditions import check_rule
@@ -226,16 +227,27 @@ def _check_lengths(
 
 
 def _check_readings(study: Study, model: LanguageModel, prompts: pd.DataFrame) -> None:
-    """Fail if a reading names a dataset column, component or layer that there is not."""
+    """Fail if a reading names a fit, column, label, component or layer that there is not."""
     collected = _collected_sites(study, model)
     for name, node in study.readings.items():
-        if "prompts" in reads(node):
-            for column in node.get("columns") or ():
-                if column not in prompts:
+        for option in FIT_OPTIONS if "fits" in reads(node) else ():
+            for fit in option_texts(node.get(option)):
+                if "/" not in fit and fit not in study.fits:
                     raise ValueError(
-                        f"readings.{name}.columns: no column {column!r} in the dataset; it has: "
-                        f"{', '.join(prompts)}"
+                        f"readings.{name}.{option}: no fit {fit!r}; "
+                        f"valid: {', '.join(study.fits) or 'none'}"
                     )
+        if "prompts" in reads(node):
+            for option in ("columns", "cluster"):
+                for column in option_texts(node.get(option)):
+                    if column not in prompts:
+                        raise ValueError(
+                            f"readings.{name}.{option}: no column {column!r} in the dataset; it "
+                            f"has: {', '.join(prompts)}"
+                        )
+            with at_key(f"readings.{name}.contrasts"):
+                for label in option_texts(node.get("contrasts")):
+                    select_prompts(prompts, label, ["train"])
         if "store" in reads(node) and "component" in node:
             with at_key(f"readings.{name}"):
                 collected_layers(node["component"], node.get("layers", "all"), collected)

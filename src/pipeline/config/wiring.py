@@ -8,6 +8,8 @@ from pipeline.config.contracts import reads
 from pipeline.config.sections import Node, Study
 
 PROMPTS, TEXTS = "dataset.parquet", "texts.parquet"
+FIT_OPTIONS = ("fit", "fits", "directions")
+"""Options of nodes that name fits."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def other_studies(study: Study) -> list[str]:
     nodes = [node for stage in stages_of(study) for node in stage.nodes]
     names = [str(node["study"]) for node in nodes if node.get("study")]
     for node in nodes:
-        fits = [value for name in ("fit", "fits") for value in option_texts(node.get(name))]
+        fits = [value for name in FIT_OPTIONS for value in option_texts(node.get(name))]
         names += [value.partition("/")[0] for value in fits if "/" in value]
     return list(dict.fromkeys(names))
 

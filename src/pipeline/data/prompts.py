@@ -100,3 +100,23 @@ def select_prompts(
             )
         prompts = there
     return prompts
+
+
+def check_pairs(prompts: pd.DataFrame, column: str, labels: tuple[str, str]) -> None:
+    """Fail if a column does not pair each prompt of one label with one of the other.
+
+    Raises:
+        ValueError: no such column, or a pair that is not one prompt of each label; names it.
+    """
+    if column not in prompts:
+        raise ValueError(
+            f"pairs: no column {column!r} in the dataset; it has: {', '.join(prompts)}"
+        )
+    counts = pd.crosstab(prompts[column], prompts["label"]).reindex(columns=labels, fill_value=0)
+    counts = counts[counts.any(axis=1)]
+    unpaired = counts.index[(counts != 1).any(axis=1)]
+    if len(unpaired):
+        numbers = " and ".join(f"{n} of {label!r}" for label, n in counts.loc[unpaired[0]].items())
+        raise ValueError(
+            f"pairs: {column} {unpaired[0]!r} names {numbers} in train; valid: one of each"
+        )

@@ -6,6 +6,7 @@ from random import Random
 
 from pipeline.embedded import (
     agreement_prompts,
+    concept_prompts,
     lens_prompts,
     probe_prompts,
     prompt_tables,
@@ -24,6 +25,7 @@ def write_study_data(folder: Path, seed: int) -> None:
         "capitals": lens_prompts.capitals(Random(seed)),
         "fact_edits": lens_prompts.fact_edits(Random(seed)),
         "instructions": refusal.instructions(Random(seed)),
+        "languages": concept_prompts.languages(Random(seed)),
         "list_topics": lists.topics(),
         "mixed_texts": lens_prompts.mixed_texts(Random(seed)),
         "number_agreement": agreement_prompts.number_agreement(Random(seed)),
@@ -34,10 +36,12 @@ def write_study_data(folder: Path, seed: int) -> None:
         "senses": sense_prompts.senses(),
         "stories": probe_prompts.stories(Random(seed)),
         "sums": sum_prompts.sums(Random(seed)),
+        "superstitions": concept_prompts.superstitions(Random(seed)),
         "translations": lens_prompts.translations(Random(seed)),
         "two_hops": prompt_tables.two_hops(Random(seed)),
         "vocabulary": vocabulary_prompts.vocabulary(Random(seed)),
         "word_pairs": task_prompts.word_pairs(Random(seed)),
+        "works": concept_prompts.works(Random(seed)),
     }
     for name, rows in tables.items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

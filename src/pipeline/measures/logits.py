@@ -220,6 +220,21 @@ def answer_over_foil(
     return answer - foil
 
 
+def answer_share(
+    after: NextToken, *, layer: int | None = None
+) -> Annotated[Float64[Tensor, " rows"], Scale("P(answer) / (P(answer) + P(foil))", bounded=True)]:
+    """Compute P(answer) / (P(answer) + P(foil)) of the first tokens of each sample's texts.
+
+    The sigmoid of `answer_over_foil`. With choices "(A)" and "(B)", prompts that end in "(", and
+    the letters as `answer` and `foil`, it is the score of contrastive activation addition.
+    NaN for samples without an answer or a foil. Source: Rimsky et al. 2024.
+
+    Raises:
+        ValueError: as `NextToken.continuations`.
+    """
+    return answer_over_foil(after, layer=layer).sigmoid()
+
+
 def answer_log_probability(
     answers: Float[Tensor, " rows"],
 ) -> Annotated[Float64[Tensor, " rows"], Scale("log-probability of the answer", "nats")]:

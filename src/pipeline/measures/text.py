@@ -8,6 +8,7 @@ from fractions import Fraction
 SMOOTHING = 0.1
 """Match count of an n-gram order without matches: NLTK's smoothing method 1."""
 
+_UNIT = re.compile(r"[\u3400-\u9fff]|[^\W\d_\u3400-\u9fff]+")
 _NUMBER = re.compile(r"(?:(?<!\w)-)?\d+(?:,\d{3}(?!\d))*(?:\.\d+)?")
 
 
@@ -15,6 +16,11 @@ def final_number(text: str) -> Fraction | None:
     """Return the last number of a text, such as 1,200 or -3.5; None without one."""
     numbers = _NUMBER.findall(text)
     return Fraction(numbers[-1].replace(",", "")) if numbers else None
+
+
+def spoken_units(text: str) -> list[str]:
+    """Split a text into case-folded words of letters, and single Chinese characters."""
+    return _UNIT.findall(text.casefold())
 
 
 def list_items(completion: str, separator: str) -> list[str]:

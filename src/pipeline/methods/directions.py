@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.data.prompts import select_prompts
+from pipeline.data.prompts import check_pairs, select_prompts
 from pipeline.methods.provenance import Provenance
 from pipeline.methods.vectors import CONTROLS
 from pipeline.model import chat
@@ -143,15 +143,19 @@ class Directions:
         refusal_tokens: Sequence[str] = (),
         layer_share: float = 1.0,
         autoencoders: str | None = None,
+        pairs: str | None = None,
+        penalty: float = 1.0,
     ) -> "Directions":
         """Build slight directions in place of ones not fitted yet, to check the arms that use them.
 
         Raises:
             ValueError: a label without prompts to fit or select on, the same label twice, an
-                unknown control, or options that a selection cannot use.
+                unknown control, prompts that are no pairs, or options that a fit cannot use.
         """
         if not 0 < layer_share <= 1:
             raise ValueError(f"layer_share: {layer_share} is not above 0 and at most 1")
+        if not penalty > 0:
+            raise ValueError(f"penalty: {penalty:g} is not above 0")
         chat.single_tokens(model.tokenizer, refusal_tokens)
         if positive == negative:
             raise ValueError(f"negative: {negative!r} is positive too")
@@ -160,6 +164,8 @@ class Directions:
                 if select_prompts(prompts, label)["split"].eq(split).sum() == 0:
                     raise ValueError(f"{role}: no prompt of {label!r} is in {split}")
         valid = CONTROLS if autoencoders is None else (OTHER_FEATURES, "isotropic")
+        if pairs is not None:
+            check_pairs(prompts[prompts["split"] == "train"], pairs, (positive, negative))
         for name, count in controls.items():
             if name not in valid:
                 raise ValueError(f"controls: {name!r} is unknown; valid: {', '.join(valid)}")

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from pipeline.data.prompts import check_pairs
 from pipeline.methods.directions import Key, check_direction
-from pipeline.methods.vectors import control_direction
+from pipeline.methods.vectors import FitDirection, control_direction, difference_of_means
 from pipeline.model.sites import Site
 from pipeline.store.store import ActivationStore
 
@@ -18,8 +19,10 @@ class Classes:
     Positions are counted from the prompt's end: -1 is its last token. If subjects or answers were
     collected, the only position is `subject`, or `answer` (the answer's first token).
 
+    With `pairs`, a column of the dataset, row i of both classes is of the same pair.
+
     Raises:
-        ValueError: a class without prompts.
+        ValueError: a class without prompts, or a pair that is not one prompt of each class.
     """
 
     def __init__(
@@ -30,13 +33,17 @@ class Classes:
         positive: str,
         negative: str,
         component: str,
+        pairs: str | None = None,
     ) -> None:
+        if pairs is not None:
+            check_pairs(dataset, pairs, (positive, negative))
         by_sample = dataset.set_index("sample")
         ends = store.rows["sample"].map(by_sample["tokens"].map(len))
         if store.fingerprint.positions == "subject":
             ends = store.rows["position"].where(ends.notna())
         self._place = store.rows["position"] - ends
         self._label = store.rows["sample"].map(by_sample["label"])
+        self._pair = None if pairs is None else store.rows["sample"].map(by_sample[pairs])
         self._store, self._component = store, component
         self._names = (positive, negative)
         for name in self._names:
@@ -54,15 +61,29 @@ class Classes:
         Raises:
             ValueError: the store has no such position.
         """
+        rows = self._store[str(Site(layer, self._component))]
+        positive, negative = (rows[self._rows(position, name)] for name in self._names)
+        return positive, negative
+
+    def samples(self, position: int | str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the samples of the rows of `at`, of either class.
+
+        Raises:
+            ValueError: the store has no such position.
+        """
+        samples = self._store.rows["sample"].to_numpy()
+        positive, negative = (samples[self._rows(position, name)] for name in self._names)
+        return positive, negative
+
+    def _rows(self, position: int | str, name: str) -> np.ndarray:
         if position not in self.positions:
             raise ValueError(f"position {position} was not collected; valid: {self.positions}")
-        rows = self._store[str(Site(layer, self._component))]
         from_end = 0 if position == self._named else position
-        positive, negative = (
-            rows[np.flatnonzero((self._place == from_end) & (self._label == name))]
-            for name in self._names
-        )
-        return positive, negative
+        rows = np.flatnonzero((self._place == from_end) & (self._label == name))
+        if self._pair is None:
+            return rows
+        order = np.argsort(self._pair.iloc[rows].to_numpy(), kind="stable")
+        return np.asarray(rows[order])
 
 
 def with_controls(
@@ -72,8 +93,11 @@ def with_controls(
     position: int | str,
     draws: Mapping[str, int],
     seed: int,
+    fit: FitDirection = difference_of_means,
 ) -> dict[Key, Tensor]:
     """Add control directions of the same norm to the fitted direction of every layer.
+
+    Shuffled ones are those of `fit` with permuted labels.
 
     Raises:
         ValueError: a direction is zero or not finite.
@@ -91,6 +115,7 @@ def with_controls(
                     norm=float(direction.norm()),
                     seed=seed,
                     draw=draw,
+                    fit=fit,
                 )
     for key, direction in directions.items():
         check_direction(direction, str(key))

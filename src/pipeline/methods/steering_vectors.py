@@ -1,6 +1,7 @@
 """Fit steering vectors: difference of means, and one direction selected among candidates."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +17,7 @@ from pipeline.methods.directions import Directions
 from pipeline.methods.fitting import Classes, with_controls
 from pipeline.methods.provenance import Provenance
 from pipeline.methods.selection import evaluate_candidates, keep_clear, select_direction
-from pipeline.methods.vectors import difference_of_means
+from pipeline.methods.vectors import FitDirection, difference_of_means
 from pipeline.model.chat import single_tokens
 from pipeline.model.loading import LanguageModel
 from pipeline.store.store import ActivationStore
@@ -58,19 +59,17 @@ def steering_vectors(
         ValueError: a label without prompts, a position that was not collected, or controls that
             cannot be drawn.
     """
-    classes = _train_classes(store, prompts, positive, negative, component)
-    fitted = _differences(classes, [position])
-    return Directions(
-        with_controls(
-            classes,
-            {layer: direction for (_, layer), direction in fitted.items()},
-            position=position,
-            draws=controls,
-            seed=seed,
-        ),
-        component,
-        position,
-        _provenance(store, component, f"difference of means, {positive} - {negative}"),
+    return vectors_by_layer(
+        store,
+        prompts,
+        difference_of_means,
+        "difference of means",
+        component=component,
+        positive=positive,
+        negative=negative,
+        position=position,
+        controls=controls,
+        seed=seed,
     )
 
 
@@ -114,8 +113,8 @@ def selected_direction(
     """
     ids = torch.tensor(single_tokens(model.tokenizer, refusal_tokens), device=model.device)
     clear = _clear(model, prompts, ids, refusal_tokens, (positive, negative))
-    classes = _train_classes(store, clear, positive, negative, component)
-    candidates = _differences(classes, classes.positions)
+    classes = train_classes(store, clear, positive, negative, component)
+    candidates = _directions(classes, classes.positions, difference_of_means)
     val = clear[clear["split"] == "val"]
     scores = evaluate_candidates(
         model,
@@ -146,20 +145,65 @@ def selected_direction(
     )
 
 
-def _train_classes(
-    store: ActivationStore, prompts: pd.DataFrame, positive: str, negative: str, component: str
+def vectors_by_layer(
+    store: ActivationStore,
+    prompts: pd.DataFrame,
+    fit: FitDirection,
+    how: str,
+    *,
+    component: str,
+    positive: str,
+    negative: str,
+    position: int | str,
+    controls: Mapping[str, int],
+    seed: int,
+    pairs: str | None = None,
+) -> Directions:
+    """Fit a direction at every layer by a function of the two classes, with control directions.
+
+    `how` names the fit in the provenance. With `pairs`, `fit` gets rows in that column's order.
+
+    Raises:
+        ValueError: as `steering_vectors`; as `fitting.check_pairs`.
+    """
+    classes = train_classes(store, prompts, positive, negative, component, pairs)
+    fitted = _directions(classes, [position], fit)
+    return Directions(
+        with_controls(
+            classes,
+            {layer: direction for (_, layer), direction in fitted.items()},
+            position=position,
+            draws=controls,
+            seed=seed,
+            fit=fit,
+        ),
+        component,
+        position,
+        _provenance(store, component, f"{how}, {positive} - {negative}"),
+    )
+
+
+def train_classes(
+    store: ActivationStore,
+    prompts: pd.DataFrame,
+    positive: str,
+    negative: str,
+    component: str,
+    pairs: str | None = None,
 ) -> Classes:
-    # A store may also hold other splits, for readings.
+    """Read the classes of the train split; a store may also hold other splits, for readings."""
     train = prompts[prompts["split"] == "train"]
-    return Classes(store, train, positive=positive, negative=negative, component=component)
+    return Classes(
+        store, train, positive=positive, negative=negative, component=component, pairs=pairs
+    )
 
 
-def _differences(
-    classes: Classes, positions: list[int | str]
+def _directions(
+    classes: Classes, positions: list[int | str], fit: FitDirection
 ) -> dict[tuple[int | str, int], Tensor]:
     """Fit the direction at every (position, layer) at which the two labels differ."""
     directions = {
-        (position, layer): difference_of_means(*classes.at(position, layer))
+        (position, layer): fit(*classes.at(position, layer))
         for position in positions
         for layer in classes.layers
     }

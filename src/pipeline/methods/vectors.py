@@ -1,10 +1,16 @@
-"""Difference-of-means directions between two classes of prompts, and control directions."""
+"""Directions between two classes of prompts by three fits, and control directions."""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from pipeline.methods.probes.fitting import logistic_weight
+
+FitDirection = Callable[[Tensor, Tensor], Tensor]
+"""Maps positive and negative activations [rows, d_model] to a direction [d_model]."""
 CONTROLS = ("shuffled", "covariance", "isotropic")
 
 
@@ -29,6 +35,45 @@ def difference_of_means(
     return positive.double().mean(0) - negative.double().mean(0)
 
 
+def principal_direction(
+    positive: Float[Tensor, "pairs d_model"], negative: Float[Tensor, "pairs d_model"]
+) -> Float64[Tensor, " d_model"]:
+    """Fit the first principal direction of paired differences, about zero.
+
+    The unit u that maximises sum_i (u . (positive_i - negative_i))^2, on the side on which the mean
+    difference lies, with the norm of the mean difference. About zero, not about the mean: centring
+    would remove what all pairs have in common. It equals the principal direction of states centred
+    on the middle of their pair. Source: Zou et al. 2023; "pca_center" of repeng.
+
+    Raises:
+        ValueError: as `difference_of_means`.
+    """
+    mean = difference_of_means(positive, negative)
+    differences = positive.double() - negative.double()
+    direction = torch.linalg.svd(differences, full_matrices=False).Vh[0]
+    return _with_norm_of(mean, direction if direction @ mean >= 0 else -direction)
+
+
+def logistic_direction(
+    positive: Float[Tensor, "positives d_model"],
+    negative: Float[Tensor, "negatives d_model"],
+    *,
+    penalty: float = 1.0,
+) -> Float64[Tensor, " d_model"]:
+    """Fit the weight of a logistic regression of the class, with the norm of the mean difference.
+
+    It has the norm of mean(positive) - mean(negative), so that a strength is as long for every fit.
+    See `probes.fitting.logistic_weight`.
+
+    Raises:
+        ValueError: as `difference_of_means`.
+    """
+    mean = difference_of_means(positive, negative)
+    states = torch.cat([positive, negative]).double().numpy()
+    labels = np.repeat([1, 0], [len(positive), len(negative)])
+    return _with_norm_of(mean, torch.from_numpy(logistic_weight(states, labels, penalty)))
+
+
 def control_direction(
     source: str,
     positive: Float[Tensor, "positives d_model"],
@@ -37,10 +82,11 @@ def control_direction(
     norm: float,
     seed: int,
     draw: int,
+    fit: FitDirection = difference_of_means,
 ) -> Float64[Tensor, " d_model"]:
     """Draw a label-independent control direction with the norm of the fitted direction.
 
-    `shuffled`: the same fit with permuted labels. `covariance`: a Gaussian draw with the
+    `shuffled`: the same `fit` with permuted labels. `covariance`: a Gaussian draw with the
     activations' covariance, sum_i g_i x_i with g standard normal. Both centre each class on its own
     mean: if the classes are far apart, most variance lies along their difference, and an uncentred
     draw, rescaled, would reproduce the fitted direction up to its sign. `isotropic`: a standard
@@ -61,10 +107,17 @@ def control_direction(
         )
     if source == "shuffled":
         order = torch.from_numpy(rng.permutation(len(both)))
-        direction = difference_of_means(both[order[: len(positive)]], both[order[len(positive) :]])
+        direction = fit(both[order[: len(positive)]], both[order[len(positive) :]])
     elif source == "covariance":
         weights = torch.from_numpy(rng.standard_normal(len(both)))
         direction = weights @ both
     else:
         direction = torch.from_numpy(rng.standard_normal(both.shape[1]))
     return direction * (norm / direction.norm())
+
+
+def _with_norm_of(
+    mean: Float64[Tensor, " d_model"], direction: Tensor
+) -> Float64[Tensor, " d_model"]:
+    norm = direction.norm()
+    return direction if norm == 0 else direction * (mean.norm() / norm)

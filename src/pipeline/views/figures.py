@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from pipeline.engine.conditions import BASELINE
 from pipeline.measures.bands import band_over
 from pipeline.measures.statistics import cluster_means, summarise
-from pipeline.views.heat_maps import map_of_means
+from pipeline.views.heat_maps import in_words, map_of_means
 from pipeline.views.marks import (
     GREY,
     bands_in_words,
@@ -76,6 +76,7 @@ def effect_by_layer(
         raise ValueError(
             f"metrics {', '.join(metrics)} have no common scale; valid: one, or all in per cent"
         )
+    titles = _titles(scores, arms)
     with panels(len(arms)) as (figure, axes):
         for axis, arm in zip(axes, arms, strict=True):
             compared = steered_of(select(summary, arm=arm, at_setting=True))
@@ -105,7 +106,7 @@ def effect_by_layer(
                 draw_band(axis, layers, band, colour, within=(0.0, 1.0) if percent else None)
                 draw_curve(axis, layers, fitted["mean"], colour, label=metric)
             setting = f"{rule_in_words(compared)}, strength {compared['strength'].iloc[0]:g}"
-            axis.set_title(f"{question(select(scores, arm=arm))}\n{setting}")
+            axis.set_title(f"{titles[arm]}\n{setting}")
             axis.set_xlabel("layer of the direction")
             layer_axis(axis)
         if percent:
@@ -131,6 +132,17 @@ def effect_by_layer(
             ],
         )
     return figure
+
+
+def _titles(scores: pd.DataFrame, arms: list[str]) -> dict[str, str]:
+    """Describe each arm in words, by its name too if words alone do not tell arms apart."""
+    titles = {arm: question(select(scores, arm=arm)) for arm in arms}
+    if len(set(titles.values())) == len(arms):
+        return titles
+    return {
+        arm: f"{in_words(arm).capitalize()}, {text[0].lower()}{text[1:]}"
+        for arm, text in titles.items()
+    }
 
 
 def strength_by_layer(

@@ -53,6 +53,16 @@ def draw_curve(
     axes.plot(layers, means, color=colour, lw=2.4, marker=".", zorder=4, label=label)
 
 
+def draw_spread(
+    axes: Axes, rows: pd.DataFrame, x: str, column: str, colour: str, alpha: float = 0.35
+) -> None:
+    """Draw the central 95 % of a column's values at each value of x, if there are rows."""
+    if rows.empty:
+        return
+    bounds = rows.groupby(x)[column].quantile([0.025, 0.975]).unstack()
+    axes.fill_between(bounds.index, *bounds.to_numpy().T, color=colour, alpha=alpha, lw=0)
+
+
 def draw_mean_curve(
     axes: Axes,
     scores: pd.DataFrame,

@@ -122,7 +122,8 @@ def question(arm: pd.DataFrame) -> str:
     """Describe an arm in words: "Added to harmless requests"."""
     verbs = " / ".join(INTERVENTIONS[name] for name in steered_of(arm)["intervention"].unique())
     labels = " and ".join(sorted(arm["label"].unique()))
-    return f"{verbs} {labels} requests".capitalize()
+    text = f"{verbs} {labels} requests"
+    return text[0].upper() + text[1:]
 
 
 def counts_in_words(means: pd.DataFrame) -> str:

@@ -55,6 +55,19 @@ def fit_classes(
     return fits
 
 
+def logistic_weight(
+    states: Float64[np.ndarray, "rows d_model"],
+    positive: Shaped[np.ndarray, " rows"],
+    penalty: float,
+) -> Float64[np.ndarray, " d_model"]:
+    """Fit a logistic regression of two classes, and return the weight of states as they are.
+
+    Minimises log loss + penalty/2 ||w||² over w of standardised states, summed over rows.
+    """
+    _, weight, _ = _Design.of(states).logistic(positive, penalty)
+    return weight[1] - weight[0]
+
+
 def fit_values(
     states: Float64[np.ndarray, "rows d_model"],
     values: Sequence[Float64[np.ndarray, "rows outputs"]],
