@@ -6,6 +6,7 @@ from random import Random
 
 from pipeline.embedded import (
     agreement_prompts,
+    circuit_prompts,
     lens_prompts,
     probe_prompts,
     prompt_tables,
@@ -23,6 +24,7 @@ def write_study_data(folder: Path, seed: int) -> None:
     tables = {
         "capitals": lens_prompts.capitals(Random(seed)),
         "fact_edits": lens_prompts.fact_edits(Random(seed)),
+        "indirect_objects": circuit_prompts.indirect_objects(Random(seed)),
         "instructions": refusal.instructions(Random(seed)),
         "list_topics": lists.topics(),
         "mixed_texts": lens_prompts.mixed_texts(Random(seed)),
