@@ -348,24 +348,35 @@ def test_attributions_are_tabulated_by_the_role_of_the_token():
 def test_pruning_keeps_what_is_needed():
     shares = {"a": 0.0, "b": 0.02, "c": 0.05, "d": 0.03, "e": 0.4, "f": 0.5}
 
-    def recovered(kept):
-        return sum(shares[name] for name in kept)
+    def recovered(sets):
+        return [sum(shares[name] for name in kept) for kept in sets]
 
     kept, steps = prune(list("abcdef"), recovered, 0.9)
     assert kept == ["e", "f"]
     assert [step.n_kept for step in steps if step.accepted][-1] == 2
     kept, _ = prune(list("abcdef"), recovered, 0.94)
-    assert set(kept) >= {"e", "f"} and recovered(kept) >= 0.94
+    assert set(kept) >= {"e", "f"} and recovered([kept])[0] >= 0.94
     for name in kept:
-        assert recovered([other for other in kept if other != name]) < 0.94
-    assert prune(list("abcdef"), lambda _: 1.0, 0.9)[0] == []
+        assert recovered([[other for other in kept if other != name]])[0] < 0.94
+    assert prune(list("abcdef"), lambda sets: [1.0] * len(sets), 0.9)[0] == []
+
+
+def test_what_costs_nothing_is_removed_before_what_is_cheap():
+    """In the order given, b alone would use up the share that may be lost."""
+    costs = dict.fromkeys("bcdefgh", 0.09) | dict.fromkeys("ijklmno", 0.0)
+
+    def recovered(sets):
+        return [1 - sum(cost for name, cost in costs.items() if name not in kept) for kept in sets]
+
+    kept, _ = prune(list("bcdefghijklmno"), recovered, 0.9)
+    assert len(kept) == 6 and set(kept) < set("bcdefgh")
 
 
 def test_what_is_removed_later_may_free_what_was_kept():
-    """Two items that cancel each other: neither can go first alone, until the third is gone."""
+    """Without a, b spoils everything: a can go once b is gone."""
 
-    def recovered(kept):
-        return 0.0 if "a" not in kept and "b" in kept else float("c" in kept)
+    def recovered(sets):
+        return [float("c" in kept and ("a" in kept or "b" not in kept)) for kept in sets]
 
     assert prune(list("abc"), recovered, 0.9)[0] == ["c"]
 
@@ -387,7 +398,8 @@ def test_sets_are_those_that_the_axes_say():
         (n, draw) for n in (2, 4) for draw in range(3)
     ]
     assert all(len(kept(c)) == c.axes["n_kept"] and c.role == CONTROL for c in drawn)
-    assert len({frozenset(kept(c)) for c in drawn}) > 4
+    assert len({frozenset(kept(c)) for c in drawn}) > 3
+    assert all(site.component == "z" for c in drawn[:3] for site in kept(c))
     again = kept_components(model, prompts, fits, 0, fit="c", sets="random", sizes=[4], draws=3)
     assert [kept(c) for c in again] == [kept(c) for c in drawn]
     none, whole = kept_components(model, prompts, fits, 0, fit="c", sets="circuit")

@@ -1,6 +1,6 @@
 """Arms of a circuit: all but it ablated, sets of other sizes, and parts of it taken away."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,8 @@ def kept_components(
     """Keep a set of components and ablate all others, as in the circuit's fit.
 
     `circuit`: none, and the circuit. `ranked`: those of the largest effect, by size. `random`:
-    random sets of these sizes, a control. The circuit's size is one of the sizes.
+    random sets with as many heads and as many MLPs, a control; of the circuit's size, as many as in
+    the circuit. The circuit's size is one of the sizes.
 
     Args:
         model: the model.
@@ -43,7 +44,7 @@ def kept_components(
         draws: random sets of each size.
 
     Yields:
-        Conditions with the axes `source` (of `SETS`), `n_kept`, `draw`.
+        Conditions with the axes `source` (of `SETS`), `n_kept`, `draw`, `n_components` (all).
 
     Raises:
         ValueError: an unknown kind of sets, a size below 0, no draw, or a circuit of another model.
@@ -61,17 +62,17 @@ def kept_components(
     listed = sorted({size, *(n for n in sizes or [] if n <= len(sites))})
     if sets == "circuit":
         for kept in ([], circuit.kept):
-            yield _keeping(kept, edits, {"source": sets, "n_kept": len(kept), "draw": 0})
+            yield _keeping(kept, edits, _axes(sets, len(kept), 0, sites))
         return
     rng = np.random.default_rng(seed)
     for n in listed:
-        for draw in range(draws if sets == "random" else 1):
-            ordered = circuit.ranked
-            if sets == "random":
-                ordered = [sites[i] for i in rng.permutation(len(sites))]
-            axes: dict[str, Axis] = {"source": sets, "n_kept": n, "draw": draw}
-            role = CONTROL if sets == "random" else CANDIDATE
-            yield _keeping(ordered[:n], edits, axes, role)
+        ranked = circuit.ranked[:n]
+        if sets == "ranked":
+            yield _keeping(ranked, edits, _axes(sets, n, 0, sites))
+            continue
+        for draw in range(draws):
+            kept = _random_set(sites, circuit.kept if n == size else ranked, rng)
+            yield _keeping(kept, edits, _axes(sets, n, draw, sites), CONTROL)
 
 
 def without_components(
@@ -130,6 +131,22 @@ def _edits(
         circuit.check(model, site)
     options = {"ablation": circuit.ablation, "positions": circuit.positions}
     return sites, ablations(model, prompts, sites, **options)
+
+
+def _random_set(
+    sites: Sequence[Site], like: Sequence[Site], rng: np.random.Generator
+) -> list[Site]:
+    """Draw as many heads and as many MLPs as another set has."""
+    drawn = []
+    for component in ("z", "mlp_out"):
+        of_kind = [site for site in sites if site.component == component]
+        count = sum(site.component == component for site in like)
+        drawn += [of_kind[i] for i in rng.permutation(len(of_kind))[:count]]
+    return drawn
+
+
+def _axes(sets: str, n_kept: int, draw: int, sites: Collection[Site]) -> dict[str, Axis]:
+    return {"source": sets, "n_kept": n_kept, "draw": draw, "n_components": len(sites)}
 
 
 def _keeping(

@@ -146,8 +146,9 @@ def pruned_circuit(
 
     recovered(C) = (d(C) - d(corrupted)) / (d(model) - d(corrupted)), with d the mean of
     logit(answer) - logit(foil) over the prompts, and d(C) the model in which all components outside
-    of C are ablated. Components are removed in the order of |effect|, the least first, as long as
-    `recover` is recovered (`pruning.prune`); effect: the change of d when this one is ablated.
+    of C are ablated. Components are removed as long as `recover` is recovered, at first in the order
+    of |effect|, the least first, later by what they add to the rest (`pruning.prune`); effect: the
+    change of d when this one is ablated.
 
     Args:
         model: the model.
@@ -186,9 +187,9 @@ def pruned_circuit(
         alone = _means(model, rows, edits, [[site] for site in sites])
         effects = [mean - intact for mean in alone]
 
-    def recovered(kept: Sequence[Site]) -> float:
-        (mean,) = _means(model, rows, edits, [[site for site in sites if site not in kept]])
-        return (mean - without) / (intact - without)
+    def recovered(sets: Sequence[Sequence[Site]]) -> list[float]:
+        removed = [[site for site in sites if site not in kept] for kept in sets]
+        return [(d - without) / (intact - without) for d in _means(model, rows, edits, removed)]
 
     order = sorted(range(len(sites)), key=lambda n: abs(effects[n]))
     kept, steps = prune([sites[n] for n in order], recovered, recover)
