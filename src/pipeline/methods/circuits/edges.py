@@ -1,0 +1,324 @@
+"""Edges of a circuit: what a component reads from another one, patched and estimated by gradients."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pipeline.data.prompts import select_prompts
+from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition, Edit, PerToken
+from pipeline.engine.memory import in_batches
+from pipeline.methods.circuits.components import (
+    activations,
+    check_options,
+    components,
+    corrupted_tokens,
+    name_of,
+    token_mask,
+    tokens_of,
+)
+from pipeline.methods.circuits.fits import circuit_of
+from pipeline.methods.circuits.gradients import EMBED, Batch, batches, path_hooks
+from pipeline.methods.interventions import Add, Replace, Subtract
+from pipeline.model import hooks
+from pipeline.model.loading import LanguageModel
+from pipeline.model.output_projections import head_outputs
+from pipeline.model.sites import Site
+
+INPUT, LOGITS = "input", "logits"
+"""The first and the last node: the embeddings, and what the unembedding reads."""
+
+
+class Edge(NamedTuple):
+    """A component's output as it is read by a later one; None: the input, or the logits."""
+
+    source: Site | None
+    target: Site | None
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of both ends."""
+        return (
+            INPUT if self.source is None else name_of(self.source),
+            LOGITS if self.target is None else name_of(self.target),
+        )
+
+
+def edges_of(model: LanguageModel, sites: list[Site]) -> list[Edge]:
+    """List the edges between components, the input and the logits, in the order of targets.
+
+    A head reads earlier layers; an MLP also the heads of its layer, unless both run in parallel.
+    """
+    sources, targets = [None, *sites], [*sites, None]
+    return [Edge(a, b) for b in targets for a in sources if _is_before(model, a, b)]
+
+
+def patched_edges(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    fits: Mapping[str, Any],
+    seed: int,
+    *,
+    fit: str,
+    most: int = 150,
+    draws: int = 100,
+) -> Iterator[Condition]:
+    """Patch single edges: a component reads another one's output as on the corrupted prompt.
+
+    The target computes with its input x + (u' - u), u and u' what the source adds to the residual
+    stream of the clean and the corrupted prompt, at all tokens; all other components read x as it
+    is, and everything after the target sees its changed output. A source's u includes its share of
+    a post-norm. Edges of the circuit, with the input and the logits, and random edges of the model.
+
+    Args:
+        model: the model.
+        prompts: the prompts of the run, with `answer`, `foil` and `corrupted`.
+        fits: contains the circuit.
+        seed: of the random edges.
+        fit: name of the `Circuit`.
+        most: edges of the circuit at most, those between its components of the largest effect.
+        draws: random edges.
+
+    Yields:
+        Conditions with the axes `source` and `target` (names of components, `input`, `logits`) and
+        `edges` (`circuit` or `random`).
+
+    Raises:
+        ValueError: a number below 1, a circuit of another model, or as `corrupted_tokens`.
+
+    Source: Wang et al. 2023 (path patching); Goldowsky-Dill et al. 2023.
+    """
+    for name, number in (("most", most), ("draws", draws)):
+        if number < 1:
+            raise ValueError(f"{name}: {number} is less than 1")
+    check_options(prompts, "patched", "all")
+    circuit = circuit_of(fits, fit)
+    for site in circuit.sites:
+        circuit.check(model, site)
+    of_circuit: list[Edge] = []
+    by_size = [site for site in circuit.ranked if site in circuit.kept]
+    for count in range(len(by_size) + 1):
+        sites = [site for site in circuit.kept if site in by_size[:count]]
+        edges = edges_of(model, sites)
+        if len(edges) > most:
+            break
+        of_circuit = edges
+    others = [edge for edge in edges_of(model, components(model)) if edge not in set(of_circuit)]
+    drawn = np.random.default_rng(seed).permutation(len(others))[:draws]
+    listed = [(edge, "circuit", CANDIDATE) for edge in of_circuit]
+    listed += [(others[n], "random", CONTROL) for n in sorted(drawn)]
+    patches = _Patches(model, prompts)
+    for edge, kind, role in listed:
+        source, target = edge.names
+        axes = {"edges": kind, "source": source, "target": target}
+        yield Condition(axes, patches.edits(edge), role=role)
+
+
+def edge_attributions(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    *,
+    split: str = "test",
+    select: dict[str, list[str]] | None = None,
+    steps: int = 5,
+) -> pd.DataFrame:
+    """Estimate the effect of patching every edge, without running any of them.
+
+    attribution = (u' - u) ∂m/∂x, summed over tokens and averaged over prompts, with m = logit(
+    answer) - logit(foil), u the source's output, x the target's input, and ∂m/∂x through the target
+    only. Integrated: ∂m/∂x is the mean over inputs e' + k/steps (e - e'), as in
+    `gradients.component_attributions`.
+
+    Args:
+        model: the model.
+        prompts: the dataset, with `answer`, `foil` and `corrupted`.
+        split: of the prompts.
+        select: column -> values of the prompts; None for all.
+        steps: of the path of integrated gradients.
+
+    Returns:
+        A row per edge: `source`, `target`, `gradient`, `integrated`, in nats.
+
+    Raises:
+        ValueError: no such prompts, fewer than 1 step, or as `components.corrupted_tokens`.
+
+    Source: Syed et al. 2023, "Attribution patching outperforms automated circuit discovery";
+    Hanna et al. 2024, "Have faith in faithfulness" (integrated gradients).
+    """
+    if steps < 1:
+        raise ValueError(f"steps: {steps} is less than 1")
+    rows = select_prompts(prompts, select, [split]).reset_index(drop=True)
+    check_options(rows, "patched", "all")
+    run = partial(_edge_scores, model, rows, steps)
+    # Outputs and gradients of all components are held for the tokens of a pass.
+    gradient, integrated = in_batches(model, min(256, model.batch_tokens), run)
+    sites = components(model)
+    place = {site: n for n, site in enumerate(sites)}
+    table = [
+        (
+            *edge.names,
+            *(
+                float(
+                    scores[
+                        0 if edge.source is None else 1 + place[edge.source],
+                        len(sites) if edge.target is None else place[edge.target],
+                    ]
+                )
+                for scores in (gradient, integrated)
+            ),
+        )
+        for edge in edges_of(model, sites)
+    ]
+    return pd.DataFrame(table, columns=["source", "target", "gradient", "integrated"])
+
+
+def _is_before(model: LanguageModel, source: Site | None, target: Site | None) -> bool:
+    if source is None or target is None:
+        return True
+    if source.layer != target.layer:
+        return source.layer < target.layer
+    return source.component == "z" and target.component == "mlp_out" and not model.parallel
+
+
+class _Patches:
+    """The edits that patch edges, with the outputs of all components, clean and corrupted."""
+
+    def __init__(self, model: LanguageModel, prompts: pd.DataFrame) -> None:
+        self._model = model
+        clean, corrupted = tokens_of(prompts), corrupted_tokens(model, prompts)
+        sites = [EMBED, *components(model)]
+        whole = list(dict.fromkeys(Site(site.layer, site.component) for site in sites))
+        self._clean = activations(model, clean, [*sites, *whole])
+        before, after = self._clean, activations(model, corrupted, whole)
+        self._changes: dict[Site | None, Tensor] = {None: after[EMBED] - before[EMBED]}
+        real = token_mask(clean)[..., None, None]
+        for site in whole[1:]:
+            if site.component == "mlp_out":
+                self._changes[site] = after[site] - before[site]
+                continue
+            with torch.no_grad():
+                heads = [
+                    head_outputs(model, site.layer, values[site].to(model.device)).cpu()
+                    for values in (before, after)
+                ]
+            # Padding adds nothing, which a post-norm cannot divide by.
+            changes = torch.where(real, heads[1] - heads[0], 0.0)
+            for head, change in enumerate(changes.unbind(-2)):
+                self._changes[Site(site.layer, "z", head)] = change
+
+    def edits(self, edge: Edge) -> tuple[Edit, ...]:
+        """Add the source's change to what the target reads, and nothing else.
+
+        Added to the residual stream where the target reads it, and subtracted after it; other
+        components that read the stream in between are put back to their clean outputs.
+        """
+        model, change = self._model, PerToken(self._changes[edge.source])
+        if edge.target is None:
+            return (Edit(Site(model.n_layers - 1, "resid_post"), Add(change)),)
+        layer, target = edge.target.layer, edge.target
+        is_head = target.component == "z"
+        start = "resid_pre" if is_head or model.parallel else "resid_mid"
+        end = "resid_mid" if is_head and not model.parallel else "resid_post"
+        beside: list[Site] = []
+        if is_head:
+            beside = [Site(layer, "z", head) for head in range(model.n_heads) if head != target.unit]
+        if model.parallel:
+            beside += [Site(layer, "mlp_out" if is_head else "z")]
+        restored = [Edit(site, Replace(PerToken(self._clean[site]))) for site in beside]
+        return (
+            Edit(Site(layer, start), Add(change)),
+            *restored,
+            Edit(Site(layer, end), Subtract(change)),
+        )
+
+
+def _edge_scores(
+    model: LanguageModel, prompts: pd.DataFrame, steps: int, batch_tokens: int
+) -> tuple[Float[Tensor, "source target"], Float[Tensor, "source target"]]:
+    """Average the attributions of all pairs over prompts, at the clean prompt and on the path."""
+    sites = components(model)
+    totals = [torch.zeros(len(sites) + 1, len(sites) + 1, dtype=torch.float64) for _ in "ab"]
+    whole = list(dict.fromkeys(Site(site.layer, site.component) for site in sites))
+    for batch in batches(model, prompts, batch_tokens):
+        before, after = (
+            _outputs(model, hooks.read(model, [EMBED, *whole], ids, batch.mask), batch.mask > 0)
+            for ids in (batch.ids, batch.corrupted)
+        )
+        changes = after - before
+        last, mean = torch.zeros(()), torch.zeros(())
+        for at_input in path_hooks(model, batch, steps):
+            with hooks.with_hooks(model, at_input):
+                last = _input_gradients(model, batch)
+            mean = mean + last / steps
+        for total, gradients in zip(totals, (last, mean), strict=True):
+            total += torch.einsum("srpd,trpd->st", changes, gradients).double().cpu()
+    gradient, integrated = (total / len(prompts) for total in totals)
+    return gradient, integrated
+
+
+def _outputs(
+    model: LanguageModel, values: Mapping[Site, Tensor], real: Bool[Tensor, "rows pos"]
+) -> Float[Tensor, "source rows pos d_model"]:
+    """Stack what the input and each component add to the residual stream, 0 at padding."""
+    parts = [values[EMBED].float()]
+    for layer in range(model.n_layers):
+        parts += head_outputs(model, layer, values[Site(layer, "z")]).unbind(-2)
+        parts.append(values[Site(layer, "mlp_out")].float())
+    return torch.where(real[..., None], torch.stack(parts), 0.0)
+
+
+def _input_gradients(
+    model: LanguageModel, batch: Batch
+) -> Float[Tensor, "target rows pos d_model"]:
+    """Compute the gradient of the objective through each component only, and of the logits' input.
+
+    The derivative of the objective by the component's output, through all that follows, times that
+    of the output by the component's input.
+    """
+    stream = "resid_pre" if model.parallel else "resid_mid"
+    layers, last = range(model.n_layers), Site(model.n_layers - 1, "resid_post")
+    seen: dict[Site, Tensor] = {}
+
+    def start(site: Site, hidden: Tensor) -> Tensor | None:
+        # The first activation begins the graph.
+        seen[site] = hidden if hidden.requires_grad else hidden.detach().requires_grad_()
+        return None if seen[site] is hidden else seen[site]
+
+    names = dict.fromkeys(("resid_pre", "z", stream, "mlp_out"))
+    sites = [Site(layer, name) for layer in layers for name in names]
+    at_sites = {site: partial(start, site) for site in [*sites, last]}
+    with torch.enable_grad(), hooks.with_hooks(model, at_sites):
+        logits = model.hf(
+            batch.ids,
+            attention_mask=batch.mask,
+            position_ids=hooks.token_positions(batch.mask),
+            use_cache=False,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        outputs = [Site(layer, name) for layer in layers for name in ("z", "mlp_out")]
+        objective = batch.objective(logits).sum()
+        reached = [*(seen[site] for site in outputs), seen[last]]
+        by_output = dict(
+            zip([*outputs, last], torch.autograd.grad(objective, reached, retain_graph=True), strict=True)
+        )
+        gradients = []
+        for layer in layers:
+            z, mlp = Site(layer, "z"), Site(layer, "mlp_out")
+            width = model.width(Site(layer, "z", 0))
+            for head in range(model.n_heads):
+                of_head = torch.zeros_like(by_output[z])
+                part = slice(head * width, (head + 1) * width)
+                of_head[..., part] = by_output[z][..., part]
+                gradients.append(_through(seen[z], seen[Site(layer, "resid_pre")], of_head))
+            gradients.append(_through(seen[mlp], seen[Site(layer, stream)], by_output[mlp]))
+    return torch.stack([*gradients, by_output[last]]).float().detach()
+
+
+def _through(output: Tensor, read: Tensor, gradient: Tensor) -> Tensor:
+    (result,) = torch.autograd.grad(output, read, gradient, retain_graph=True)
+    return result
