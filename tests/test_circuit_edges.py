@@ -4,7 +4,6 @@ import copy
 
 import numpy as np
 import pytest
-import torch
 from families import tiny
 from test_circuits import (
     CIRCUIT,
@@ -108,9 +107,7 @@ def test_a_patched_edge_changes_what_its_target_reads_and_nothing_else(family):
     model = tiny(family)
     prompts = random_rows(model)
     circuit = whole_circuit(model, prompts)
-    conditions = list(
-        patched_edges(model, prompts, {"c": circuit}, 0, fit="c", most=200, draws=20)
-    )
+    conditions = list(patched_edges(model, prompts, {"c": circuit}, 0, fit="c", most=200, draws=20))
     edges = {edge.names: edge for edge in edges_of(model, components(model))}
     assert len({(c.axes["source"], c.axes["target"]) for c in conditions}) == len(conditions)
     assert sum(c.role == CONTROL for c in conditions) == 20
@@ -136,11 +133,14 @@ def test_attributions_of_edges_are_slopes(family):
     exact.hf.double()
     rows = prompts[prompts["split"] == "test"].to_dict("records")
     edges = edges_of(model, components(model))
-    assert [tuple(row) for row in table[["source", "target"]].to_numpy()] == [e.names for e in edges]
+    assert [tuple(row) for row in table[["source", "target"]].to_numpy()] == [
+        e.names for e in edges
+    ]
     step = 3e-3
     for n in range(0, len(edges), 11):
         slopes = [
-            (by_hand(exact, row, edges[n], step) - by_hand(exact, row, edges[n], -step)) / (2 * step)
+            (by_hand(exact, row, edges[n], step) - by_hand(exact, row, edges[n], -step))
+            / (2 * step)
             for row in rows
         ]
         expected = pytest.approx(np.mean(slopes), abs=5e-4, rel=2e-3)
@@ -152,15 +152,15 @@ def test_the_planted_path_is_found_and_nothing_else():
     model = planted()
     prompts = planted_prompts(model)
     circuit = pruned_circuit(model, prompts)
-    conditions = list(
-        patched_edges(model, prompts, {"c": circuit}, 0, fit="c", most=50, draws=60)
-    )
+    conditions = list(patched_edges(model, prompts, {"c": circuit}, 0, fit="c", most=50, draws=60))
     scores = logit_differences(model, prompts, [Condition(), *conditions])
     effects = (scores[1:] - scores[0]).mean(1)
     intact = float(scores[0].mean())
     first, second = map(name_of, CIRCUIT)
     path = {("input", first), (first, second), (second, "logits")}
-    table = edge_attributions(model, prompts, split="test", steps=10).set_index(["source", "target"])
+    table = edge_attributions(model, prompts, split="test", steps=10).set_index(
+        ["source", "target"]
+    )
     for condition, effect in zip(conditions, effects.tolist(), strict=True):
         ends = condition.axes["source"], condition.axes["target"]
         assert (effect < -0.9 * intact) == (ends in path), (ends, effect)
@@ -176,8 +176,10 @@ def test_edges_go_forward():
     serial, parallel = tiny("llama"), tiny("neox")
     n, heads = serial.n_layers, serial.n_heads
     assert len(edges_of(serial, [])) == 1
-    counts = {name: len(edges_of(model, components(model))) for name, model in
-              (("serial", serial), ("parallel", parallel))}
+    counts = {
+        name: len(edges_of(model, components(model)))
+        for name, model in (("serial", serial), ("parallel", parallel))
+    }
     nodes = n * (heads + 1)
     between = n * (n - 1) // 2 * (heads + 1) ** 2
     assert counts["parallel"] == between + 2 * nodes + 1

@@ -85,7 +85,9 @@ def planted() -> LanguageModel:
 def planted_prompts(model) -> pd.DataFrame:
     """The answer is mentioned twice, the foil once; the counterpart has three other names."""
     rows = []
-    for n, (answer, foil) in enumerate([(10, 11), (11, 10), (12, 13), (13, 12), (16, 17), (17, 16)]):
+    for n, (answer, foil) in enumerate(
+        [(10, 11), (11, 10), (12, 13), (13, 12), (16, 17), (17, 16)]
+    ):
         split = "train" if n < 4 else "test"
         others = [name for name in NAMES if name not in (answer, foil)][n % 2 : n % 2 + 3]
         places = [(0, 1, 3), (1, 0, 2)][n % 2]
@@ -151,7 +153,9 @@ def outputs_of(model, ids, site):
     if side == "input":
         handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].clone()))
     else:
-        handle = module.register_forward_hook(lambda _, __, out: seen.append(output(out)[0].clone()))
+        handle = module.register_forward_hook(
+            lambda _, __, out: seen.append(output(out)[0].clone())
+        )
     with handle, torch.no_grad():
         model.hf(ids, use_cache=False)
     return seen[0]
@@ -228,7 +232,9 @@ def test_all_components_recover_everything_and_none_nothing():
     listed = [Condition(), by_size[n], by_size[0]]
     intact, whole, none = logit_differences(model, prompts, listed)
     corrupted = prompts.assign(
-        tokens=[tokens_of(model, row, "corrupted")[0].tolist() for row in prompts.to_dict("records")]
+        tokens=[
+            tokens_of(model, row, "corrupted")[0].tolist() for row in prompts.to_dict("records")
+        ]
     )
     (expected,) = logit_differences(model, corrupted, [Condition()])
     assert torch.equal(whole, intact)
@@ -243,7 +249,9 @@ def flipped(model, prompts) -> pd.DataFrame:
     """
     (intact,) = logit_differences(model, prompts, [Condition()])
     corrupted = prompts.assign(
-        tokens=[tokens_of(model, row, "corrupted")[0].tolist() for row in prompts.to_dict("records")]
+        tokens=[
+            tokens_of(model, row, "corrupted")[0].tolist() for row in prompts.to_dict("records")
+        ]
     )
     (without,) = logit_differences(model, corrupted, [Condition()])
     lower = (intact < without).numpy()
@@ -269,7 +277,11 @@ def test_every_ablation_is_what_a_hook_by_hand_gives(family, ablation):
         read = [outputs_of(model, tokens_of(model, row, "corrupted"), site) for row in rows]
         for p, row in enumerate(rows):
             of = slot(model, site)
-            group = [r for r, other in zip(read, rows, strict=True) if other["template"] == row["template"]]
+            group = [
+                r
+                for r, other in zip(read, rows, strict=True)
+                if other["template"] == row["template"]
+            ]
             values = {
                 "zero": torch.zeros(()),
                 "mean": torch.cat(read)[:, of].mean(0),
@@ -316,7 +328,9 @@ def test_attributions_are_finite_differences(family):
                 return (at(step) - at(-step)) / (2 * step)
 
             slopes = [slope(k / 3) for k in (1, 2, 3)]
-            assert float(estimates.gradient[site][p].sum()) == pytest.approx(slopes[-1], abs=5e-4, rel=1e-3)
+            assert float(estimates.gradient[site][p].sum()) == pytest.approx(
+                slopes[-1], abs=5e-4, rel=1e-3
+            )
             integrated = float(estimates.integrated[site][p].sum())
             assert integrated == pytest.approx(np.mean(slopes), abs=5e-4, rel=1e-3)
 
@@ -327,7 +341,7 @@ def test_attributions_are_tabulated_by_the_role_of_the_token():
     roles = token_roles(model, prompts)
     # w1 x w2 answer again last: the foil at 1 and 4, the answer at 3.
     assert [ROLES[n] for n in roles[0].tolist()[:6]] == [
-        "other", "foil", "other", "answer", "giver", "last",
+        "other", "foil", "other", "answer", "foil again", "last",
     ]  # fmt: skip
     assert roles[0].tolist()[6:] == [-1]
     table = attributions_by_role(model, prompts, split="test", steps=2)
@@ -335,7 +349,9 @@ def test_attributions_are_tabulated_by_the_role_of_the_token():
     estimates = component_attributions(model, rows, steps=2)
     for site in components(model)[::5]:
         axes = axes_of(site)
-        of_site = table[(table["layer"] == axes["layer"]) & (table["component"] == axes["component"])]
+        of_site = table[
+            (table["layer"] == axes["layer"]) & (table["component"] == axes["component"])
+        ]
         for name in ("gradient", "integrated"):
             sums = of_site.groupby("sample")[name].sum().to_numpy()
             assert np.allclose(sums, getattr(estimates, name)[site].sum(1).numpy(), atol=1e-6)
@@ -477,6 +493,8 @@ def test_scores_are_logit_differences():
     model = tiny("llama")
     prompts = random_rows(model)
     rows = prompts.to_dict("records")
-    logits = score_last(model, prompts["tokens"].tolist(), [Condition()], lambda x: x, batch_tokens=99)
+    logits = score_last(
+        model, prompts["tokens"].tolist(), [Condition()], lambda x: x, batch_tokens=99
+    )
     expected = [difference(model, row, logits[0, p]) for p, row in enumerate(rows)]
     assert logit_differences(model, prompts, [Condition()])[0].tolist() == pytest.approx(expected)

@@ -113,7 +113,7 @@ def test_a_token_without_a_value_is_named():
         score_last(tiny("llama"), PROMPTS, [condition], lambda x: x, batch_tokens=500)
     shorter = PerToken(values(0, WIDTH)[:, :2])
     added = Condition(edits=(Edit(Site(1, "resid_pre"), Add(shorter), "generated"),))
-    with pytest.raises(ValueError, match="'generated' at blocks.1.resid_pre name token"):
+    with pytest.raises(ValueError, match=r"'generated' at blocks.1.resid_pre name token"):
         cross_entropy(tiny("llama"), PROMPTS, [added], batch_tokens=500)
 
 

@@ -1,4 +1,4 @@
-"""Stories up to the receiver's name, for the circuits study; also plain English for other models."""
+"""Stories up to the receiver's name, in plain English too, for the circuits study."""
 
 from itertools import combinations
 from random import Random

@@ -205,7 +205,9 @@ def _check_tokens(
     tokens = group.stack.tokens
     if tokens is None:
         return
-    edited = absolute if mask is None else absolute.masked_fill(~mask[..., 0].to(absolute.device), 0)
+    edited = (
+        absolute if mask is None else absolute.masked_fill(~mask[..., 0].to(absolute.device), 0)
+    )
     if int(edited.max()) >= tokens:
         raise ValueError(
             f"positions {group.rule!r} at {site} name token {int(edited.max())}; the edit has "

@@ -9,7 +9,7 @@ from pipeline.measures.statistics import cluster_means
 _PAIR = ["sample", "repeat"]
 
 
-def tested_effects(
+def effects_over_clusters(
     edited: pd.DataFrame, baseline: pd.DataFrame, by: list[str], *, cluster: str
 ) -> pd.DataFrame:
     """Compute the mean change of a score under each condition, tested over clusters.

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from pipeline.engine.conditions import BASELINE
-from pipeline.measures.effects import tested_effects
+from pipeline.measures.effects import effects_over_clusters
 from pipeline.measures.recovered import Interval, recovered
 from pipeline.views.heat_maps import in_words
 from pipeline.views.marks import GREY, legend_key
@@ -56,7 +56,7 @@ def component_maps(
     rows = select(scores, split=split, arm=arms, metric=metric)
     baseline = select(rows, arm=arms[0], role=BASELINE)
     tables = {
-        arm: tested_effects(
+        arm: effects_over_clusters(
             steered_of(select(rows, arm=arm)), baseline, ["layer", "component"], cluster=cluster
         )
         for arm in arms

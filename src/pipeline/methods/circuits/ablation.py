@@ -28,9 +28,7 @@ def ablated_components(
 
     Source: Wang et al. 2023, "Interpretability in the wild" (indirect objects, mean ablation).
     """
-    edits = ablations(
-        model, prompts, components(model), ablation=ablation, positions=positions
-    )
+    edits = ablations(model, prompts, components(model), ablation=ablation, positions=positions)
     named = {"ablation": ablation, "positions": positions}
     for site, edit in edits.items():
         yield Condition({**axes_of(site), **named}, (edit,))

@@ -116,7 +116,9 @@ def without_components(
     parts = {name_of(site): [site] for site in kept}
     for draw in range(draws):
         chosen = rng.random(len(kept)) < 0.5
-        parts[f"subset {draw + 1}"] = [site for site, is_in in zip(kept, chosen, strict=True) if is_in]
+        parts[f"subset {draw + 1}"] = [
+            site for site, is_in in zip(kept, chosen, strict=True) if is_in
+        ]
     for removed, part in parts.items():
         for base, whole in (("circuit", kept), ("model", sites)):
             axes = {"base": base, "removed": removed, "n_removed": len(part)}

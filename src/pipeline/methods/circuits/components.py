@@ -173,9 +173,7 @@ def token_mask(tokens: Sequence[Sequence[int]]) -> Bool[Tensor, "prompts tokens"
     return torch.arange(int(lengths.max())) < lengths[:, None]
 
 
-def answer_ids(
-    model: LanguageModel, prompts: pd.DataFrame
-) -> dict[str, Int[Tensor, " prompts"]]:
+def answer_ids(model: LanguageModel, prompts: pd.DataFrame) -> dict[str, Int[Tensor, " prompts"]]:
     """Return the first tokens of each prompt's `answer` and `foil`.
 
     Raises:
@@ -205,7 +203,7 @@ def logit_differences(
         ValueError: as `answer_ids`.
     """
     ids = answer_ids(model, prompts)
-    # The logits of the few answers and foils of all prompts: rows do not say which prompt is theirs.
+    # Rows do not say which prompt is theirs: keep the logits of all answers and foils.
     tokens, columns = torch.unique(torch.stack([*ids.values()]), return_inverse=True)
     logits = score_last(
         model,

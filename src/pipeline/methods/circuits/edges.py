@@ -1,4 +1,4 @@
-"""Edges of a circuit: what a component reads from another one, patched and estimated by gradients."""
+"""Edges of a circuit: what a component reads from another one, patched and estimated."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -124,7 +124,7 @@ def edge_attributions(
     prompts: pd.DataFrame,
     *,
     split: str = "test",
-    select: dict[str, list[str]] | None = None,
+    select: Any = None,
     steps: int = 5,
 ) -> pd.DataFrame:
     """Estimate the effect of patching every edge, without running any of them.
@@ -138,7 +138,7 @@ def edge_attributions(
         model: the model.
         prompts: the dataset, with `answer`, `foil` and `corrupted`.
         split: of the prompts.
-        select: column -> values of the prompts; None for all.
+        select: selection of prompts, as an arm's `prompts`.
         steps: of the path of integrated gradients.
 
     Returns:
@@ -226,7 +226,9 @@ class _Patches:
         end = "resid_mid" if is_head and not model.parallel else "resid_post"
         beside: list[Site] = []
         if is_head:
-            beside = [Site(layer, "z", head) for head in range(model.n_heads) if head != target.unit]
+            beside = [
+                Site(layer, "z", head) for head in range(model.n_heads) if head != target.unit
+            ]
         if model.parallel:
             beside += [Site(layer, "mlp_out" if is_head else "z")]
         restored = [Edit(site, Replace(PerToken(self._clean[site]))) for site in beside]
@@ -304,7 +306,11 @@ def _input_gradients(
         objective = batch.objective(logits).sum()
         reached = [*(seen[site] for site in outputs), seen[last]]
         by_output = dict(
-            zip([*outputs, last], torch.autograd.grad(objective, reached, retain_graph=True), strict=True)
+            zip(
+                [*outputs, last],
+                torch.autograd.grad(objective, reached, retain_graph=True),
+                strict=True,
+            )
         )
         gradients = []
         for layer in layers:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from pipeline.config.errors import at_key
 from pipeline.data.datasets import dataset_digest
@@ -29,7 +28,7 @@ from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
 RANKINGS = ("ablation", "attribution")
-"""How components are ordered for pruning: by the effect of ablating each, or by an estimate of it."""
+"""Order of components for pruning: by the effect of ablating each, or by an estimate of it."""
 _RECORD = "circuit.json"
 
 
@@ -144,11 +143,10 @@ def pruned_circuit(
 ) -> Circuit:
     """Find a small set of heads and MLPs that recovers the logit difference.
 
-    recovered(C) = (d(C) - d(corrupted)) / (d(model) - d(corrupted)), with d the mean of
-    logit(answer) - logit(foil) over the prompts, and d(C) the model in which all components outside
-    of C are ablated. Components are removed as long as `recover` is recovered, at first in the order
-    of |effect|, the least first, later by what they add to the rest (`pruning.prune`); effect: the
-    change of d when this one is ablated.
+    recovered(C) = (d(C) - d(none)) / (d(all) - d(none)), with d(C) the mean of logit(answer) -
+    logit(foil) over the prompts while all components outside of C are ablated. Components are
+    removed as long as `recover` is recovered, at first those of the least |effect|, the change of d
+    when one is ablated, later those that add least to the rest (`pruning.prune`).
 
     Args:
         model: the model.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -25,13 +25,13 @@ from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
 EMBED = Site(0, "embed")
-ROLES = ("answer", "foil", "giver", "last", "other")
+ROLES = ("answer", "foil", "foil again", "last", "other")
 """Roles of a prompt's tokens: where the answer is mentioned, the foil first, the foil again, the
 last token, and all others."""
 
 
 class Attributions(NamedTuple):
-    """Estimated change of logit(answer) - logit(foil) if a component's output at a token is patched.
+    """Estimated change of the logit difference if a component's output at a token is patched.
 
     Both by component, padded at the end. `gradient`: at the clean prompt. `integrated`: the mean of
     gradients on the path of the inputs from the corrupted prompt to the clean one.
@@ -83,7 +83,7 @@ def attributions_by_role(
     prompts: pd.DataFrame,
     *,
     split: str = "test",
-    select: dict[str, list[str]] | None = None,
+    select: Any = None,
     steps: int = 5,
 ) -> pd.DataFrame:
     """Tabulate `component_attributions` by sample, component and role of the token.
@@ -92,7 +92,7 @@ def attributions_by_role(
         model: the model.
         prompts: the dataset, with `answer`, `foil` and `corrupted`.
         split: of the prompts.
-        select: column -> values of the prompts; None for all.
+        select: selection of prompts, as an arm's `prompts`.
         steps: of the path of integrated gradients.
 
     Returns:
@@ -130,7 +130,7 @@ def token_roles(model: LanguageModel, prompts: pd.DataFrame) -> Int[Tensor, "pro
             if token == answer:
                 roles[number, position] = ROLES.index("answer")
             elif token == foil:
-                role = "foil" if position == mentions[0] else "giver"
+                role = "foil" if position == mentions[0] else "foil again"
                 roles[number, position] = ROLES.index(role)
         roles[number, len(row) - 1] = ROLES.index("last")
     return roles
@@ -187,7 +187,9 @@ def _attributions(
     sites = components(model)
     whole = list(dict.fromkeys(Site(site.layer, site.component) for site in sites))
     longest = max(map(len, prompts["tokens"]))
-    results = Attributions(*({site: torch.zeros(len(prompts), longest) for site in sites} for _ in "ab"))
+    results = Attributions(
+        *({site: torch.zeros(len(prompts), longest) for site in sites} for _ in "ab")
+    )
     for batch in batches(model, prompts, batch_tokens):
         clean, corrupted = (
             hooks.read(model, whole, ids, batch.mask) for ids in (batch.ids, batch.corrupted)
@@ -214,4 +216,3 @@ def _attributions(
 
 def _units(model: LanguageModel, site: Site) -> int:
     return model.n_heads if site.component == "z" else 1
-
