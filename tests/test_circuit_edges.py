@@ -20,12 +20,8 @@ from test_circuits import (
 
 from pipeline.engine.conditions import CONTROL, Condition
 from pipeline.methods.circuits.components import components, logit_differences, name_of
-from pipeline.methods.circuits.edges import (
-    Edge,
-    edge_attributions,
-    edges_of,
-    patched_edges,
-)
+from pipeline.methods.circuits.edge_attributions import edge_attributions
+from pipeline.methods.circuits.edges import Edge, edges_of, patched_edges
 from pipeline.methods.circuits.fits import Circuit, pruned_circuit
 from pipeline.model.output_projections import head_outputs
 from pipeline.model.sites import Site

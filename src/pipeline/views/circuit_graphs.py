@@ -1,6 +1,7 @@
 """Figures of a circuit's edges: the circuit drawn, and how well gradients estimate effects."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -217,7 +218,7 @@ def _points(
 ) -> None:
     for chosen, marker, colour in zip((~second, second), "os", colours, strict=True):
         points = table[chosen]
-        style = {"lw": 0, "ms": 5, "alpha": 0.7, "color": colour}
+        style: dict[str, Any] = {"lw": 0, "ms": 5, "alpha": 0.7, "color": colour}
         axis.plot(points[kind], points["effect"], marker, **style)
 
 
@@ -229,7 +230,12 @@ def _name(axis: Axes, table: pd.DataFrame, kind: str) -> None:
         name = f"MLP {row.layer}" if is_mlp else f"{row.layer}.{row.component.split()[1]}"
         at = (getattr(row, kind), row.effect)
         offset, side = ((7, 3), "left") if n % 2 == 0 else ((-7, 3), "right")
-        style = {"ha": side, "textcoords": "offset points", "fontsize": 9, "color": "#333333"}
+        style: dict[str, Any] = {
+            "ha": side,
+            "textcoords": "offset points",
+            "fontsize": 9,
+            "color": "#333333",
+        }
         axis.annotate(name, at, offset, **style)
 
 
@@ -264,7 +270,7 @@ def _main_roles(attributions: pd.DataFrame) -> dict[str, str]:
 def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], drop: float) -> None:
     # Bent, so that edges over several layers pass beside the components in between.
     bend = 0.12 if start[0] <= end[0] else -0.12
-    style = {
+    style: dict[str, Any] = {
         "arrowstyle": "-",
         "connectionstyle": f"arc3,rad={bend}",
         "lw": _line_width(abs(drop)),

@@ -121,7 +121,7 @@ def without_components(
         ]
     for removed, part in parts.items():
         for base, whole in (("circuit", kept), ("model", sites)):
-            axes = {"base": base, "removed": removed, "n_removed": len(part)}
+            axes: dict[str, Axis] = {"base": base, "removed": removed, "n_removed": len(part)}
             yield _keeping([site for site in whole if site not in part], edits, axes)
 
 

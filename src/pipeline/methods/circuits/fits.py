@@ -72,17 +72,19 @@ class Circuit:
         folder.mkdir(parents=True, exist_ok=True)
         self.table.to_parquet(folder / "components.parquet")
         self.steps.to_parquet(folder / "steps.parquet")
-        record = {"ablation": self.ablation, "positions": self.positions}
-        record |= {"provenance": self.provenance.record}
+        options = {"ablation": self.ablation, "positions": self.positions}
+        record = {**options, "provenance": self.provenance.record}
         (folder / _RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Circuit":
         """Read the circuit back; call `check` before using it with a model."""
         record = json.loads((folder / _RECORD).read_text())
-        tables = (pd.read_parquet(folder / f"{name}.parquet") for name in ("components", "steps"))
+        table, steps = (
+            pd.read_parquet(folder / f"{name}.parquet") for name in ("components", "steps")
+        )
         provenance = Provenance.parse(record["provenance"])
-        return cls(*tables, record["ablation"], record["positions"], provenance)
+        return cls(table, steps, record["ablation"], record["positions"], provenance)
 
     def check(self, model: LanguageModel, site: Site) -> None:
         """Fail for another model, or a site that is no component.
