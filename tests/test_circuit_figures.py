@@ -145,7 +145,7 @@ def test_parts_show_what_is_lost_and_the_distance_from_the_model():
     options = {"circuit": "circuit", "parts": "parts", "metric": "difference"}
     figure = circuit_parts(scores(), "topic", 0, **options)
     left, right = figure.axes
-    assert [tick.get_text() for tick in left.get_yticklabels()] == ["mlp 0", "0.1", "1.1"]
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["MLP 0", "0.1", "1.1"]
     bars = [patch for patch in left.patches if isinstance(patch, Rectangle)]
     assert [bar.get_width() for bar in bars] == pytest.approx([80, 60, 30])
     alone, subsets = (line for line in right.lines if line.get_marker() in "os")

@@ -96,6 +96,7 @@ def attribution_agreement(
             for scale in (axis.xaxis, axis.yaxis):
                 scale.set_major_locator(MaxNLocator(5))
             axis.grid(True, axis="x")
+            axis.margins(0.13)
             found.append(f"{what}, {called_path} {_interval(agreement)}")
         legend(
             figure,

@@ -142,7 +142,7 @@ def circuit_parts(
         left.hlines(at, low, high, color="#222222", lw=1.2)
         left.plot(value, at, "o", color="#222222", ms=4, lw=0)
         left.axvline(100 * whole["value"], color="#222222", lw=1)
-        left.set_yticks(at, shown.index)
+        left.set_yticks(at, [name.replace("mlp", "MLP") for name in shown.index])
         left.tick_params(axis="y", length=0, labelsize=10)
         left.invert_yaxis()
         left.grid(False)
