@@ -5,7 +5,8 @@ import pytest
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL
-from pipeline.views.circuit_graphs import attribution_agreement, circuit_graph
+from pipeline.views.attribution_agreement import attribution_agreement
+from pipeline.views.circuit_graphs import circuit_graph
 from pipeline.views.circuits import circuit_parts, recovered_by_size
 from pipeline.views.component_maps import component_maps
 
