@@ -1,4 +1,4 @@
-"""Figures of a circuit's edges: the circuit drawn, and how well gradients estimate effects."""
+"""A circuit drawn as a graph of its components and the edges between them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -109,8 +109,8 @@ def circuit_graph(
                 "Heads (3.5: head 5 of layer 3) and MLPs. Lines: edges whose patching changes",
                 f"the logit difference ({clean:.2f} nats) by at least {100 * least:.0f} %,",
                 f"{len(drawn)} of {len(of_circuit)} in the circuit{part}; of",
-                f"{len(chance)} random edges of the model, {int((chance >= least).sum())} reach this. Colour of a component:",
-                "the tokens at which its output matters most (integrated gradients).",
+                f"{len(chance)} random edges of the model, {int((chance >= least).sum())} reach this.",
+                "Colour of a component: the tokens at which its output matters most (integrated gradients).",
                 f"{split.capitalize()} split, n = {int(effects['n'].max())} prompts.",
             ],
         )
