@@ -108,9 +108,9 @@ def circuit_graph(
             [
                 "Heads (3.5: head 5 of layer 3) and MLPs. Lines: edges whose patching changes",
                 f"the logit difference ({clean:.2f} nats) by at least {100 * least:.0f} %,",
-                f"{len(drawn)} of {len(of_circuit)} in the circuit{part}; of",
-                f"{len(chance)} random edges of the model, {int((chance >= least).sum())} reach this.",
-                "Colour of a component: the tokens at which its output matters most (integrated gradients).",
+                f"{len(drawn)} of {len(of_circuit)} in the circuit{part}; of {len(chance)} random",
+                f"edges of the model, {int((chance >= least).sum())} reach this. Colour of a",
+                "component: the tokens at which its output matters most (integrated gradients).",
                 f"{split.capitalize()} split, n = {int(effects['n'].max())} prompts.",
             ],
         )
