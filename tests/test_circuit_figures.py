@@ -9,6 +9,7 @@ from pipeline.views.attribution_agreement import attribution_agreement
 from pipeline.views.circuit_graphs import circuit_graph
 from pipeline.views.circuits import circuit_parts, recovered_by_size
 from pipeline.views.component_maps import component_maps
+from pipeline.views.selection import select
 
 EFFECTS = {
     (0, "head 0"): 0.0, (0, "head 1"): -2.0, (0, "mlp"): -3.0,
@@ -130,7 +131,11 @@ def test_maps_have_the_effects_and_frame_the_circuit():
 
 def test_recovered_shares_stand_beside_random_sets():
     options = {"circuit": "circuit", "ranked": "ranked", "random": "random"}
-    figure = recovered_by_size(scores(), "topic", 0, metric="difference", **options)
+    correct = select(scores(), arm="circuit")
+    is_right = (correct["role"] == BASELINE) | ((correct["n_kept"] == 3) & (correct["sample"] < 3))
+    both = pd.concat([scores(), correct.assign(metric="correct", score=is_right.astype(float))])
+    options |= {"metric": "difference", "correct": "correct"}
+    figure = recovered_by_size(both, "topic", 0, **options)
     (axis,) = figure.axes
     assert axis.get_title(loc="left") == "3 of 6 components (50 %) recover 90 %"
     ranked = next(line for line in axis.lines if line.get_marker() == ".")
@@ -139,6 +144,8 @@ def test_recovered_shares_stand_beside_random_sets():
     drawn = next(line for line in axis.lines if line.get_marker() == "o")
     assert drawn.get_ydata().tolist() == pytest.approx([2.5, 7.5, 15])
     assert "90 % (90 to 90)" in text_of(figure)
+    assert "top token on 25 % (" in text_of(figure)
+    assert "in the model on 100 %" in text_of(figure)
     assert "random sets of its size: 8 % in the mean, 0 to 15 %" in text_of(figure)
 
 

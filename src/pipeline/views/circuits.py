@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from pipeline.engine.conditions import BASELINE
 from pipeline.measures.recovered import Interval, recovered
+from pipeline.measures.statistics import estimate
 from pipeline.views.marks import GREY, legend_key
 from pipeline.views.panels import COLOURS, caption, legend, panels
 from pipeline.views.selection import select, steered_of
@@ -23,6 +24,7 @@ def recovered_by_size(
     ranked: str,
     random: str,
     metric: str,
+    correct: str,
     split: str = "test",
 ) -> Figure:
     """Plot the recovered share of the difference against the number of kept components.
@@ -35,6 +37,7 @@ def recovered_by_size(
         ranked: the arm of components by their effect.
         random: the arm of random sets.
         metric: the metric, a difference of logits.
+        correct: whether the answer is the top token, which a recovered difference does not say.
         split: of the dataset.
 
     Raises:
@@ -44,6 +47,12 @@ def recovered_by_size(
     shares = recovered_shares(rows, circuit, ["arm", "n_kept", "draw"], cluster, seed)
     by_arm = {name: shares[shares["arm"] == name] for name in (circuit, ranked, random)}
     found = by_arm[circuit].iloc[-1]
+    tops = select(scores, split=split, arm=circuit, metric=correct)
+    is_circuit = tops["n_kept"] == found["n_kept"]
+    intact, alone = (
+        estimate(side["score"], side[cluster], proportion=True, seed=seed)
+        for side in (select(tops, role=BASELINE), tops[is_circuit.fillna(False)])
+    )
     total = int(rows["n_components"].max())
     drawn = by_arm[random].groupby("n_kept")["value"].agg(["mean", "min", "max"])
     same = drawn.loc[found["n_kept"]]
@@ -93,7 +102,9 @@ def recovered_by_size(
                 f"{_whole(same['mean'])} % in the mean, {_whole(same['min'])} to",
                 f"{_whole(same['max'])} %. {split.capitalize()} split,",
                 f"n = {int(found['n'])} prompts; bands: 95 %, {cluster}s resampled; grey: range",
-                f"over {int(by_arm[random]['draw'].nunique())} draws.",
+                f"over {int(by_arm[random]['draw'].nunique())} draws. The answer is the top token",
+                f"on {100 * alone.mean:.0f} % ({100 * alone.low:.0f} to {100 * alone.high:.0f}) of",
+                f"prompts, in the model on {100 * intact.mean:.0f} %.",
             ],
         )
     return figure
