@@ -180,3 +180,25 @@ def test_sums_are_asked_both_ways_with_their_total():
         assert sum(map(int, shown["topic"].split(" + "))) == int(shown["demand"])
         assert shown["topic"] in shown["instruction"] and alone["topic"] in alone["instruction"]
     assert len({row["topic"] for row in rows}) == len(rows) / 2 == 60
+
+
+def test_corrupted_stories_differ_in_their_names_only():
+    """Three other names at the same places; both orders of a pair share a counterpart."""
+    rows = read("indirect_objects")
+    assert len(rows) == 80
+    counterparts = {}
+    for row in rows:
+        clean, other = (row[name].replace(",", "").split() for name in ("instruction", "corrupted"))
+        answer, foil = row["answer"].strip(), row["foil"].strip()
+        assert len(clean) == len(other)
+        changed = [(a, b) for a, b in zip(clean, other, strict=True) if a != b]
+        assert sorted(a for a, _ in changed) == sorted([answer, foil, foil])
+        names = [b for _, b in changed]
+        assert len(set(names)) == 3 and not {answer, foil} & set(names)
+        first = clean.index(changed[0][0])
+        assert (row["label"] == "ABBA") == (clean[first] == answer)
+        assert row["topic"] == " and ".join(sorted((answer, foil)))
+        counterparts.setdefault(row["topic"], set()).add(row["corrupted"])
+    assert all(len(texts) == 1 for texts in counterparts.values())
+    pairs = {row["topic"]: row["split"] for row in rows}
+    assert list(pairs.values()).count("test") == 24 and len(pairs) == 40

@@ -15,6 +15,7 @@ _NAMES = {
     "Edit": "pipeline.engine.conditions",
     "LanguageModel": "pipeline.model.loading",
     "PerPrompt": "pipeline.engine.conditions",
+    "PerToken": "pipeline.engine.conditions",
     "ProjectOut": "pipeline.methods.interventions",
     "RankOne": "pipeline.methods.interventions",
     "Replace": "pipeline.methods.interventions",

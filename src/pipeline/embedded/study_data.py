@@ -6,6 +6,7 @@ from random import Random
 
 from pipeline.embedded import (
     agreement_prompts,
+    circuit_prompts,
     concept_prompts,
     lens_prompts,
     probe_prompts,
@@ -24,6 +25,7 @@ def write_study_data(folder: Path, seed: int) -> None:
     tables = {
         "capitals": lens_prompts.capitals(Random(seed)),
         "fact_edits": lens_prompts.fact_edits(Random(seed)),
+        "indirect_objects": circuit_prompts.indirect_objects(Random(seed)),
         "instructions": refusal.instructions(Random(seed)),
         "languages": concept_prompts.languages(Random(seed)),
         "list_topics": lists.topics(),

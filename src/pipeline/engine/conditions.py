@@ -100,18 +100,36 @@ class PerPrompt:
         return len(self.shape)
 
 
+@dataclass(frozen=True, eq=False)
+class PerToken(PerPrompt):
+    """A field that differs by prompt and token, such as another run's activations.
+
+    `of` has a value for every token of every prompt of the run, by absolute position; prompts
+    shorter than the longest are padded at the end. Tokens after the prompt have no value and
+    cannot be edited.
+    """
+
+    of: Float[Tensor, "prompts tokens *field"] = field(repr=False)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of one token's field."""
+        return self.of.shape[2:]
+
+
 Field = Any
-"""A field of an intervention: a number, a tensor, or `PerPrompt` of either. In `edit` it is a
-tensor."""
+"""A field of an intervention: a number, a tensor, or `PerPrompt` or `PerToken` of either. In `edit`
+it is a tensor."""
 
 
 @runtime_checkable
 class Intervention(Protocol):
     """A frozen dataclass that changes an activation.
 
-    Its fields are tensors, numbers, `PerPrompt` or `Fitted`. The engine batches interventions that
-    have the same field shapes and share their `Fitted` objects: in `edit`, a field [*field] is
-    [rows, 1, *field] and a number is [rows, 1, 1]. Vectors and numbers broadcast against
+    Its fields are tensors, numbers, `PerPrompt`, `PerToken` or `Fitted`. The engine batches
+    interventions that have the same field shapes and share their `Fitted` objects: in `edit`, a
+    field [*field] is [rows, 1, *field] and a number is [rows, 1, 1]; if they differ by token, they
+    are [rows, pos, *field] and [rows, pos, 1]. Vectors and numbers broadcast against
     [rows, pos, width]. Multiply by a matrix with `einsum("...d,...de->...e", hidden, matrix)`:
     `@` would copy it for each position.
 

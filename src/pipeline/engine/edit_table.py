@@ -39,6 +39,7 @@ class _Group(NamedTuple):
     """A kind applied to rows of a batch: the fields of `intervention` have one row per row."""
 
     rule: Positions
+    stack: Stack
     rows: Tensor
     intervention: Any
     edits: frozenset[tuple[int, int]]
@@ -117,7 +118,8 @@ class EditTable:
                 numbers = prompts[rows.to(prompts.device)]
                 selected[key] = rows.to(device), index_in_stack[rows].to(device), numbers
             rows, index, numbers = selected[key]
-            return _Group(kind.rule, rows, kind.stack.take(index, numbers), edits)
+            taken = kind.stack.take(index, numbers)
+            return _Group(kind.rule, kind.stack, rows, taken, edits)
 
         self._groups = {
             site: [edited for kind in kinds if (edited := group(site, kind))]
@@ -125,7 +127,11 @@ class EditTable:
         }
 
     def set_positions(self, absolute: Int[Tensor, "rows pos"]) -> None:
-        """Set the absolute positions of the next forward pass's tokens, -1 for padding."""
+        """Set the absolute positions of the next forward pass's tokens, -1 for padding.
+
+        Raises:
+            ValueError: an edit of a token that its `PerToken` field has no value for.
+        """
         masks: dict[tuple[Positions, int], tuple[Tensor | None, bool]] = {}
         self._active = defaultdict(list)
         for site, groups in self._groups.items():
@@ -143,7 +149,10 @@ class EditTable:
                     masks[key] = (mask, touched)
                 mask, touched = masks[key]
                 if touched:
-                    self._active[site].append((group, mask))
+                    at = absolute[group.rows.to(absolute.device)]
+                    _check_tokens(site, group, at, mask)
+                    placed = group._replace(intervention=group.stack.at(group.intervention, at))
+                    self._active[site].append((placed, mask))
 
     @property
     def hooks(self) -> dict[Site, Hook]:
@@ -187,3 +196,20 @@ class EditTable:
                 after = torch.where(mask, after, before)
             changed = after if every_row else changed.index_copy(0, group.rows, after)
         return None if changed is hidden else changed
+
+
+def _check_tokens(
+    site: Site, group: _Group, absolute: Int[Tensor, "rows pos"], mask: Tensor | None
+) -> None:
+    """Fail if a token is edited for which a field that differs by token has no value."""
+    tokens = group.stack.tokens
+    if tokens is None:
+        return
+    edited = (
+        absolute if mask is None else absolute.masked_fill(~mask[..., 0].to(absolute.device), 0)
+    )
+    if int(edited.max()) >= tokens:
+        raise ValueError(
+            f"positions {group.rule!r} at {site} name token {int(edited.max())}; the edit has "
+            f"values of a prompt's first {tokens} tokens"
+        )

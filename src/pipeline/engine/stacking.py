@@ -1,6 +1,7 @@
 """Stack the interventions of many rows into one, with rows as the first axis of each field."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.engine.conditions import Fitted, Intervention, PerPrompt
+from pipeline.engine.conditions import Fitted, Intervention, PerPrompt, PerToken
 
 Layout = tuple[type, tuple[tuple[str, Any], ...]]
-"""Type of an intervention and, for each field, its shape and whether it differs by prompt; for a
-`Fitted` field its identity. Interventions of equal layout can be stacked."""
+"""Type of an intervention and, for each field, its shape and whether it differs by prompt or token;
+for a `Fitted` field its identity. Interventions of equal layout can be stacked."""
 
 
 def layout(intervention: Intervention) -> Layout:
@@ -24,7 +25,9 @@ def layout(intervention: Intervention) -> Layout:
 def _shape(value: Any) -> Any:
     if isinstance(value, Fitted):
         return id(value)
-    return isinstance(value, PerPrompt), tuple(np.shape(value))
+    if isinstance(value, PerPrompt):
+        return type(value), tuple(value.of.shape[1:])
+    return None, tuple(np.shape(value))
 
 
 class Stack:
@@ -41,12 +44,15 @@ class Stack:
         self._shared: dict[str, Fitted] = {}
         self._stacked: dict[str, Tensor] = {}
         self._per_prompt: dict[str, _PerPromptRows] = {}
+        self._per_token: dict[str, int] = {}
         for name, value in vars(interventions[0]).items():
             values = [getattr(intervention, name) for intervention in interventions]
             if isinstance(value, Fitted):
                 self._shared[name] = value.to(device)
             elif isinstance(value, PerPrompt):
                 self._per_prompt[name] = _PerPromptRows(values, device, dtype)
+                if isinstance(value, PerToken):
+                    self._per_token[name] = value.of.shape[1]
             else:
                 tensors = [torch.as_tensor(number, dtype=dtype) for number in values]
                 self._stacked[name] = torch.stack(tensors).to(device)
@@ -55,8 +61,22 @@ class Stack:
         """Gather one intervention for rows, given each row's index in the stack and prompt."""
         rows = {name: values[index] for name, values in self._stacked.items()}
         rows |= {name: of.take(index, prompts) for name, of in self._per_prompt.items()}
-        beside_positions = {name: _beside_positions(values) for name, values in rows.items()}
-        return self._type(**self._shared, **beside_positions)
+        fields = {
+            name: values if name in self._per_token else _beside_positions(values)
+            for name, values in rows.items()
+        }
+        return self._type(**self._shared, **fields)
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of a prompt that have a value; None if no field differs by token."""
+        return min(self._per_token.values(), default=None)
+
+    def at(self, intervention: Any, absolute: Int[Tensor, "rows pos"]) -> Any:
+        """Gather an intervention of `take` at the absolute positions of the next tokens."""
+        fields = {name: getattr(intervention, name) for name in self._per_token}
+        gathered = {name: _at_positions(values, absolute) for name, values in fields.items()}
+        return replace(intervention, **gathered) if gathered else intervention
 
 
 class _PerPromptRows:
@@ -85,6 +105,17 @@ class _PerPromptRows:
             field_rows = of[prompts[rows].to(of.device)]
             values[rows.to(self._device)] = field_rows.to(self._device, self._dtype)
         return values
+
+
+def _at_positions(values: Tensor, absolute: Int[Tensor, "rows pos"]) -> Tensor:
+    """Gather values [rows, tokens, *field] as [rows, pos, *field], and numbers as [rows, pos, 1].
+
+    Positions without a value, which no rule selects, get any.
+    """
+    index = absolute.clamp(0, values.shape[1] - 1).to(values.device)
+    rows = torch.arange(len(values), device=values.device)
+    gathered = values[rows[:, None], index]
+    return gathered[..., None] if gathered.ndim == 2 else gathered
 
 
 def _beside_positions(values: Tensor) -> Tensor:

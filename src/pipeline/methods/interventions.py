@@ -1,6 +1,6 @@
 """Interventions: add, subtract or project out a direction, replace, set units, rank-one edit.
 
-Every field may differ by prompt: `PerPrompt`.
+Every field may differ by prompt or by token: `PerPrompt`, `PerToken`.
 """
 
 from dataclasses import dataclass
@@ -111,7 +111,8 @@ class ProjectOut(_Directed):
 class Replace:
     """Replace the activation by a value [width] or a scalar: zero or mean ablation, patching.
 
-    For activation patching, pass a `PerPrompt` of another run's activations.
+    For activation patching, pass a `PerPrompt` of another run's activations, at several tokens a
+    `PerToken`.
     """
 
     value: Field

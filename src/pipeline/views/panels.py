@@ -43,13 +43,13 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def panels(
-    number: int, width: float = 5.2, height: float = 4.4, *, shared: bool = True
+    number: int, width: float = 5.2, height: float = 4.4, *, shared: bool = True, most: int = 3
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Create a figure with up to three panels a row in the project's style.
+    """Create a figure with at most `most` panels a row in the project's style.
 
     `shared`: panels share both axes. `width` and `height` are those of a panel, in inches.
     """
-    columns = min(number, 3)
+    columns = min(number, most)
     rows = -(-number // columns)
     with rc_context(STYLE):
         size = (max(7.5, width * columns), height * rows + 1.2)

@@ -1,0 +1,51 @@
+"""Effects of conditions on a score: mean changes against the baseline, tested over clusters."""
+
+import numpy as np
+import pandas as pd
+
+from pipeline.measures.significance import benjamini_hochberg, p_not_zero
+from pipeline.measures.statistics import cluster_means
+
+_PAIR = ["sample", "repeat"]
+
+
+def effects_over_clusters(
+    edited: pd.DataFrame, baseline: pd.DataFrame, by: list[str], *, cluster: str
+) -> pd.DataFrame:
+    """Compute the mean change of a score under each condition, tested over clusters.
+
+    Clusters count alike. p: two-sided t test of the clusters' mean changes; `p_adjusted`:
+    Benjamini-Hochberg over all conditions.
+
+    Args:
+        edited: scores of one metric: `sample`, `repeat`, `score`, `cluster` and `by`.
+        baseline: the same without intervention.
+        by: the columns that name a condition.
+        cluster: the column whose values are independent.
+
+    Returns:
+        A row per condition: `by`, `effect`, `stderr`, `n` samples, `p`, `p_adjusted`.
+
+    Raises:
+        ValueError: a sample without its baseline, or fewer than 2 clusters.
+    """
+    before = baseline.set_index(_PAIR)["score"]
+    keys = pd.MultiIndex.from_frame(edited[_PAIR])
+    if not keys.isin(before.index).all():
+        raise ValueError("a sample has no score without intervention")
+    change = edited["score"].to_numpy(dtype=float) - before.loc[keys].to_numpy(dtype=float)
+    numbers = edited.groupby(by, sort=False).ngroup()
+    changes = pd.DataFrame({"score": change, "condition": numbers, cluster: edited[cluster]})
+    means = cluster_means(changes, "condition", cluster)
+    if len(means) < 2:
+        raise ValueError(f"{len(means)} {cluster} has no test over {cluster}s; valid: 2 or more")
+    effect, stderr = means.mean(), means.std(ddof=1) / np.sqrt(len(means))
+    p = p_not_zero(effect.to_numpy(), stderr.to_numpy(), len(means))
+    table = edited[by].drop_duplicates().reset_index(drop=True)
+    return table.assign(
+        effect=effect.to_numpy(),
+        stderr=stderr.to_numpy(),
+        n=changes.groupby("condition").size().to_numpy(),
+        p=p,
+        p_adjusted=benjamini_hochberg(p),
+    )

@@ -1,0 +1,1 @@
+"""Circuits: the components of a model that suffice for a behaviour."""
