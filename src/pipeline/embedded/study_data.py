@@ -7,6 +7,7 @@ from random import Random
 from pipeline.embedded import (
     agreement_prompts,
     lens_prompts,
+    people_prompts,
     probe_prompts,
     prompt_tables,
     relation_prompts,
@@ -28,6 +29,7 @@ def write_study_data(folder: Path, seed: int) -> None:
         "mixed_texts": lens_prompts.mixed_texts(Random(seed)),
         "number_agreement": agreement_prompts.number_agreement(Random(seed)),
         "parsed_sentences": probe_prompts.parsed_sentences(Random(seed)),
+        "people_facts": people_prompts.people_facts(Random(seed)),
         "plain_text": text.held_out(Random(seed)),
         "quoted_questions": prompt_tables.quoted_questions(),
         "relations": relation_prompts.relations(),
