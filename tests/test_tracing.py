@@ -11,7 +11,8 @@ from plain_hooks import hooked, output
 from pipeline.data.datasets import tokenise
 from pipeline.engine.conditions import CANDIDATE, CONTROL
 from pipeline.engine.scoring import score_last
-from pipeline.methods.editing.tracing import PARTS, causal_trace, prompt_parts
+from pipeline.measures.tracing import PARTS
+from pipeline.methods.editing.tracing import causal_trace, prompt_parts
 from pipeline.model.sites import Site
 
 SPANS = [(1, 4), (0, 2), (2, 3), (3, 5), (0, 1)]

@@ -73,6 +73,7 @@ def edited_facts(
     facts = facts.assign(split=draw_splits(facts["label"], shares or [0.3, 0.2, 0.5], seed))
     split_of = facts["split"].to_dict()
     rng = np.random.default_rng(seed)
+    # One more, whose subject is that of the control.
     others = {name: _neighbours(facts, name, neighbours + 1, path, rng) for name in facts.index}
     probes = {
         name: list(_probes(file[file["fact"] == name], facts.loc[others[name][:-1]]))

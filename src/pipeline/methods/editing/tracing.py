@@ -18,24 +18,12 @@ from pipeline.engine.conditions import (
     PerPrompt,
     PromptPositions,
 )
+from pipeline.measures.tracing import NOTHING, PARTS
 from pipeline.methods.interventions import Add, Replace
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site, chosen_layers
 
 COMPONENTS = ("resid_post", "mlp_out", "attn_out")
-PARTS = (
-    "first subject token",
-    "middle subject tokens",
-    "last subject token",
-    "next token",
-    "further tokens",
-    "last token",
-)
-"""Parts of a prompt from the subject on, in order. A subject of one token has only the last one;
-`next token` follows the subject.
-"""
-NOTHING = "nothing"
-"""Value of the axis `restored` of the corrupted run itself."""
 _EMBED = Site(0, "embed")
 
 
