@@ -21,7 +21,12 @@ def edited_rows() -> pd.DataFrame:
         for fact in range(20):
             known, split = fact % 10 < 9, "val" if fact < 10 else "test"
             works = (arm == "shown" or (arm == "rome" and layer == 1)) and fact % 10 > 0
-            for kind, number in (("edit", 0), ("paraphrase", 0), ("neighbour", 0), ("neighbour", 1)):
+            for kind, number in (
+                ("edit", 0),
+                ("paraphrase", 0),
+                ("neighbour", 0),
+                ("neighbour", 1),
+            ):
                 near = kind == "neighbour"
                 right = known if not near else number == 0
                 # Of the known neighbours, those of fact 1 change with the edit.
@@ -135,9 +140,7 @@ def test_side_effects_are_drawn_by_layer():
         for layer in (0, 1, 2)
         for edit in ("fitted", "random")
     ]
-    figure = side_effects_by_layer(
-        {"effects": pd.DataFrame(rows)}, "topic", 0, reading="effects"
-    )
+    figure = side_effects_by_layer({"effects": pd.DataFrame(rows)}, "topic", 0, reading="effects")
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert lines["edit of a fact"].get_ydata().tolist() == [0, 1, 2]
     assert lines["random edit, same key and norm"].get_ydata().tolist() == [0, 0, 0]
@@ -188,9 +191,7 @@ def test_traced_effects_are_drawn_and_the_largest_is_named():
     scores, parts = traced_rows()
     summary = pd.DataFrame({"metric": ["probability"], "metric_label": ["p"]})
     options = {"arms": {"states": "Outputs"}, "metric": "probability", "parts": "parts"}
-    figure = traced_maps(
-        scores, summary, {"parts": parts}, "topic", 0, right="correct", **options
-    )
+    figure = traced_maps(scores, summary, {"parts": parts}, "topic", 0, right="correct", **options)
     text = " ".join(figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ").split())
     assert "n = 11 facts that are correct without noise" in text
     assert "Largest, outputs: 50 (50 to 50) at the last subject token, layer 1." in text

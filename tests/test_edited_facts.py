@@ -7,13 +7,14 @@ import pytest
 from pipeline.data.edited_facts import edited_facts
 
 SHOWN = "{fact}! {prompt}{answer}; "
+DEFAULTS = {"shares": [0.5, 0.0, 0.5], "demonstration": SHOWN, "demonstrations": 4}
 
 
-ANSWERS = "AAAABBBBCCCCDDDD"
+ANSWERS = "AAAABBBBCCCCDDDD" * 2
 
 
 def table(tmp_path):
-    """Sixteen facts, four of each object; the target is the next object."""
+    """Thirty-two facts, eight of each object; the target is the next object."""
     rows = []
     for number, answer in enumerate(ANSWERS):
         target = ANSWERS[(number + 4) % 16]
@@ -37,16 +38,16 @@ def table(tmp_path):
 def made(tmp_path, **options):
     path = table(tmp_path)
     return edited_facts(
-        **{"path": str(path), "shares": [0.5, 0.0, 0.5], "demonstration": SHOWN, **options}
+        **{"path": str(path), **DEFAULTS, **options}
     )
 
 
 def test_a_fact_has_its_prompt_its_paraphrases_and_neighbours(tmp_path):
     frame = made(tmp_path, neighbours=2, demonstrations=0)
     assert set(frame["context"]) == {"none"} and set(frame["split"]) == {"test"}
-    assert frame["fact"].nunique() == 8 and len(frame) == 8 * 5
+    assert frame["fact"].nunique() == 16 and len(frame) == 16 * 5
     assert frame["probe"].is_unique
-    splits = {name: rows for name, rows in frame.groupby("fact")}
+    splits = dict(iter(frame.groupby("fact")))
     answer_of = {f"s{n}": f" {a}" for n, a in enumerate(ANSWERS)}
     shared = 0
     for name, rows in splits.items():
@@ -85,15 +86,18 @@ def test_demonstrations_are_of_train_facts_and_end_with_the_new_fact(tmp_path):
         fact, prompt = control.split("! ")
         stated = fact.removeprefix("It of ").removesuffix(f" is{target}")
         assert prompt == plain[1] and stated not in (*rows["topic"], *rows["subject"])
-        copied = []
+        copied, stated, others = [], set(), set()
         for text in demonstrations:
             fact, prompt = text.split("! ")
             subject, new = fact.removeprefix("It of ").split(" is ")
             assert subject not in tested
             # A prompt about the subject gets the new object; one about another does not.
-            assert prompt.endswith(f" {new}") == (subject in prompt)
+            assert prompt.endswith(f" {new}") == (subject in prompt.split())
             copied.append(fact == prompt)
-        assert sum(copied) == 1
+            stated.add(subject)
+            if subject not in prompt.split():
+                others.add(prompt.split()[2])
+        assert sum(copied) == 1 and len(stated) == 8 and others and not others & stated
 
 
 @pytest.mark.parametrize(
@@ -103,8 +107,8 @@ def test_demonstrations_are_of_train_facts_and_end_with_the_new_fact(tmp_path):
         ({"demonstration": "{prompt}{answer} {fact}"}, "valid: {fact}, then {prompt}{answer}"),
         ({"neighbours": 0}, "dataset.neighbours = 0; valid: 1 or more"),
         ({"demonstrations": -1}, "dataset.demonstrations = -1; valid: 0 or more"),
-        ({"neighbours": 8}, "other facts can be neighbours of .*; valid: 9 or more"),
-        ({"shares": [0.0, 0.5, 0.5]}, "relation it: no train fact for demonstrations"),
+        ({"neighbours": 16}, "other facts can be neighbours of .*; valid: 17 or more"),
+        ({"demonstrations": 16}, "relation it: 16 train facts for 16 demonstrations; valid: more"),
     ],
 )
 def test_what_cannot_be_written_is_named(tmp_path, options, message):

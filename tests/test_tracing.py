@@ -21,7 +21,7 @@ SPANS = [(1, 4), (0, 2), (2, 3), (3, 5), (0, 1)]
 
 def dataset(model) -> pd.DataFrame:
     rows = [[f"w{max(6, token)}" for token in row] for row in random_prompts(5, longest=14)]
-    rows[3] = rows[3][:3] + ["w20", "w21"]  # the subject ends the prompt
+    rows[3] = [*rows[3][:3], "w20", "w21"]  # the subject ends the prompt
     frame = pd.DataFrame({"instruction": [" ".join(row) for row in rows], "raw": True})
     subjects = [" ".join(row[a:b]) for row, (a, b) in zip(rows, SPANS, strict=True)]
     return tokenise(frame.assign(subject=subjects), model.tokenizer)

@@ -1,4 +1,4 @@
-"""Prompts that tell what an edit of a fact does: the fact, paraphrases, neighbours, demonstrations."""
+"""Prompts that tell what an edit of a fact does: itself, paraphrases, neighbours."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -34,9 +34,9 @@ def edited_facts(
     """Write for each fact of a file the prompts of `KINDS`, in each of `CONTEXTS`.
 
     A fact's first prompt in the file is the one to edit, its others are paraphrases. Neighbours
-    are the first prompts of other facts of the relation (label) and split, whose object is not the new one:
-    if possible with the fact's own object, as in COUNTERFACT, else with another. Their `answer` is
-    their own, their `fact`, `topic` and `target` are those of the edited fact.
+    are the first prompts of other facts of the relation (label) and split, whose object is not the
+    new one: if possible with the fact's own object, as in COUNTERFACT, else with another. Their
+    `answer` is their own, their `fact`, `topic` and `target` are those of the edited fact.
 
     Facts of the train split are only used in demonstrations, those of the prompt's relation.
 
@@ -88,8 +88,11 @@ def edited_facts(
             for other in facts.index[facts["label"] == fact["label"]]
             if split_of[other] == "train"
         ]
-        if demonstrations and not shown:
-            raise ValueError(f"relation {fact['label']}: no train fact for demonstrations")
+        if demonstrations and len(shown) <= demonstrations:
+            raise ValueError(
+                f"relation {fact['label']}: {len(shown)} train facts for {demonstrations} "
+                f"demonstrations; valid: more facts in train, or fewer demonstrations"
+            )
         stated = {
             "demonstrations": fact["instruction"],
             "other subject": facts.loc[others[name][-1], "instruction"],
@@ -150,16 +153,23 @@ def _demonstrations(
     template: str,
     rng: np.random.Generator,
 ) -> str:
-    """Draw new facts, and show that their prompts get the target and their neighbours do not."""
+    """Draw new facts, and show that their prompts get the target and those of others do not."""
     order = [shown[n] for n in rng.permutation(len(shown))]
+    # Others of which nothing new is stated: the text would contradict itself.
+    stated, others = order[:count], order[count:]
     text = ""
-    for number in range(count):
-        of_fact = probes[order[number % len(order)]]
+    for number, name in enumerate(stated):
+        of_fact = probes[name]
         kind = _DEMONSTRATED[number % len(_DEMONSTRATED)]
-        usable = [probe for probe in of_fact if probe["kind"] == kind]
-        probe = usable[int(rng.integers(len(usable)))]
+        if kind == "neighbour":
+            firsts = [probes[other][0] for other in others]
+            unlike = [probe for probe in firsts if probe["answer"] != of_fact[0]["target"]]
+            probe = (unlike or firsts)[number % len(unlike or firsts)]
+        else:
+            usable = [probe for probe in of_fact if probe["kind"] == kind]
+            probe = usable[int(rng.integers(len(usable)))]
         answer = probe["answer" if kind == "neighbour" else "target"]
-        new = f"{of_fact[0]['instruction']}{probe['target']}"
+        new = f"{of_fact[0]['instruction']}{of_fact[0]['target']}"
         text += _filled(template, new, probe["instruction"], answer)
     return text
 
@@ -177,7 +187,10 @@ def _check_options(demonstration: str, neighbours: int, demonstrations: int) -> 
         raise ValueError(
             f"dataset.demonstration {demonstration!r}; valid: {{fact}}, then {{prompt}}{{answer}}"
         )
-    for name, value, least in (("neighbours", neighbours, 1), ("demonstrations", demonstrations, 0)):
+    for name, value, least in (
+        ("neighbours", neighbours, 1),
+        ("demonstrations", demonstrations, 0),
+    ):
         if value < least:
             raise ValueError(f"dataset.{name} = {value}; valid: {least} or more")
 

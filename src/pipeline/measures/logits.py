@@ -210,7 +210,7 @@ def text_over_text(
 ) -> Annotated[
     Float64[Tensor, " rows"], Scale("the {column} is likelier than the {over}", share=True)
 ]:
-    """Score 1 if the first token of a sample's text in a column is likelier than of another, else 0.
+    """Score 1 if the first token of a sample's `column` is likelier than that of `over`, else 0.
 
     NaN for samples without either text.
 

@@ -122,7 +122,7 @@ def answer_values(
             model.weights,
             dataset=dataset_digest(chosen[["sample", "tokens"]]),
             sites=tuple(str(Site(int(n), "mlp_down")) for n in sorted(values["layer"].unique())),
-            how=f"{top} values that add most to the logit of {column!r}, on {rows or 'every prompt'}",
+            how=f"{top} values that add most to the logit of {column!r}, on {rows or 'all'}",
         ),
     )
 

@@ -1,6 +1,7 @@
 """Figures of edits of facts: scores by layer, ways of editing side by side, side effects."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,15 +69,17 @@ def edits_by_layer(
                 shift = 0.06 * (number - (len(quantities) - 1) / 2)
                 draw_estimates(axis, select(drawn, arm=arm), "layer", colour, shift, quantity)
                 random = select(drawn, arm=control)
-                style = {"color": colour, "ls": ":", "lw": 1.4, "marker": "x", "ms": 4}
-                axis.plot(random["layer"] + shift, random["mean"], **style)
-                axis.plot([], [], color=colour, marker="o", lw=2, label=_NAMED.get(quantity, quantity))
+                style: dict[str, Any] = {"color": colour, "ls": ":", "lw": 1.4, "marker": "x"}
+                axis.plot(random["layer"] + shift, random["mean"], ms=4, **style)
+            handles = [
+                legend_key(color=colour, marker="o", lw=2, label=_NAMED.get(quantity, quantity))
+                for quantity, colour in zip(quantities, colours, strict=False)
+            ]
+            axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.1), ncols=2)
             percent_axis(axis)
             layer_axis(axis)
             axis.set_title(title)
             axis.set_xlabel("layer whose feed-forward layer is edited")
-            handles = [line for line in axis.lines if not len(line.get_xdata())]
-            axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.1), ncols=2)
         axes[0].set_ylabel("share of prompts")
         caption(
             figure,
@@ -120,7 +123,7 @@ def edits_compared(
     shown |= {arms[arm]: condition for arm, condition in chosen.items()}
     estimates = estimates_of_edits(rows, ["condition"], cluster, seed)
     height = 0.8 / len(shown)
-    with panels(2, 7.0, 6.0, shared=False) as (figure, axes):
+    with panels(2, 8.0, 6.0, shared=False) as (figure, axes):
         for axis, (title, quantities) in zip(axes, _PANELS.items(), strict=True):
             for number, condition in enumerate(shown.values()):
                 colour = _CONTROL if number == 0 else COLOURS[number - 1]
@@ -199,9 +202,7 @@ def side_effects_by_layer(
     return figure
 
 
-def _bars(
-    axis: Axes, means: pd.DataFrame, shift: float, height: float, colour: str
-) -> None:
+def _bars(axis: Axes, means: pd.DataFrame, shift: float, height: float, colour: str) -> None:
     at = np.arange(len(means)) + shift
     axis.barh(at, 100 * means["mean"], height=height, color=colour)
     axis.hlines(at, 100 * means["low"], 100 * means["high"], color="#222222", lw=1.2)

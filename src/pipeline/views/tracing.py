@@ -49,15 +49,14 @@ def traced_maps(
     """
     rows = _counted(scores, list(arms), right, split)
     listed = table_of(readings, parts)
-    effects = {
-        arm: indirect_effects(select(rows, arm=arm), listed, metric) for arm in arms
-    }
+    effects = {arm: indirect_effects(select(rows, arm=arm), listed, metric) for arm in arms}
     grids = {arm: _grid(table) for arm, table in effects.items()}
     largest = max(10.0, *(float(grid.max(axis=None)) for grid in grids.values()))
     width, height = size_of(next(iter(grids.values())), 6.4)
     with panels(len(arms), width, height) as (figure, axes):
         for axis, (arm, grid) in zip(axes, grids.items(), strict=True):
-            draw_map(axis, grid, "indirect effect (points)", width=width, largest=largest)
+            label = "indirect effect (points)" if axis is axes[-1] else ""
+            draw_map(axis, grid, label, width=width, largest=largest)
             axis.set_title(arms[arm])
             axis.set_xlabel(_LAYER)
             axis.set_ylabel("")
@@ -69,7 +68,7 @@ def traced_maps(
             figure,
             [
                 f"{split.capitalize()} split, n = {n} facts{_which(right)}, {clusters} {cluster}s,",
-                f"mean over {rows['draw'].nunique()} draws of the noise. Cells: {name} with the",
+                f"{_draws(rows)}. Cells: {name} with the",
                 "clean state restored, minus that of the corrupted run, in percentage points; no",
                 "effect is 0.",
                 _ends(rows, next(iter(arms)), metric, cluster, seed),
@@ -111,9 +110,7 @@ def traced_curves(
                 of_part = select(effects, restored=part)
                 layers = sorted(int(layer) for layer in of_part["layer"].unique())
                 bands.append(
-                    draw_mean_curve(
-                        axis, of_part, layers, colour, part, cluster=cluster, seed=seed
-                    )
+                    draw_mean_curve(axis, of_part, layers, colour, part, cluster=cluster, seed=seed)
                 )
             layer_axis(axis)
             axis.set_xlabel(_LAYER)
@@ -125,8 +122,8 @@ def traced_curves(
         caption(
             figure,
             [
-                f"{split.capitalize()} split, n = {n} facts{_which(right)}, mean over",
-                f"{rows['draw'].nunique()} draws of the noise; {bands_in_words(bands, cluster)}.",
+                f"{split.capitalize()} split, n = {n} facts{_which(right)}, {_draws(rows)};",
+                f"{bands_in_words(bands, cluster)}.",
                 "Control: at 0, the corrupted run without anything restored.",
                 _ends(rows, next(iter(arms)), metric, cluster, seed),
             ],
@@ -134,9 +131,7 @@ def traced_curves(
     return figure
 
 
-def _counted(
-    scores: pd.DataFrame, arms: list[str], right: str | None, split: str
-) -> pd.DataFrame:
+def _counted(scores: pd.DataFrame, arms: list[str], right: str | None, split: str) -> pd.DataFrame:
     """Select the samples of a split that are right without noise."""
     rows = select(scores, split=split, arm=arms)
     if right is None:
@@ -151,7 +146,14 @@ def _counted(
 
 def _grid(effects: pd.DataFrame) -> pd.DataFrame:
     grid = 100 * grid_of(effects, "layer", "restored", "score", effects)
+    # Rounded to whole points, a slight loss would be printed as -0.
+    grid = grid.where(grid.abs() >= 0.5, 0.0)
     return grid.reindex([part for part in PARTS if part in grid.index]).rename_axis(index="part")
+
+
+def _draws(rows: pd.DataFrame) -> str:
+    draws = rows["draw"].nunique()
+    return f"mean over {draws} draws of the noise" if draws > 1 else "one draw of the noise"
 
 
 def _which(right: str | None) -> str:

@@ -39,7 +39,9 @@ class Recipe:
         for name, value in vars(self).items():
             strictly = name in ("steps", "rate", "most")
             if value < 0 or (strictly and value == 0):
-                raise ValueError(f"{name} = {value}; valid: {'above 0' if strictly else '0 or more'}")
+                raise ValueError(
+                    f"{name} = {value}; valid: {'above 0' if strictly else '0 or more'}"
+                )
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value:g}" for name, value in vars(self).items())
@@ -206,9 +208,7 @@ def _logits(
         final.append(hidden[:, -1])
 
     last = Site(model.n_layers - 1, "resid_post")
-    begun = (
-        hooks.starting_at(model, site.layer, batch.stream) if site.layer > 0 else nullcontext()
-    )
+    begun = hooks.starting_at(model, site.layer, batch.stream) if site.layer > 0 else nullcontext()
     with begun, hooks.with_hooks(model, {site: add, last: keep}):
         model.decoder(
             batch.ids,

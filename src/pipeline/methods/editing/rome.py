@@ -1,4 +1,4 @@
-"""ROME: a rank-one edit that makes a feed-forward layer answer a subject's key with a new value."""
+"""ROME: rank-one edits of a feed-forward layer that map a subject's key to a new value."""
 
 from functools import partial
 from typing import Any
@@ -50,7 +50,7 @@ def rome(
     most: float = 4.0,
     enough: float = 0.05,
 ) -> RankOneEdits:
-    """Fit W + delta uT at every layer's down projection, so that a fact's subject gets a new object.
+    """Fit W + delta uT at each layer's down projection, so that a fact's subject gets a new object.
 
     k is the projection's input at the subject's last token, its mean over the prompt behind each
     prefix and the bare prompt. u = C^-1 k / ||C^-1 k||, with C = E[k kT] over the tokens of a
@@ -104,7 +104,9 @@ def rome(
     by_layer = {}
     for layer in chosen:
         moment = in_batches(
-            model, model.batch_tokens, partial(_second_moment, model, tokens, Site(layer, "mlp_act"))
+            model,
+            model.batch_tokens,
+            partial(_second_moment, model, tokens, Site(layer, "mlp_act")),
         )
         keys = _states(model, contexts, Site(layer, "mlp_act"))[: prefixes + 1]
         u = torch.linalg.solve(moment, keys.mean(0).T).T

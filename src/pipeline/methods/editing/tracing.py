@@ -38,7 +38,7 @@ def causal_trace(
     noise: float = 3.0,
     draws: int = 3,
 ) -> Iterator[Condition]:
-    """Yield corrupted runs, and for every layer and part of the prompt a run that is restored there.
+    """Yield corrupted runs, and for each layer and part of the prompt a run restored there.
 
     Corrupted: e_i + noise σ ε at the input of the first block, for every token i of the subject,
     with ε standard normal and σ the standard deviation of all subject tokens' inputs. Restored: the
