@@ -162,7 +162,7 @@ def traced_rows() -> tuple[pd.DataFrame, pd.DataFrame]:
             for part in PARTS:
                 for layer in (0, 1):
                     gain = 0.0 if sample < 6 and part == PARTS[0] else 0.2
-                    gain = 0.5 if (part, layer) == (PARTS[1], 1) else gain
+                    gain = 0.4 + 0.2 * draw if (part, layer) == (PARTS[1], 1) else gain
                     runs.append(("candidate", part, draw, layer, before + gain))
         for role, restored, draw, layer, p in runs:
             axes = {"role": role, "restored": restored, "draw": draw, "layer": layer}

@@ -37,9 +37,7 @@ def table(tmp_path):
 
 def made(tmp_path, **options):
     path = table(tmp_path)
-    return edited_facts(
-        **{"path": str(path), **DEFAULTS, **options}
-    )
+    return edited_facts(**{"path": str(path), **DEFAULTS, **options})
 
 
 def test_a_fact_has_its_prompt_its_paraphrases_and_neighbours(tmp_path):
