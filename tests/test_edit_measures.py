@@ -194,7 +194,10 @@ def test_traced_effects_are_drawn_and_the_largest_is_named():
     figure = traced_maps(scores, summary, {"parts": parts}, "topic", 0, right="correct", **options)
     text = " ".join(figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ").split())
     assert "n = 11 facts that are correct without noise" in text
-    assert "Largest, outputs: 50 (50 to 50) at the last subject token, layer 1." in text
+    assert (
+        "Largest at the last subject token, of all layers: 50 (50 to 50) in layer 1 (outputs)."
+        in text
+    )
     assert "Without noise 90 (90 to 90) %; corrupted 15 (15 to 15) %." in text
     labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert labels == list(PARTS)

@@ -15,6 +15,7 @@ from pipeline.views.readings import table_of
 from pipeline.views.selection import label_of, select
 
 _LAYER = "layer of the restored state"
+_SUBJECT = "last subject token"
 
 
 def traced_maps(
@@ -72,7 +73,7 @@ def traced_maps(
                 "clean state restored, minus that of the corrupted run, in percentage points; no",
                 "effect is 0.",
                 _ends(rows, next(iter(arms)), metric, cluster, seed),
-                *(_best(effects[arm], arms[arm], cluster, seed) for arm in arms),
+                _early({arms[arm]: table for arm, table in effects.items()}, cluster, seed),
             ],
         )
     return figure
@@ -170,13 +171,16 @@ def _ends(rows: pd.DataFrame, arm: str, metric: str, cluster: str, seed: int) ->
     return f"Without noise {clean} %; corrupted {corrupted} %."
 
 
-def _best(effects: pd.DataFrame, title: str, cluster: str, seed: int) -> str:
-    """State the largest mean effect with its interval."""
-    means = effects.groupby(["restored", "layer"])["score"].mean()
-    part, layer = means.idxmax()
-    cell = effects[(effects["restored"] == part) & (effects["layer"] == layer)]
-    best = estimate(cell["score"], cell[cluster], proportion=False, seed=seed)
-    return f"Largest, {title.lower()}: {_percent(best)} at the {part}, layer {tick(layer)}."
+def _early(effects: Mapping[str, pd.DataFrame], cluster: str, seed: int) -> str:
+    """State the largest mean effect of the subject's last token, by arm."""
+    largest = []
+    for title, table in effects.items():
+        rows = select(table, restored=_SUBJECT)
+        layer = rows.groupby("layer")["score"].mean().idxmax()
+        cell = rows[rows["layer"] == layer]
+        best = estimate(cell["score"], cell[cluster], proportion=False, seed=seed)
+        largest.append(f"{_percent(best)} in layer {tick(layer)} ({title.lower()})")
+    return f"Largest at the {_SUBJECT}, of all layers: {', '.join(largest)}."
 
 
 def _percent(value: Estimate) -> str:
