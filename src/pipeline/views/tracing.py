@@ -184,4 +184,6 @@ def _early(effects: Mapping[str, pd.DataFrame], cluster: str, seed: int) -> str:
 
 
 def _percent(value: Estimate) -> str:
-    return f"{100 * value.mean:.0f} ({100 * value.low:.0f} to {100 * value.high:.0f})"
+    # As whole numbers, which have no -0.
+    mean, low, high = (round(100 * part) for part in (value.mean, value.low, value.high))
+    return f"{mean} ({low} to {high})"
