@@ -291,6 +291,13 @@ def test_what_cannot_be_fitted_is_named(options, message):
         rome(model, dataset(model), texts, 0, **{"rows": {"kind": "edit"}, **OPTIONS, **options})
 
 
+def test_a_corpus_that_repeats_itself_is_named():
+    model = tiny("llama")
+    texts = pd.DataFrame({"sample": range(60), "tokens": [[5, 6, 7, 8, 9, 10]] * 60})
+    with pytest.raises(ValueError, match="layer 0: the second moment of the corpus' keys is sing"):
+        rome(model, dataset(model), texts, 0, rows={"kind": "edit"}, **OPTIONS)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -82,7 +82,8 @@ def rome(
 
     Raises:
         ValueError: an unknown column, layer or prompt, two prompts of a fact, an essence without
-            `{subject}`, a number out of range, too few texts, or fewer tokens than neurons.
+            `{subject}`, a number out of range, too few texts, fewer tokens than neurons, or
+            tokens that are too much alike.
 
     Source: Meng et al. 2022, "Locating and editing factual associations in GPT"; Gupta et al. 2024
     (R-ROME).
@@ -109,8 +110,7 @@ def rome(
             partial(_second_moment, model, tokens, Site(layer, "mlp_act")),
         )
         keys = _states(model, contexts, Site(layer, "mlp_act"))[: prefixes + 1]
-        u = torch.linalg.solve(moment, keys.mean(0).T).T
-        u = u / u.norm(dim=-1, keepdim=True)
+        u = _whitened(moment, keys.mean(0), layer)
         values = new_values(model, contexts, targets, layer, recipe)
         delta = values.change.double() / (keys[0] * u).sum(-1, keepdim=True)
         table = values.table.assign(fact=edited[fact].to_numpy(), layer=layer)
@@ -184,6 +184,24 @@ def _second_moment(
         total += (keys.T @ keys).cpu()
         count += len(keys)
     return total / count
+
+
+def _whitened(
+    moment: Float64[Tensor, "width width"], keys: Float64[Tensor, "facts width"], layer: int
+) -> Float64[Tensor, "facts width"]:
+    """Compute C^-1 k / ||C^-1 k||.
+
+    Raises:
+        ValueError: C is singular.
+    """
+    factor, failed = torch.linalg.cholesky_ex(moment)
+    if int(failed):
+        raise ValueError(
+            f"layer {layer}: the second moment of the corpus' keys is singular; valid: more texts, "
+            "or a larger `longest`"
+        )
+    solved = torch.cholesky_solve(keys.T, factor).T
+    return solved / solved.norm(dim=-1, keepdim=True)
 
 
 def _rows_of(used: Tensor, hidden: Tensor) -> Float[Tensor, "rows width"]:
