@@ -193,7 +193,7 @@ def test_traced_effects_are_drawn_and_the_largest_is_named():
     options = {"arms": {"states": "Outputs"}, "metric": "probability", "parts": "parts"}
     figure = traced_maps(scores, summary, {"parts": parts}, "topic", 0, right="correct", **options)
     text = " ".join(figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ").split())
-    assert "n = 11 facts that are correct without noise" in text
+    assert "n = 11 prompts that are correct without noise" in text
     assert (
         "Largest at the last subject token, of all layers: 50 (50 to 50) in layer 1 (outputs)."
         in text

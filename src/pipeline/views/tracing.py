@@ -68,7 +68,7 @@ def traced_maps(
         caption(
             figure,
             [
-                f"{split.capitalize()} split, n = {n} facts{_which(right)}, {clusters} {cluster}s,",
+                f"{split.capitalize()} split, n = {n} prompts{_which(right)}, {clusters} {cluster}s,",
                 f"{_draws(rows)}. Cells: {name} with the",
                 "clean state restored, minus that of the corrupted run, in percentage points; no",
                 "effect is 0.",
@@ -123,7 +123,7 @@ def traced_curves(
         caption(
             figure,
             [
-                f"{split.capitalize()} split, n = {n} facts{_which(right)}, {_draws(rows)};",
+                f"{split.capitalize()} split, n = {n} prompts{_which(right)}, {_draws(rows)};",
                 f"{bands_in_words(bands, cluster)}.",
                 "Control: at 0, the corrupted run without anything restored.",
                 _ends(rows, next(iter(arms)), metric, cluster, seed),
