@@ -29,6 +29,7 @@ from pipeline.measures.logits import (
     answer_rank,
     answer_share,
     group_log_odds,
+    text_over_text,
 )
 from pipeline.methods.interventions import Add
 from pipeline.model.chat import encode, first_token
@@ -80,6 +81,18 @@ def test_metrics_of_hand_set_logits():
     # Read from the other end of the vocabulary, 20 is 179: all tokens but three are as likely.
     assert_scores(answer_probability(now, layer=0), [0, nan, 0, 0])
     assert_scores(answer_rank(now, layer=0), [3 + 196 / 2, nan, 4 + 195 / 2, 4 + 195 / 2])
+
+
+def test_one_column_is_compared_with_another():
+    samples = dataset().iloc[[0, 1, 2, 5]].reset_index(drop=True)
+    level = torch.zeros(4, 200)
+    level[0, 20], level[2, 23], level[3, 199] = 1.0, 1.0, 0.0
+    prefers = partial(text_over_text, after(level, samples))
+    # Equal logits prefer neither; a sample without a text has no score.
+    assert_scores(prefers(column="answer", over="foil"), [1, np.nan, 0, 0])
+    assert_scores(prefers(column="foil", over="answer"), [0, np.nan, 1, 0])
+    with pytest.raises(ValueError, match=r"answer ' w20' and answer ' w20' of 'w.* begin with the"):
+        prefers(column="answer", over="answer")
 
 
 def test_groups_of_tokens_are_compared_by_their_summed_probability():

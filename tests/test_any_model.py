@@ -6,6 +6,7 @@ import yaml
 from families import LAYERS, WIDTH, write_model
 from project import SMALL, copy_project, run
 
+from pipeline.measures.tracing import PARTS
 from pipeline.store.store import ActivationStore
 
 TEMPLATE = "<user>{{ messages[0]['content'] }}<end>{{ '\n' }}<answer>{{ '\n' }}"
@@ -92,3 +93,25 @@ def test_readings_and_back_patching_run_on_a_gemma_2_shape(tmp_path):
     pairs = conditions[conditions["arm"] == "last"].dropna(subset=["source_layer"])
     assert len(pairs) == LAYERS * (LAYERS - 1) / 2
     assert (pairs["target_layer"] < pairs["source_layer"]).all()
+
+
+@pytest.mark.slow
+def test_facts_are_traced_on_a_gemma_2_shape(tmp_path):
+    """Subjects of many tokens, so that every part of a prompt is restored."""
+    folder = copy_project(tmp_path)
+    write_model("gemma2", folder / "model", TEMPLATE)
+    few = pd.read_json(folder / "data" / "relations.jsonl", lines=True)
+    few = few[few["label"].isin(["instrument", "sport"])].drop_duplicates(["label", "answer"])
+    few.to_json(folder / "data" / "few_facts.jsonl", orient="records", lines=True)
+    draws = [f"sweep.arms.{arm}.draws=1" for arm in ("states", "mlp", "attention")]
+    # Random weights know no fact.
+    right = ["figures.map.right=null", "figures.layers.right=null"]
+    settings = ["model=local", "model.path=model", "dataset.path=data/few_facts.jsonl"]
+    settings.append("dataset.shares=[0.4,0.3,0.3]")
+    done = run(folder, "run", "tracing", *settings, *draws, *right)
+    assert done.returncode == 0, done.stderr
+    (output,) = folder.glob("outputs/tracing-*")
+    assert {figure.stem for figure in output.glob("figures/*.png")} == {"map", "layers"}
+    conditions = pd.read_parquet(output / "conditions.parquet")
+    restored = conditions.dropna(subset=["layer"])
+    assert set(restored["restored"]) == set(PARTS) and len(restored) == 3 * LAYERS * len(PARTS)

@@ -94,7 +94,7 @@ def test_a_template_that_changes_the_instruction_is_refused():
 def test_a_subject_is_not_found_in_the_template():
     tokenizer = byte_tokenizer(TURNS, adds_bos=False)
     prompt = chat.render(tokenizer, "answer")
-    place = chat.subject_position(tokenizer, prompt, "answer", instruction="answer")
+    *_, place = chat.subject_positions(tokenizer, prompt, "answer", instruction="answer")
     tokens = chat.encode(tokenizer, prompt)
     assert tokenizer.decode(tokens[: place + 1]) == prompt[: prompt.index("answer") + 6]
 
@@ -124,7 +124,7 @@ def test_the_subject_ends_where_its_text_does(template, adds_bos, subject):
     tokenizer = byte_tokenizer(template, adds_bos=adds_bos)
     prompt = chat.render(tokenizer, f"In France: {subject}, where is it?")
     tokens = chat.encode(tokenizer, prompt)
-    place = chat.subject_position(tokenizer, prompt, subject)
+    *_, place = chat.subject_positions(tokenizer, prompt, subject)
     end = prompt.rindex(subject) + len(subject)
     assert tokenizer.decode(tokens[: place + 1]).removeprefix(BOS) == prompt[:end]
     assert not tokenizer.decode(tokens[:place]).endswith(subject)
@@ -145,7 +145,8 @@ def test_the_subject_is_the_one_of_the_instruction(instruction, subject, start, 
     """Not a later mention, a part of another word, or a word of the template."""
     tokenizer = byte_tokenizer("{{ 'user Paris' }}" + TURNS + "list user", adds_bos=False)
     prompt = chat.render(tokenizer, instruction, system="Answer the user. Paris!")
-    place = chat.subject_position(tokenizer, prompt, subject, instruction=instruction, start=start)
+    options = {"instruction": instruction, "start": start}
+    *_, place = chat.subject_positions(tokenizer, prompt, subject, **options)
     spelled = tokenizer.decode(chat.encode(tokenizer, prompt)[: place + 1])
     begin = prompt.rindex(instruction.strip())
     assert begin + len(before + subject) <= len(spelled) <= begin + len(before + subject) + 1
@@ -165,10 +166,10 @@ def test_the_answer_is_the_tokens_after_the_prompt(template, answer):
 def test_what_is_not_there_is_named():
     tokenizer = byte_tokenizer(TURNS, adds_bos=False)
     with pytest.raises(ValueError, match="subject 'Rome' is not in the prompt 'In Paris'"):
-        chat.subject_position(tokenizer, "In Paris", "Rome")
+        chat.subject_positions(tokenizer, "In Paris", "Rome")
     with pytest.raises(ValueError, match="subject 'Par' is not in the prompt"):
-        chat.subject_position(tokenizer, "In Paris", "Par")
+        chat.subject_positions(tokenizer, "In Paris", "Par")
     with pytest.raises(ValueError, match="subject '' is not in the prompt"):
-        chat.subject_position(tokenizer, "In Paris", "")
+        chat.subject_positions(tokenizer, "In Paris", "")
     with pytest.raises(ValueError, match="no answer to 'In Paris'"):
         chat.with_answer(tokenizer, "In Paris", "")

@@ -204,9 +204,7 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="no values for the fact 'c'"):
         unlike = prompts.assign(fact="c")
         next(edited_values(model, unlike, {"values": fit}, 0, fit="values", strengths=[1.0]))
-    with pytest.raises(
-        ValueError, match="2 prompts of 1 facts in split 'train'; valid: one a fact"
-    ):
+    with pytest.raises(ValueError, match="rows: several prompts of the fact 'a'; valid: one a"):
         answer_values(model, prompts.assign(fact="a"), 0)
     with pytest.raises(ValueError, match="no column 'object' in the dataset; it has:"):
         answer_contributions(model, prompts, columns=["object"])

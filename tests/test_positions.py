@@ -66,7 +66,7 @@ def test_a_completion_follows_its_prompt_and_the_token_before_it_is_taken():
 @pytest.mark.parametrize(
     ("rule", "column", "message"),
     [
-        ("first", {}, "'first' is unknown; valid: last, template, all, subject, answer, comple"),
+        ("first", {}, "'first' is unknown; valid: last, template, all, subject, subject_tokens,"),
         ([], {}, r"\[\] is unknown"),
         ("template", {"raw": True}, "of sample 3: a raw text has no template"),
         ([-9], {}, "of sample 3: there is no position -9 among 7 tokens"),

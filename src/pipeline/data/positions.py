@@ -8,20 +8,21 @@ import pandas as pd
 from pipeline.engine.conditions import POSITION_RULES, Positions, PromptPositions, check_rule
 from pipeline.model import chat
 
-COLLECTED = ("last", "template", "all", "subject", "answer", "completion")
+COLLECTED = ("last", "template", "all", "subject", "subject_tokens", "answer", "completion")
 """`last`: the prompt's last token. `template`: the chat template's tokens after the instruction.
-`all`: every token. `subject`: the last token of the prompt's `subject`. `answer`: the tokens of its
-`answer`, appended to the prompt. `completion`: the recorded completion (`completion_tokens`),
-appended to the prompt, and the token before it; of a prompt shared by several completions, all
-tokens are included with the first completion, except the sequence's first token, whose activations
-are outliers in many models.
+`all`: every token. `subject`: the last token of the prompt's `subject`; `subject_tokens`: all of
+them. `answer`: the tokens of its `answer`, appended to the prompt. `completion`: the recorded
+completion (`completion_tokens`), appended to the prompt, and the token before it; of a prompt
+shared by several completions, all tokens are included with the first completion, except the
+sequence's first token, whose activations are outliers in many models.
 
 A list of integers gives positions explicitly: from the start, or from the prompt's end if negative.
 """
-EDITED = (*POSITION_RULES, "template", "subject", "answer")
+EDITED = (*POSITION_RULES, "template", "subject", "subject_tokens", "answer")
 """In a sweep, `answer` is the completion tokens at the positions that the answer would have."""
 _READ = {
     "subject": ("prompt", "subject", "raw"),
+    "subject_tokens": ("prompt", "subject", "raw"),
     "answer": ("prompt", "answer", "raw"),
     "template": ("raw",),
 }
@@ -92,7 +93,9 @@ def _finder(
     if rule == "completion":
         return _completion_finder()
     if rule == "subject":
-        return lambda row: (list(row["tokens"]), (_subject(tokenizer, row),))
+        return lambda row: (list(row["tokens"]), _subject(tokenizer, row)[-1:])
+    if rule == "subject_tokens":
+        return lambda row: (list(row["tokens"]), _subject(tokenizer, row))
     if rule == "all":
         return lambda row: (list(row["tokens"]), tuple(range(len(row["tokens"]))))
     if rule == "template":
@@ -102,8 +105,8 @@ def _finder(
     return lambda row: (list(row["tokens"]), _inside(listed, len(row["tokens"])))
 
 
-def _subject(tokenizer: Any, row: dict[str, Any]) -> int:
-    return chat.subject_position(
+def _subject(tokenizer: Any, row: dict[str, Any]) -> Place:
+    return chat.subject_positions(
         tokenizer,
         row["prompt"],
         row["subject"],

@@ -120,3 +120,18 @@ def check_pairs(prompts: pd.DataFrame, column: str, labels: tuple[str, str]) -> 
         raise ValueError(
             f"pairs: {column} {unpaired[0]!r} names {numbers} in train; valid: one of each"
         )
+
+
+def select_facts(prompts: pd.DataFrame, wanted: Any, fact: str) -> pd.DataFrame:
+    """Select the prompts that edits are fitted to, one of each fact; see `select_prompts`.
+
+    Raises:
+        ValueError: as `select_prompts`, no column `fact`, or two prompts of a fact.
+    """
+    if fact not in prompts:
+        raise ValueError(f"no column {fact!r} in the dataset; it has: {', '.join(prompts)}")
+    chosen = select_prompts(prompts, wanted)
+    twice = chosen.loc[chosen[fact].duplicated(), fact]
+    if len(twice):
+        raise ValueError(f"rows: several prompts of the fact {twice.iloc[0]!r}; valid: one a fact")
+    return chosen.reset_index(drop=True)

@@ -205,6 +205,31 @@ def text_is_top(
     return is_top.masked_fill(tokens < 0, torch.nan)
 
 
+def text_over_text(
+    after: NextToken, *, column: str, over: str, layer: int | None = None
+) -> Annotated[
+    Float64[Tensor, " rows"], Scale("the {column} is likelier than the {over}", share=True)
+]:
+    """Score 1 if the first token of a sample's `column` is likelier than that of `over`, else 0.
+
+    NaN for samples without either text.
+
+    Raises:
+        ValueError: as `NextToken.continuations`, or a sample whose texts begin with the same token.
+    """
+    tokens, others = after.continuations(column), after.continuations(over)
+    same = (tokens == others) & (tokens >= 0)
+    if bool(same.any()):
+        row = after.samples.iloc[int(same.nonzero()[0, 0])]
+        raise ValueError(
+            f"{column} {row[column]!r} and {over} {row[over]!r} of {row['prompt']!r} begin with "
+            "the same token"
+        )
+    logits = after.logits(layer)
+    level, against = _at(logits, tokens), _at(logits, others)
+    return (level > against).double().masked_fill(level.isnan() | against.isnan(), torch.nan)
+
+
 def answer_over_foil(
     after: NextToken, *, layer: int | None = None
 ) -> Annotated[Float64[Tensor, " rows"], Scale("logit(answer) - logit(foil)", "nats")]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.datasets import dataset_digest
+from pipeline.data.prompts import select_facts
 from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition, Edit, PerPrompt
 from pipeline.methods.interventions import RankOne
 from pipeline.methods.key_values import continuation_tokens, contributions
@@ -71,7 +72,7 @@ def answer_values(
     *,
     column: str = "answer",
     fact: str = "fact",
-    split: str = "train",
+    rows: Any = None,
     top: int = 1,
 ) -> AnswerValues:
     """Choose the values that add most to the answer's logit at the last token, over all layers.
@@ -81,36 +82,30 @@ def answer_values(
 
     Args:
         model: the model.
-        prompts: a dataset with one prompt of each fact in the split.
+        prompts: a dataset.
         seed: of the random values.
         column: dataset column with the answer.
-        fact: dataset column that names the fact, shared by prompts in other splits.
-        split: whose prompts the values are chosen on.
+        fact: dataset column that names the fact, shared by the prompts that the edit is tried on.
+        rows: the prompts that the values are chosen on, one of each fact: a label, or column ->
+            value or values.
         top: values of a fact.
 
     Raises:
-        ValueError: an unknown column, no prompt in the split, two prompts of a fact, or a `top`
-            that leaves no other value in a layer.
+        ValueError: an unknown column or prompt, two prompts of a fact, or a `top` that leaves no
+            other value in a layer.
     """
-    if fact not in prompts:
-        raise ValueError(f"no column {fact!r} in the dataset; it has: {', '.join(prompts)}")
-    rows = prompts[prompts["split"] == split].reset_index(drop=True)
-    if rows.empty or rows[fact].duplicated().any():
-        raise ValueError(
-            f"{len(rows)} prompts of {rows[fact].nunique()} facts in split {split!r}; valid: one a "
-            "fact"
-        )
+    chosen = select_facts(prompts, rows, fact)
     neurons = model.width(Site(0, "mlp_act"))
     if not 1 <= top <= neurons // 3:
         raise ValueError(f"top = {top} values; valid: 1 to {neurons // 3}")
-    named = continuation_tokens(model, rows, [column])
-    activations = torch.empty(len(rows), model.n_layers, neurons)
+    named = continuation_tokens(model, chosen, [column])
+    activations = torch.empty(len(chosen), model.n_layers, neurons)
     added = torch.empty_like(activations)
-    for number, layer, states, parts in contributions(model, rows, named):
+    for number, layer, states, parts in contributions(model, chosen, named):
         activations[number, layer], added[number, layer] = states, parts[0]
     generator = np.random.default_rng(seed)
     records = []
-    for number, row in rows.iterrows():
+    for number, row in chosen.iterrows():
         picks = _picked(activations[number], added[number], top, generator)
         records += [
             {"fact": row[fact], "label": row["label"], **pick}
@@ -125,9 +120,9 @@ def answer_values(
         values,
         Provenance(
             model.weights,
-            dataset=dataset_digest(rows[["sample", "tokens"]]),
+            dataset=dataset_digest(chosen[["sample", "tokens"]]),
             sites=tuple(str(Site(int(n), "mlp_down")) for n in sorted(values["layer"].unique())),
-            how=f"{top} values that add most to the logit of {column!r}, on split {split!r}",
+            how=f"{top} values that add most to the logit of {column!r}, on {rows or 'all'}",
         ),
     )
 

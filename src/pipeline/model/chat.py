@@ -186,7 +186,7 @@ def first_token(tokenizer: Any, prompt: str, answer: str, *, raw: bool = False) 
     return tokens[answer_positions[0]]
 
 
-def subject_position(
+def subject_positions(
     tokenizer: Any,
     prompt: str,
     subject: str,
@@ -194,8 +194,8 @@ def subject_position(
     instruction: str | None = None,
     start: int = -1,
     raw: bool = False,
-) -> int:
-    """Return the position of a subject's last token in a rendered prompt.
+) -> tuple[int, ...]:
+    """Return the positions of a subject's tokens in a rendered prompt.
 
     Args:
         tokenizer: the tokenizer.
@@ -221,7 +221,7 @@ def subject_position(
         start = _last_mention(text, subject)
     if not subject or start < 0:
         raise ValueError(f"subject {subject!r} is not in the prompt {text!r}")
-    return _span(tokenizer, prompt, begin + start, begin + start + len(subject), raw)[-1]
+    return _span(tokenizer, prompt, begin + start, begin + start + len(subject), raw)
 
 
 @functools.lru_cache

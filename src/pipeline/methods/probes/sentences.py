@@ -114,11 +114,11 @@ def _last_tokens(
     model: LanguageModel, row: Mapping[str, Any], words: list[re.Match[str]]
 ) -> Iterator[int]:
     for word in words:
-        yield chat.subject_position(
+        yield chat.subject_positions(
             model.tokenizer,
             row["prompt"],
             word.group(),
             instruction=row["instruction"],
             start=word.start(),
             raw=row["raw"],
-        )
+        )[-1]

@@ -1,0 +1,1 @@
+"""Facts: where they are recalled, and edits that change them."""
