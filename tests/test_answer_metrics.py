@@ -20,17 +20,16 @@ from families import (
 from pipeline.data.datasets import tokenise
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.sweeps import Part, score_logits
-from pipeline.measures.logits import (
-    NextToken,
+from pipeline.measures.answer_logits import (
     answer_is_top,
     answer_log_probability,
     answer_over_foil,
     answer_probability,
     answer_rank,
     answer_share,
-    group_log_odds,
     text_over_text,
 )
+from pipeline.measures.logits import NextToken, group_log_odds
 from pipeline.methods.interventions import Add
 from pipeline.model.chat import encode, first_token
 from pipeline.model.sites import Site

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.measures import logits, metrics
+from pipeline.measures import answer_logits, logits, metrics
 from pipeline.measures.scale import Scale, scale_of
 from pipeline.measures.text import self_bleu_scores
 
@@ -226,15 +226,16 @@ OF_LOGITS = [
     logits.log_odds,
     logits.logit_difference,
     logits.group_log_odds,
-    logits.answer_probability,
-    logits.answer_rank,
-    logits.answer_is_top,
-    logits.answer_over_foil,
-    logits.answer_share,
-    logits.answer_log_probability,
+    answer_logits.answer_probability,
+    answer_logits.answer_rank,
+    answer_logits.answer_is_top,
+    answer_logits.answer_over_foil,
+    answer_logits.answer_share,
+    answer_logits.answer_log_probability,
     logits.kl_divergence,
     logits.label_log_odds,
-    logits.text_is_top,
+    answer_logits.text_is_top,
+    answer_logits.text_over_text,
     logits.top_token_changes,
 ]
 
@@ -261,11 +262,12 @@ def test_contains_and_matches() -> None:
 def test_every_metric_declares_its_scale() -> None:
     public = [
         function
-        for module in (metrics, logits)
+        for module in (metrics, logits, answer_logits)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and not name.startswith("_")
     ]
     helpers = {logits.summed_log_odds, logits.divergence, logits.token_groups, logits.group_levels}
+    helpers |= {logits.at_tokens}
     tested = {getattr(metric, "func", metric) for metric in ALL} | {metrics.final_number_right}
     assert set(public) - helpers == {*tested, *OF_LOGITS}
     for metric in (*ALL, *OF_LOGITS):

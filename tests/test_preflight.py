@@ -43,8 +43,13 @@ def test_the_studies_pass(path):
     known = {part.name.removesuffix("-validation") for part in planned.parts}
     arms = set(study.sweep.arms) if study.sweep else set()
     # They collect states, steer with another study's fit, or edit with what is yet to be fitted.
-    of_states = dict.fromkeys(("back_patching", "patchscopes", "key_values", "relations"), arms)
-    unknown = of_states | {"endings": {"steered"}, "circuits": arms - {"zero"}}
+    of_states = ("back_patching", "patchscopes", "key_values", "relations", "tracing")
+    unknown = dict.fromkeys(of_states, arms) | {
+        "endings": {"steered"},
+        "circuits": arms - {"zero"},
+        "editing": {"values"},
+        "feature_steering": {"feature_clamped", "feature_ablated"},
+    }
     assert known == arms - unknown.get(path.stem, set())
 
 
@@ -112,7 +117,7 @@ def test_what_the_model_or_data_do_not_have_is_named(override, message):
         ),
         ("sweep.logit_metrics.kl.layer=8", "sweep.logit_metrics.kl: layer 8; valid: 0 to 7"),
         (
-            "sweep.logit_metrics.foil={_target_: pipeline.measures.logits.answer_over_foil}",
+            "sweep.logit_metrics.foil={_target_: pipeline.measures.answer_logits.answer_over_foil}",
             "sweep.logit_metrics.foil: the dataset has no column 'foil'; it has: instruction",
         ),
         (
