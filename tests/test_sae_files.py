@@ -312,7 +312,7 @@ VALID_HOOKS = r"valid: blocks\.LAYER\.HOOK with HOOK in hook_resid_pre, hook_z, 
         ),
         (
             {"d_in": WIDTH + 1},
-            r"cfg\.json: d_in 33; valid: 32, as W_enc of sae_weights\.safetensors is \[32, 48\]",
+            r"cfg\.json: d_in 33; valid: 32, as W_enc of sae_weights",
         ),
         ({"spoilt": "b_dec"}, r"sae_weights\.safetensors: b_dec is not finite"),
         ({"architecture": "gated"}, "architecture 'gated'; valid: standard, topk, jumprelu$"),

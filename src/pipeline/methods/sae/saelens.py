@@ -131,8 +131,8 @@ def load_saelens(
     for field, size in (("d_in", width), ("d_sae", n_features)):
         if config.get(field) not in (None, size):
             raise ValueError(
-                f"{folder / _CONFIG}: {field} {config[field]}; valid: {size}, as W_enc of {_WEIGHTS} "
-                f"is {[width, n_features]}"
+                f"{folder / _CONFIG}: {field} {config[field]}; valid: {size}, as W_enc of "
+                f"{_WEIGHTS} is {[width, n_features]}"
             )
     k = (config.get("k") or 0) if kind == "topk" else 0
     if kind == "topk" and not 1 <= k <= n_features:
