@@ -59,7 +59,7 @@ def steering_vectors(
             cannot be drawn.
     """
     classes = _train_classes(store, prompts, positive, negative, component)
-    fitted = _differences(classes, [position])
+    fitted = _differences(classes, [position], f"{positive} - {negative}")
     return Directions(
         with_controls(
             classes,
@@ -115,7 +115,7 @@ def selected_direction(
     ids = torch.tensor(single_tokens(model.tokenizer, refusal_tokens), device=model.device)
     clear = _clear(model, prompts, ids, refusal_tokens, (positive, negative))
     classes = _train_classes(store, clear, positive, negative, component)
-    candidates = _differences(classes, classes.positions)
+    candidates = _differences(classes, classes.positions, f"{positive} - {negative}")
     val = clear[clear["split"] == "val"]
     scores = evaluate_candidates(
         model,
@@ -155,7 +155,7 @@ def _train_classes(
 
 
 def _differences(
-    classes: Classes, positions: list[int | str]
+    classes: Classes, positions: list[int | str], labels: str
 ) -> dict[tuple[int | str, int], Tensor]:
     """Fit the direction at every (position, layer) at which the two labels differ."""
     directions = {
@@ -165,7 +165,17 @@ def _differences(
     }
     degenerate = [candidate for candidate, direction in directions.items() if not direction.any()]
     if degenerate:
-        log.warning("no direction where all prompts are alike, at (position, layer) %s", degenerate)
+        layers = {
+            position: ", ".join(str(layer) for at, layer in degenerate if at == position)
+            for position, _ in degenerate
+        }
+        places = "; ".join(f"position {at}, layer {listed}" for at, listed in layers.items())
+        log.warning(
+            "%s: no direction where all prompts have the same activation, left out: %s; this is "
+            "expected where they have the same template token before the first attention",
+            labels,
+            places,
+        )
     return {
         candidate: direction
         for candidate, direction in directions.items()
