@@ -46,7 +46,7 @@ def _laid_out(table: pd.DataFrame, width: int) -> Iterator[str]:
     if max(map(len, lines)) <= width:
         yield from lines
         return
-    head, *rows = _lines(table.drop(columns="key"))
+    head, *rows = [f"  {line}" for line in _lines(table.drop(columns="key"))]
     if max(map(len, (head, *rows))) <= width:
         yield head
         for key, row in zip(table["key"], rows, strict=True):
@@ -60,11 +60,17 @@ def _laid_out(table: pd.DataFrame, width: int) -> Iterator[str]:
 
 
 def _lines(table: pd.DataFrame) -> list[str]:
-    """Return the head and the rows of a table of text, without the options of pandas."""
-    columns = [[name, *table[name]] for name in table]
+    """Return the head and the rows of a table of text: keys at the left, the others at the right.
+
+    `to_string` of pandas cuts long values.
+    """
+    columns = [[str(name), *table[name]] for name in table]
     widths = [max(map(len, column)) for column in columns]
-    rows = zip(*columns, strict=True)
-    return [" ".join(map(str.rjust, row, widths)) for row in rows]
+    padded = [
+        [text.ljust(width) if column[0] == "key" else text.rjust(width) for text in column]
+        for column, width in zip(columns, widths, strict=True)
+    ]
+    return [" ".join(row).rstrip() for row in zip(*padded, strict=True)]
 
 
 def _wrapped(text: str, width: int, indent: int = 2) -> list[str]:
