@@ -1,5 +1,6 @@
 """The command as a user meets it: interrupted, piped, mistyped, and its help."""
 
+import errno
 import json
 import os
 import shutil
@@ -106,6 +107,23 @@ def test_a_second_run_is_refused_before_anything_is_imported(tmp_path, monkeypat
         for other in (words, SMALL):
             with pytest.raises(ImportError, match="preflight"):
                 main(["run", *other])
+
+
+def test_a_disk_that_is_full_anywhere_is_one_line(tmp_path, monkeypatch, capsys):
+    folder = copy_project(tmp_path)
+    monkeypatch.chdir(folder)
+
+    def full(study, output):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cli, "_run_stages", full)
+    with pytest.raises(SystemExit) as caught:
+        main(["run", *SMALL])
+    assert caught.value.code == 2
+    (output,) = (folder / "outputs").glob("small-*")
+    said = "free some and run the same command again, which goes on"
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"error: no space left on {output}; {said}"
 
 
 def test_a_mode_of_wandb_that_is_none_is_refused_before_anything_runs(

@@ -48,7 +48,7 @@ def _interrupted(arguments: list[str] | None, interrupt: KeyboardInterrupt) -> N
 
 
 def _run(options: argparse.Namespace) -> None:
-    from pipeline.runs.scratch import alone, check_idle
+    from pipeline.runs.scratch import alone, check_idle, full_disk_named
 
     root = _project()
     name = options.study.removeprefix("study=")
@@ -75,7 +75,7 @@ def _run(options: argparse.Namespace) -> None:
         _say_cost(study, cost(study, planned), folder)
         return
     study = with_digests(study, root / "outputs" / "config")
-    with alone(folder, command):
+    with alone(folder, command), full_disk_named(folder):
         save_study(study, folder / "config.yaml")
         print(study.id)
         _run_stages(study, folder)
@@ -84,8 +84,12 @@ def _run(options: argparse.Namespace) -> None:
 
 def _hash_of(study: str, overrides: list[str], root: Path) -> str:
     """Hash what is run: the study's name, its overrides, and the files of conf/."""
-    files = {str(file): file.read_text() for file in sorted(root.glob("conf/**/*.yaml"))}
-    return hashlib.sha256(json.dumps([study, overrides, files]).encode()).hexdigest()
+    command = hashlib.sha256(json.dumps([study, overrides]).encode())
+    for file in sorted(root.glob("conf/**/*.yaml")):
+        # Editors leave links to nowhere.
+        if file.is_file():
+            command.update(str(file).encode() + file.read_bytes())
+    return command.hexdigest()
 
 
 def _run_stages(study: Study, folder: Path) -> None:

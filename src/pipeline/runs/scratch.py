@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -124,13 +124,13 @@ def check_idle(outputs: Path, command: str) -> None:
         ValueError: names the folder that is being written.
     """
     for path in outputs.glob(f"*/{LOCK}"):
-        with path.open() as lock:
-            if lock.read() != command:
-                continue
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise _busy(path.parent) from error
+        # Those of another user that cannot be read are no runs of this command.
+        with suppress(PermissionError), path.open() as lock:
+            if lock.read() == command:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise _busy(path.parent) from error
 
 
 def _busy(folder: Path) -> ValueError:
