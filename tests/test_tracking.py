@@ -14,7 +14,8 @@ from PIL import Image
 
 from pipeline.runs import tracking
 from pipeline.runs.records import read_runs
-from pipeline.runs.tracking import check_tracking, tracked_run
+from pipeline.runs.tracking import tracked_run
+from pipeline.runs.tracking_settings import check_tracking
 
 CONFIG = {"sweep": {"seed": 1, "layers": [1, 2]}, "model": "tiny"}
 

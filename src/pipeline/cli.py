@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> None:
     from pipeline.config.code import with_digests
     from pipeline.config.preflight import check
     from pipeline.config.study import compose_study, save_study
-    from pipeline.runs.tracking import check_tracking
+    from pipeline.runs.tracking_settings import check_tracking
 
     study = compose_study(name, options.overrides, root=root)
     check_tracking(study.tracking.mode, study.tracking.project, study.tracking.entity)
@@ -88,7 +88,7 @@ def _hash_of(study: str, overrides: list[str], root: Path) -> str:
     for file in sorted(root.glob("conf/**/*.yaml")):
         # Editors leave links to nowhere.
         if file.is_file():
-            command.update(str(file).encode() + file.read_bytes())
+            command.update(str(file.relative_to(root)).encode() + file.read_bytes())
     return command.hexdigest()
 
 

@@ -110,7 +110,10 @@ def alone(folder: Path, command: str = "") -> Iterator[None]:
         lock.truncate(0)
         lock.write(command)
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            lock.truncate(0)
 
 
 def check_idle(outputs: Path, command: str) -> None:
