@@ -23,7 +23,8 @@ from pipeline.config.inputs import Inputs  # noqa: E402
 from pipeline.config.sections import Node, Study  # noqa: E402
 from pipeline.config.study import load_study  # noqa: E402
 from pipeline.config.wiring import Stage, stages_of  # noqa: E402
-from pipeline.runs.scratch import scratch, sha256  # noqa: E402
+from pipeline.runs.scratch import full_disk_named, scratch, sha256  # noqa: E402
+from pipeline.runs.terminal import prepared, status  # noqa: E402
 from pipeline.runs.tracking import Run, md5, tracked_run  # noqa: E402
 
 
@@ -124,11 +125,12 @@ def main() -> None:
     outputs = ROOT / "outputs"
     called = Path(sys.argv[0]).stem
     try:
-        study = load_study(outputs / "config" / f"{name}.yaml")
-        (stage,) = (s for s in stages_of(study) if (s.name, s.fit) == (called, fit))
-        run_stage(study, stage, outputs / name)
+        with prepared(), full_disk_named(outputs / name):
+            study = load_study(outputs / "config" / f"{name}.yaml")
+            (stage,) = (s for s in stages_of(study) if (s.name, s.fit) == (called, fit))
+            run_stage(study, stage, outputs / name)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print(f"interrupted; `dvc repro` goes on with {called} of {name}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(status(interrupt))

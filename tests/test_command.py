@@ -1,11 +1,13 @@
 """The command as a user meets it: interrupted, piped, mistyped, and its help."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from project import ROOT, SMALL, command, copy_project, environment, run
 from pipeline import cli
 from pipeline.cli import main
 from pipeline.runs.arguments import parser
+from pipeline.runs.scratch import alone
 
 
 def test_the_version_and_the_exit_statuses_are_said(capsys):
@@ -26,7 +29,9 @@ def test_the_version_and_the_exit_statuses_are_said(capsys):
         with pytest.raises(SystemExit):
             main(arguments)
         said = " ".join(capsys.readouterr().out.split())
-        assert "exit status: 0 done, 2 an error" in said and "130 interrupted" in said
+        assert (
+            "exit status: 0 done, 2 an error" in said and "130 interrupted, 143 terminated" in said
+        )
 
 
 def test_every_option_has_a_help_text():
@@ -36,15 +41,103 @@ def test_every_option_has_a_help_text():
     assert [(name, action.dest) for name, action in actions if not action.help] == []
 
 
-def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, number, code):
+    before = signal.getsignal(number)
+
     def interrupted(options):
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
+        time.sleep(10)
 
     monkeypatch.setitem(cli._COMMANDS, "list", interrupted)
     with pytest.raises(SystemExit) as caught:
         main(["list"])
-    assert caught.value.code == 130
+    assert caught.value.code == code
     assert capsys.readouterr().err.strip() == "interrupted; to go on: actsweep list"
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("stage", [False, True])
+def test_a_scheduler_that_ends_a_run_is_told_how_to_go_on(tmp_path, stage):
+    """In a process, as the default of SIGTERM ends it without a word."""
+    wait = "import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(10)"
+    code = (
+        f"import sys, stages; sys.argv = ['stages/sweep_layers.py', 'small']\n"
+        f"def load(path): exec({wait!r})\n"
+        "stages.load_study = load; stages.main()"
+        if stage
+        else "from pipeline import cli\n"
+        f"cli._COMMANDS['list'] = lambda options: exec({wait!r})\n"
+        "cli.main(['list'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 143, done.stderr
+    line = "`dvc repro` goes on with sweep_layers of small" if stage else "to go on: actsweep list"
+    assert done.stderr.strip() == f"interrupted; {line}"
+
+
+def test_what_a_terminal_cannot_encode_is_no_error():
+    code = (
+        "from pipeline import cli\n"
+        "cli._COMMANDS['list'] = lambda options: print('a… 中')\n"
+        "cli.main(['list'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, env=environment() | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "a? ?\n"), done.stderr
+
+
+def test_a_second_run_is_refused_before_anything_is_imported(tmp_path, monkeypatch, capsys):
+    folder = copy_project(tmp_path)
+    monkeypatch.chdir(folder)
+    words = [*SMALL, "sweep.seed=1"]
+    command = cli._hash_of("small", words[1:], folder)
+    monkeypatch.setitem(sys.modules, "pipeline.config.preflight", None)
+    with alone(folder / "outputs" / "small-1", command):
+        with pytest.raises(SystemExit):
+            main(["run", *words])
+        assert "outputs/small-1 is being written by another run" in capsys.readouterr().err
+        # Other overrides, or another YAML, are other runs.
+        study = folder / "conf" / "study" / "small.yaml"
+        study.write_text(study.read_text() + "# changed")
+        for other in (words, SMALL):
+            with pytest.raises(ImportError, match="preflight"):
+                main(["run", *other])
+
+
+def test_a_disk_that_is_full_anywhere_is_one_line(tmp_path, monkeypatch, capsys):
+    folder = copy_project(tmp_path)
+    monkeypatch.chdir(folder)
+
+    def full(study, output):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cli, "_run_stages", full)
+    with pytest.raises(SystemExit) as caught:
+        main(["run", *SMALL])
+    assert caught.value.code == 2
+    (output,) = (folder / "outputs").glob("small-*")
+    said = "free some and run the same command again, which goes on"
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"error: no space left on {output}; {said}"
+
+
+def test_a_mode_of_wandb_that_is_none_is_refused_before_anything_runs(
+    tmp_path, monkeypatch, capsys
+):
+    folder = copy_project(tmp_path)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    with pytest.raises(SystemExit) as caught:
+        main(["run", *SMALL])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error == "error: WANDB_MODE: 'nonsense' is unknown; valid: online, offline, disabled\n"
+    assert not (folder / "outputs").exists()
 
 
 @pytest.mark.slow

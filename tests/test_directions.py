@@ -240,7 +240,13 @@ def test_a_layer_at_which_all_prompts_are_alike_has_no_direction(tmp_path, caplo
         writer.write(0, values, rows)
     options = {"component": "resid_pre", "positive": "a", "negative": "b", "controls": {}}
     fit = steering_vectors(ActivationStore(tmp_path / "s"), dataset, **options)
-    assert fit.layers == [1] and "no direction where all prompts are alike" in caplog.text
+    assert fit.layers == [1]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "a - b: no direction where all prompts have the same activation, left out: position -1, "
+        "layer 0; this is expected where they have the same template token before the first "
+        "attention"
+    )
 
 
 def answered_by(model: LanguageModel) -> pd.DataFrame:

@@ -273,6 +273,7 @@ def test_every_metric_declares_its_scale() -> None:
     for metric in (*ALL, *OF_LOGITS):
         options = {"tokens": ["a"], "foils": ["b"], "token": "a", "foil": "b"}
         options |= {"phrases": ["a"], "pattern": "a", "column": "answer", "language": "French"}
+        options |= {"over": "foil"}
         scale = scale_of(getattr(metric, "func", metric), options)
         assert scale.name and not (scale.share and scale.bounded)
         assert "{" not in scale.label and not (scale.unit and scale.percent)

@@ -158,7 +158,7 @@ def test_gemma_scope_files_of_another_form_are_refused(tmp_path):
         load_gemma_scope(scope(tmp_path / "a.npz", "threshold"), model="m", site=SITE)
     with pytest.raises(ValueError, match=r"has more besides: bias;.*valid: W_enc"):
         load_gemma_scope(scope(tmp_path / "b.npz", bias=[1]), model="m", site=SITE)
-    with pytest.raises(ValueError, match=r"decoder_bias has shape \[3\]"):
+    with pytest.raises(ValueError, match=r"c\.npz: b_dec has shape \[3\]; valid: \[2\]"):
         load_gemma_scope(scope(tmp_path / "c.npz", b_dec=[1, 2, 3]), model="m", site=SITE)
     (tmp_path / "d.npz").write_text("version https://git-lfs.github.com/spec/v1")
     for name in ("d.npz", "nothing.npz"):
@@ -251,7 +251,7 @@ def test_a_fixed_scale_of_activations_is_folded_in(tmp_path, architecture, centr
     )
     sae = load_saelens(path, scale=0.6)
     assert_formula(sae, formula(architecture, X, centred, scale=0.6))
-    with pytest.raises(ValueError, match="'expected_average_only_in' needs `scale`"):
+    with pytest.raises(ValueError, match="'expected_average_only_in' needs a finite `scale`"):
         load_saelens(path)
     with pytest.raises(ValueError, match=r"scale 0\.6 .*normalize_activations 'none'"):
         load_saelens(folder(tmp_path / "other", architecture), scale=0.6)
@@ -310,8 +310,11 @@ VALID_HOOKS = r"valid: blocks\.LAYER\.HOOK with HOOK in hook_resid_pre, hook_z, 
             {"about": {"hook_name_out": "blocks.2.hook_mlp_out"}},
             "is a transcoder, from blocks.2.ho",
         ),
-        ({"d_in": WIDTH + 1}, r"W_enc is \[32, 48\], d_in and d_sae are \[33, 48\]"),
-        ({"spoilt": "b_dec"}, "b_dec of the autoencoder at blocks.2.resid_post is not finite"),
+        (
+            {"d_in": WIDTH + 1},
+            r"cfg\.json: d_in 33; valid: 32, as W_enc of sae_weights",
+        ),
+        ({"spoilt": "b_dec"}, r"sae_weights\.safetensors: b_dec is not finite"),
         ({"architecture": "gated"}, "architecture 'gated'; valid: standard, topk, jumprelu$"),
         ({"architecture": "jumprelu_transcoder"}, "'jumprelu_transcoder'; valid: standard"),
         ({"activation_fn": "tanh-relu"}, "activation_fn 'tanh-relu'; valid: relu, topk$"),
@@ -350,11 +353,101 @@ def test_what_we_do_not_have_is_refused_in_one_line(tmp_path, changed, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"k": "4"}, 'k "4"; valid: an integer$'),
+        ({"k": 4.0}, r"k 4\.0; valid: an integer$"),
+        ({"k": True}, "k true; valid: an integer$"),
+        ({"k": 49}, "k 49; valid: 1 to 48, the number of features$"),
+        ({"d_in": 33, "d_sae": None}, r"d_in 33; valid: 32, as W_enc .* is \[32, 48\]$"),
+        ({"d_in": None, "d_sae": 47}, r"d_sae 47; valid: 48, as W_enc .* is \[32, 48\]$"),
+        ({"d_sae": "48"}, 'd_sae "48"; valid: an integer$'),
+        ({"apply_b_dec_to_input": "false"}, 'apply_b_dec_to_input "false"; valid: true or false$'),
+        ({"rescale_acts_by_decoder_norm": 1}, "rescale_.*norm 1; valid: true or false$"),
+        ({"metadata": "x"}, 'metadata "x"; valid: an object$'),
+        ({"activation_fn_kwargs": [1]}, r"activation_fn_kwargs \[1\]; valid: an object$"),
+        (
+            {"k": ..., "activation_fn_kwargs": {"k": "4"}, "activation_fn": "topk"},
+            'k "4"; valid: an integer$',
+        ),
+        (
+            {"about": {"model_from_pretrained_kwargs": [1]}},
+            r"model_from_pretrained_kwargs \[1\]; valid: an object$",
+        ),
+        ({"about": {"hook_head_index": "2"}}, 'hook_head_index "2"; valid: an integer$'),
+        ({"about": {"model_name": 3}}, "model_name 3; valid: text$"),
+        ({"about": {"dataset_path": ["d"]}}, r'dataset_path \["d"\]; valid: text$'),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named_with_the_valid_one(tmp_path, changed, message):
+    path = folder(tmp_path / "sae", "topk", **{n: v for n, v in changed.items() if v is not ...})
+    if ... in changed.values():
+        config = json.loads((path / "cfg.json").read_text())
+        (path / "cfg.json").write_text(json.dumps({n: v for n, v in config.items() if n != "k"}))
+    with pytest.raises(ValueError, match=rf"^{path}/cfg\.json: {message}") as raised:
+        load_saelens(path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["[]", '"a"', "null", "3"])
+def test_a_config_that_is_no_object_is_refused(tmp_path, text):
+    path = folder(tmp_path / "sae")
+    (path / "cfg.json").write_text(text)
+    with pytest.raises(ValueError, match=r"cfg\.json has .*; valid: an object$"):
+        load_saelens(path)
+
+
+ENCODER = r"as W_enc \[width, feature\] is \[32, 48\]"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("b_enc", lambda t: t[:1], rf"b_enc has shape \[1\]; valid: \[48\], {ENCODER}$"),
+        ("b_enc", lambda t: t[:, None], rf"b_enc has shape \[48, 1\]; valid: \[48\], {ENCODER}$"),
+        ("b_dec", lambda t: t[:1], rf"b_dec has shape \[1\]; valid: \[32\], {ENCODER}$"),
+        ("threshold", lambda t: t[:1], rf"threshold has shape \[1\]; valid: \[48\], {ENCODER}$"),
+        ("W_dec", lambda t: t.T, rf"W_dec has shape \[32, 48\]; valid: \[48, 32\], {ENCODER}$"),
+        ("W_enc", lambda t: t[0], r"W_enc has shape \[48\]; valid: \[width, feature\]$"),
+        ("b_dec", lambda t: t.to(torch.complex64), "b_dec is of type complex64; valid: floating-p"),
+        ("W_enc", lambda t: t.to(torch.int8), "W_enc is of type int8; valid: floating-point numbe"),
+    ],
+)
+@pytest.mark.parametrize("form", ["saelens", "scope"])
+def test_a_tensor_of_another_shape_or_type_is_named_with_the_valid_one(
+    tmp_path, form, name, change, message
+):
+    tensors = weights("jumprelu")
+    tensors[name] = change(tensors[name]).contiguous()
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/\S*: {message}") as raised:
+        if form == "saelens":
+            load_saelens(folder(tmp_path / "sae", "jumprelu", tensors, d_in=None, d_sae=None))
+        else:
+            np.savez(tmp_path / "params.npz", **{n: t.numpy() for n, t in tensors.items()})
+            load_gemma_scope(tmp_path / "params.npz", model="m", site=SITE)
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_that_are_transposed_are_said_to_be(tmp_path):
+    tensors = weights("standard")
+    tensors |= {name: tensors[name].T.contiguous() for name in ("W_enc", "W_dec")}
+    with pytest.raises(ValueError, match=r"by the biases, W_enc is transposed$"):
+        load_saelens(folder(tmp_path / "sae", "standard", tensors, d_in=None, d_sae=None))
+
+
+def test_arrays_of_text_are_refused(tmp_path):
+    arrays = {name: tensor.numpy() for name, tensor in weights("jumprelu").items()}
+    np.savez(tmp_path / "params.npz", **arrays | {"b_dec": np.array(["a"] * WIDTH)})
+    with pytest.raises(ValueError, match=r"params\.npz: b_dec is of type <U1; valid: floating-"):
+        load_gemma_scope(tmp_path / "params.npz", model="m", site=SITE)
+
+
 def test_folders_that_are_none_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"there is no cfg\.json"):
         load_saelens(tmp_path)
     path = folder(tmp_path / "sae", "topk", k=None)
-    with pytest.raises(ValueError, match="k 0 of a topk autoencoder; valid: 1 to 48"):
+    with pytest.raises(ValueError, match=r"cfg\.json: k null; valid: 1 to 48"):
         load_saelens(path)
     (path / "sae_weights.safetensors").unlink()
     with pytest.raises(ValueError, match=r"there is no sae_weights\.safetensors"):

@@ -1,16 +1,21 @@
 """Outputs on another disk, locks, and progress on a terminal and off it."""
 
+import contextlib
 import errno
 import multiprocessing
+import os
+import shutil
 import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
+from safetensors import SafetensorError
 
 from pipeline.runs import progress as module
 from pipeline.runs.progress import progress
-from pipeline.runs.scratch import alone, run_or_resume, scratch
+from pipeline.runs.scratch import alone, check_idle, run_or_resume, scratch, whole_file
 
 
 @pytest.mark.parametrize("is_folder", [True, False])
@@ -39,20 +44,106 @@ def test_an_output_on_another_disk_is_copied_there(tmp_path, monkeypatch, is_fol
 
 def test_another_error_of_the_disk_is_passed_on(tmp_path, monkeypatch):
     def failing(self, target):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(errno.EIO, "Input/output error")
 
     with (
-        pytest.raises(OSError, match="No space left"),
+        pytest.raises(OSError, match="Input/output error"),
         scratch(tmp_path / "x", "k", root=tmp_path) as work,
     ):
         (work / "x").write_text("y")
         monkeypatch.setattr(Path, "rename", failing)
 
 
-def _hold(folder, held, leave):
-    with alone(folder):
+GO_ON = r"; free some and run the same command again, which goes on$"
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_full_disk_of_the_outputs_is_one_line_and_nothing_is_lost(
+    tmp_path, monkeypatch, is_folder
+):
+    """The second disk is full after the first file has been copied to it."""
+    rename, copyfile, copied = os.rename, shutil.copyfile, []
+
+    def renamed(source, target):
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, target)
+
+    def copy(source, target, **options):
+        if len(copied) == is_folder:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        copied.append(copyfile(source, target, **options))
+        return target
+
+    monkeypatch.setattr(os, "rename", renamed)
+    declared = tmp_path / "elsewhere" / "store"
+    for is_full in (True, False):
+        monkeypatch.setattr(shutil, "copyfile", copy if is_full else copyfile)
+        with contextlib.ExitStack() as expected:
+            if is_full:
+                message = rf"^no space left on {declared.parent}{GO_ON}"
+                expected.enter_context(pytest.raises(OSError, match=message))
+            with scratch(declared, "k", root=tmp_path) as work:
+                if is_full and is_folder:
+                    (work / "store").mkdir()
+                    for name in "abc":
+                        (work / "store" / name).write_text(name)
+                elif is_full:
+                    (work / "store").write_text("abc")
+                assert (work / "store").exists()
+        assert list(declared.parent.iterdir()) == ([] if is_full else [declared])
+    parts = sorted(declared.iterdir()) if is_folder else [declared]
+    assert "".join(part.read_text() for part in parts) == "abc"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "x"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        pa.lib.ArrowException("Detail: [errno 28] No space left on device"),
+        shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")]),
+    ],
+    ids=repr,
+)
+def test_a_full_disk_is_named_by_whatever_library_it_is_raised(tmp_path, error):
+    with (
+        pytest.raises(OSError, match=rf"^no space left on {tmp_path}{GO_ON}"),
+        whole_file(tmp_path / "file"),
+    ):
+        raise error
+    with (
+        pytest.raises(OSError, match=rf"^no space left on {tmp_path}/.actsweep/scratch/\S+{GO_ON}"),
+        scratch(tmp_path / "out" / "x", "k", root=tmp_path),
+    ):
+        raise error
+
+
+def _hold(folder, held, leave, command=""):
+    with alone(folder, command):
         held.set()
         leave.wait(30)
+
+
+def test_the_same_command_is_known_to_run_by_its_lock(tmp_path):
+    check_idle(tmp_path / "outputs", "mine")
+    context = multiprocessing.get_context("spawn")
+    held, leave = context.Event(), context.Event()
+    arguments = (tmp_path / "outputs" / "a", held, leave, "mine")
+    other = context.Process(target=_hold, args=arguments)
+    other.start()
+    assert held.wait(60)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="outputs/a is being written by another run"):
+            check_idle(tmp_path / "outputs", "mine")
+        check_idle(tmp_path / "outputs", "another")
+        # A run that is refused must not change whose lock it is.
+        with pytest.raises(ValueError, match="being written"), alone(tmp_path / "outputs/a", "x"):
+            pass
+    other.kill()
+    other.join()
+    check_idle(tmp_path / "outputs", "mine")
 
 
 def test_a_folder_is_written_by_one_run_at_a_time(tmp_path):

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.runs.scratch import scratch, sha256, whole_file
-from pipeline.store.store import ActivationStore, Fingerprint
+from pipeline.store.index import Fingerprint
+from pipeline.store.store import ActivationStore
 from pipeline.store.writer import StoreWriter
 
 SITES = ("blocks.2.resid_post", "blocks.10.z")
@@ -108,7 +109,7 @@ def test_only_the_shards_that_hold_the_rows_are_opened(unbroken):
     store = ActivationStore(unbroken)
     (unbroken / "shard-00001.safetensors").unlink()
     assert store[SITES[0]][np.array([0, 18])].shape == (2, 8)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match=r"shard-00001\.safetensors is missing; delete "):
         store[SITES[0]][np.array([6])]
 
 
@@ -204,16 +205,112 @@ def test_damage_is_found_when_a_shard_is_first_read(unbroken, monkeypatch):
         store.rows  # noqa: B018
 
 
-def test_a_cut_shard_or_a_wrong_index_does_not_open(unbroken):
-    index = json.loads((unbroken / "index.json").read_text())
-    shard = unbroken / "shard-00000.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"shard-00000\.safetensors is missing or not \d+ bytes"):
+def changed(folder, *keys, to=None, drop=False):
+    """Edits the index: sets the value at the path of keys, or deletes it."""
+    record = json.loads((folder / "index.json").read_text())
+    at = record
+    for key in keys[:-1]:
+        at = at[key]
+    if drop:
+        del at[keys[-1]]
+    else:
+        at[keys[-1]] = to
+    (folder / "index.json").write_text(json.dumps(record))
+
+
+def cut(folder):
+    path = folder / "shard-00000.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+SITE_OF_INDEX = ("sites", SITES[0])
+DAMAGE = {
+    "a cut shard": (cut, r"shard-00000\.safetensors is damaged: it has \d+ bytes, not \d+;"),
+    "no shard": (
+        lambda f: (f / "shard-00001.safetensors").unlink(),
+        r"shard-00001\.safetensors is missing;",
+    ),
+    "no rows": (lambda f: (f / "rows.parquet").unlink(), r"rows\.parquet is missing;"),
+    "flipped rows": (lambda f: flip(f / "rows.parquet"), r"rows\.parquet is damaged: its checksum"),
+    "no JSON": (
+        lambda f: (f / "index.json").write_text("{"),
+        r"index\.json is damaged: it is no J",
+    ),
+    "no text": (
+        lambda f: (f / "index.json").write_bytes(b"\xff"),
+        r"index\.json is damaged: it is",
+    ),
+    "a list": (
+        lambda f: (f / "index.json").write_text("[]"),
+        r"index\.json is damaged: \[\] is no",
+    ),
+    "nothing": (lambda f: (f / "index.json").write_text("{}"), "it lacks 'format';"),
+    "a key": (lambda f: changed(f, "shards", 0, "sha256", drop=True), "it lacks 'sha256';"),
+    "a site": (lambda f: changed(f, *SITE_OF_INDEX, drop=True), "lacks 'blocks.2.resid_post';"),
+    "format": (lambda f: changed(f, "format", to=99), "it is of format 99, not 1;"),
+    "rows": (lambda f: changed(f, "rows", to=3), r"index\.json is damaged: "),
+    "fingerprint": (lambda f: changed(f, "fingerprint", "model", to=3), "damaged: 3 is no str;"),
+    "dtype": (lambda f: changed(f, *SITE_OF_INDEX, "dtype", to="real"), "unknown dtype 'real';"),
+    "shards": (lambda f: changed(f, "shards", to=[]), "it lists no shards;"),
+    "shape": (
+        lambda f: changed(f, *SITE_OF_INDEX, "shape", to=[20, 8]),
+        "blocks.2.resid_post has 20 rows, the shards together have 21;",
+    ),
+    "a shard's rows": (
+        lambda f: changed(f, "shards", 0, "rows", to=7),
+        "has 21 rows, the shards together have 22;",
+    ),
+    "every row count": (
+        lambda f: [
+            changed(f, "shards", 0, "rows", to=7),
+            *(changed(f, "sites", site, "shape", to=[22, WIDTHS[site]]) for site in SITES),
+        ],
+        r"(rows\.parquet is not as its index says: it has 21 rows, index\.json 22;"
+        r"|shard-00000\.safetensors is not as its index says: .* is \(6, 8\) .* \(7, 8\) )",
+    ),
+    "width": (
+        lambda f: changed(f, *SITE_OF_INDEX, "shape", to=[21, 9]),
+        r"shard-00000\.safetensors is not as its index says: .*\(6, 8\) .* \(6, 9\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("first", ["rows", "activations"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named_with_its_file_and_how_to_mend_it(unbroken, damage, first):
+    spoil, message = DAMAGE[damage]
+    spoil(unbroken)
+
+    def read():
+        store = ActivationStore(unbroken)
+        parts = [lambda: store.rows, lambda: list(store[SITES[0]])]
+        for part in parts if first == "rows" else parts[::-1]:
+            part()
+
+    with pytest.raises(ValueError, match=message) as caught:
+        read()
+    assert str(caught.value).startswith(str(unbroken))
+    assert str(caught.value).endswith(f"; delete {unbroken} and run the study again")
+
+
+def test_an_unfinished_store_says_how_to_go_on(unbroken):
+    (unbroken / "index.json").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"no index\.json; delete it and run the study agai"
+    ):
         ActivationStore(unbroken)
-    for text in ("{", "{}", json.dumps(index | {"format": 99}), json.dumps(index | {"rows": 3})):
-        (unbroken / "index.json").write_text(text)
-        with pytest.raises(ValueError, match=r"index\.json is (no index )?of format"):
-            ActivationStore(unbroken)
+
+
+def test_a_damaged_record_of_an_unfinished_store_is_written_again(tmp_path, unbroken, caplog):
+    for text in ("{", "{}", "[]"):
+        folder = tmp_path / f"s{len(text)}{text[0] == '['}"
+        with pytest.raises(KeyboardInterrupt):
+            collect(folder, stop_before=2)
+        (folder / "shard-00001.json").write_text(text)
+        with caplog.at_level(logging.WARNING):
+            assert collect(folder) == [1, 2]
+        assert "shard-00001.safetensors is damaged" in caplog.text
+        assert contents(folder) == contents(unbroken)
 
 
 def test_a_mismatch_names_both_sides_of_every_field(unbroken):
@@ -224,6 +321,7 @@ def test_a_mismatch_names_both_sides_of_every_field(unbroken):
         caught.value
     )
     assert "dataset" not in str(caught.value)
+    assert str(caught.value).endswith("; delete it and run the study again")
     with pytest.raises(ValueError, match="model is 'm1' there, 'm2' here"):
         collect(unbroken, fingerprint=other)
     assert other.digest != FINGERPRINT.digest == replace(other, model="m1", positions="all").digest

@@ -107,7 +107,32 @@ def test_a_node_file_in_the_wrong_folder_is_refused():
         ("dataset._target_=pipeline.none", "dataset._target_ 'pipeline.none' cannot be imported"),
         ("model=gpt9", "Could not find 'model/gpt9' Available options in 'model': embedded"),
         ("tracking.mode=on", "tracking.mode: 'on' is unknown; valid: offline, online, disabled"),
-        ("nonsense", "override nonsense cannot be parsed; quote"),
+        ("nonsense", "override 'nonsense' has no value; valid: KEY=VALUE, such as sweep.seed=1"),
+        ("=", "override '=' has no key; valid: KEY=VALUE, such as sweep.seed=1"),
+        ("+=1", "override '+=1' has no key; valid: KEY=VALUE"),
+        ("", "override '' has no key; valid: KEY=VALUE"),
+        (
+            "sweep.seed=1,2",
+            "override 'sweep.seed=1,2' has several values, and a run has one; ",
+        ),
+        (
+            "model=a,b",
+            "override 'model=a,b' has several values, and a run has one; ",
+        ),
+        ("sweep.seed=range(1,3)", "override 'sweep.seed=range(1,3)' has several values"),
+        (
+            "study=lists",
+            "override 'study=lists' names another study than refusal; valid: actsw",
+        ),
+        ("+study=lists", "override '+study=lists' names another study than refusal"),
+        ("~study", "override '~study' names another study than refusal; valid: actsw"),
+        (
+            "hydra.run.dir=/tmp/x",
+            "override 'hydra.run.dir=/tmp/x' is a setting of Hydra, which h",
+        ),
+        ("++hydra.job.name=x", "override '++hydra.job.name=x' is a setting of Hydra"),
+        ("hydra/launcher=basic", "override 'hydra/launcher=basic' is a setting of Hydra"),
+        ("~hydra", "override '~hydra' is a setting of Hydra, which has no effect; outputs are in"),
         ("sweep.arms.add.components=[]", "components is empty: the arm would change nothing"),
         ("sweep.arms.add.fit=directoin", "sweep.arms.add.fit: 'directoin' is unknown; valid: dire"),
         ("sweep.arms.add.gaol=raise", "sweep.arms.add.gaol: unknown key; did you mean goal? vali"),
@@ -143,7 +168,7 @@ def test_what_is_wrong_is_said_in_one_line(override, message):
     with pytest.raises(ValueError) as caught:
         compose_study("refusal", [override], root=ROOT)
     assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "multirun" not in str(caught.value)
 
 
 def test_a_split_of_a_figure_and_a_value_for_a_list_are_checked_at_compose():

@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.runs import tracking
 from pipeline.runs.records import read_runs
 from pipeline.runs.tracking import tracked_run
+from pipeline.runs.tracking_settings import check_tracking
 
 CONFIG = {"sweep": {"seed": 1, "layers": [1, 2]}, "model": "tiny"}
 
@@ -130,10 +131,45 @@ def test_the_environment_goes_before_the_config(tmp_path, monkeypatch):
     assert not (tmp_path / "wandb").exists()
     monkeypatch.setenv("WANDB_MODE", "of")
     with (
-        pytest.raises(ValueError, match="mode 'of': valid are online, offline, disabled"),
+        pytest.raises(ValueError, match=r"^WANDB_MODE: 'of' is unknown; valid: online"),
         start(tmp_path, "offline"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("WANDB_MODE", "nonsense", "is unknown; valid: online, offline, disabled"),
+        ("WANDB_MODE", "", "is unknown; valid: online, offline, disabled"),
+        ("WANDB_MODE", "shared", "is unknown; valid: online, offline, disabled"),
+        ("WANDB_BASE_URL", "nourl", "is refused by W&B: Input should be a valid URL"),
+        ("WANDB_CONSOLE", "xx", "is refused by W&B: Input should be 'auto', 'off'"),
+        ("WANDB_SILENT", "maybe", "is refused by W&B: Input should be a valid boolean"),
+        ("WANDB_RESUME", "perhaps", "is refused by W&B: Input should be 'allow', 'must'"),
+        ("WANDB_INIT_TIMEOUT", "abc", "is refused by W&B: Input should be a valid number"),
+        ("WANDB_RUN_ID", "a/b", "is refused by W&B: Run ID cannot contain"),
+    ],
+)
+def test_what_wandb_refuses_of_the_environment_is_one_line(monkeypatch, name, value, message):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError) as caught:
+        check_tracking("offline", "actsweep", None)
+    assert str(caught.value).startswith(f"{name}: {value!r} {message}")
+    assert "\n" not in str(caught.value)
+    if name != "WANDB_MODE":
+        assert check_tracking("disabled", "actsweep", None) == "disabled"
+
+
+def test_a_project_that_wandb_refuses_is_one_line(monkeypatch):
+    with pytest.raises(ValueError, match=r"^tracking\.project: 'a/b' is refused by W&B: Inv"):
+        check_tracking("offline", "a/b", None)
+    with pytest.raises(ValueError, match=r"^tracking\.mode: 'on' is unknown; valid: online"):
+        check_tracking("on", "actsweep", None)
+    modes = {"online": "online", "run": "online", "dryrun": "offline"}
+    for variable, mode in modes.items():
+        monkeypatch.setenv("WANDB_MODE", variable)
+        assert check_tracking("offline", "actsweep", "team") == mode
 
 
 def test_wandbs_own_variables_are_heeded(tmp_path, monkeypatch):

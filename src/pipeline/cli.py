@@ -1,6 +1,7 @@
 """Command line of actsweep: run and show studies, compare runs, check the machine."""
 
 import argparse
+import hashlib
 import importlib
 import json
 import logging
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.config.sections import Model, Study
 from pipeline.runs.arguments import parse
+from pipeline.runs.terminal import prepared, status
 
 if TYPE_CHECKING:
     from pipeline.runs.cost import Cost
@@ -24,34 +26,44 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        _COMMANDS[options.command](options)
-        sys.stdout.flush()
+        with prepared():
+            _COMMANDS[options.command](options)
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader, such as `head`, has all that it wants.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if options.command == "run":
-            _interrupted(arguments)
+            _interrupted(arguments, KeyboardInterrupt())
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        _interrupted(arguments)
+    except KeyboardInterrupt as interrupt:
+        _interrupted(arguments, interrupt)
 
 
-def _interrupted(arguments: list[str] | None) -> NoReturn:
+def _interrupted(arguments: list[str] | None, interrupt: KeyboardInterrupt) -> NoReturn:
     command = shlex.join(["actsweep", *(sys.argv[1:] if arguments is None else arguments)])
     print(f"\ninterrupted; to go on: {command}", file=sys.stderr)
-    sys.exit(130)
+    sys.exit(status(interrupt))
 
 
 def _run(options: argparse.Namespace) -> None:
+    from pipeline.runs.scratch import alone, check_idle, full_disk_named
+
+    root = _project()
+    name = options.study.removeprefix("study=")
+    command = _hash_of(name, options.overrides, root)
+    if not options.dry_run:
+        # Before the imports and checks below, which take long.
+        check_idle(root / "outputs", command)
+
     from pipeline.config.code import with_digests
     from pipeline.config.preflight import check
     from pipeline.config.study import compose_study, save_study
-    from pipeline.runs.scratch import alone
+    from pipeline.runs.tracking_settings import check_tracking
 
-    root = _project()
-    study = compose_study(options.study.removeprefix("study="), options.overrides, root=root)
+    study = compose_study(name, options.overrides, root=root)
+    check_tracking(study.tracking.mode, study.tracking.project, study.tracking.entity)
     planned = check(study)
     folder = root / "outputs" / study.id
     if options.dry_run:
@@ -63,11 +75,21 @@ def _run(options: argparse.Namespace) -> None:
         _say_cost(study, cost(study, planned), folder)
         return
     study = with_digests(study, root / "outputs" / "config")
-    with alone(folder):
+    with alone(folder, command), full_disk_named(folder):
         save_study(study, folder / "config.yaml")
         print(study.id)
         _run_stages(study, folder)
     _print_study(folder, completions=3)
+
+
+def _hash_of(study: str, overrides: list[str], root: Path) -> str:
+    """Hash what is run: the study's name, its overrides, and the files of conf/."""
+    command = hashlib.sha256(json.dumps([study, overrides]).encode())
+    for file in sorted(root.glob("conf/**/*.yaml")):
+        # Editors leave links to nowhere.
+        if file.is_file():
+            command.update(str(file.relative_to(root)).encode() + file.read_bytes())
+    return command.hexdigest()
 
 
 def _run_stages(study: Study, folder: Path) -> None:
@@ -174,21 +196,11 @@ def _print_study(folder: Path, completions: int) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from pipeline.runs.comparison import compare_named
+    from pipeline.views.two_runs import told
 
     comparison = compare_named(_project(), *options.runs)
-    print(f"a: {options.runs[0]}  b: {options.runs[1]}")
-    print("\nconfiguration keys that differ:")
-    print(comparison.config.to_string(index=False) if len(comparison.config) else "  none")
-    words = {True: "yes", False: "no"}
-    table = comparison.summary.assign(
-        real=comparison.summary["excludes_zero"].map(words).fillna(""),
-        paired=comparison.summary["paired"].map(words),
-    ).drop(columns="excludes_zero")
-    print(
-        "\nnumbers (difference b - a with its 95 % interval; paired by prompt where both runs have "
-        "the same, otherwise taken as independent):"
-    )
-    print(table.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
+    for line in told(comparison, *options.runs, width=shutil.get_terminal_size().columns):
+        print(line)
 
 
 def _trace(options: argparse.Namespace) -> None:

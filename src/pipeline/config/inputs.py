@@ -45,10 +45,32 @@ class Inputs:
 
     @cached_property
     def store(self) -> "ActivationStore":
-        """See `contracts.READS`."""
+        """See `contracts.READS`; it must be of the study's prompts."""
+        from pipeline.data.positions import locate
+        from pipeline.data.prompts import select_prompts
+        from pipeline.model.tokenizer import load_tokenizer
+        from pipeline.store.collecting import check_store
         from pipeline.store.store import ActivationStore
 
-        return ActivationStore(self._folder / "activations")
+        store = ActivationStore(self._folder / "activations")
+        collect, section = self._study.collect, self._study.model
+        assert collect is not None
+        # A fit without the model need not load it.
+        model = vars(self).get("model")
+        tokens, _ = locate(
+            select_prompts(self.prompts, collect.prompts, collect.splits),
+            model.tokenizer if model else load_tokenizer(section.path, section.revision),
+            collect.positions,
+            variables=section.template,
+        )
+        check_store(
+            store,
+            tokens,
+            model=model.weights if model else None,
+            revision=section.revision or "",
+            rule=str(collect.positions),
+        )
+        return store
 
     @cached_property
     def conditions(self) -> "pd.DataFrame":

@@ -1,4 +1,4 @@
-"""Compose a study's YAML files and check them. The only importer of Hydra."""
+"""Compose a study's YAML files and check them. With `overrides`, the only importer of Hydra."""
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.contracts import PACKAGES, check_node
 from pipeline.config.errors import at_key, explain, one_line
+from pipeline.config.overrides import check_overrides
 from pipeline.config.sections import Arm, Model, Node, Study
 from pipeline.config.text_fields import check_scalars, without_text_types
 from pipeline.config.values import check_values
@@ -26,21 +27,17 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
     import yaml
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
-    from hydra.errors import HydraException, OverrideParseException
+    from hydra.errors import HydraException
 
     known = sorted(file.stem for file in (root / "conf" / "study").glob("*.yaml"))
     if name not in known:
         raise ValueError(f"study {name!r} is unknown; valid: {', '.join(known)}")
+    check_overrides(name, overrides)
     # Only the schema tells Hydra about keys that the YAML leaves at their defaults.
     ConfigStore.instance().store(name="schema", node=without_text_types(Study))
     with initialize_config_dir(str((root / "conf").resolve()), version_base="1.3"):
         try:
             config = compose("config", overrides=[f"study={name}", *map(_forced, overrides)])
-        except OverrideParseException as error:
-            raise ValueError(
-                f"override {error.override.lstrip('+')} cannot be parsed; quote the value within "
-                "the shell's quotes: 'KEY=\"VALUE\"'"
-            ) from error
         except (HydraException, yaml.YAMLError) as error:
             raise ValueError(one_line(error)) from error
     study = _typed(config)

@@ -93,16 +93,21 @@ def _finder(
     if rule == "completion":
         return _completion_finder()
     if rule == "subject":
-        return lambda row: (list(row["tokens"]), _subject(tokenizer, row)[-1:])
+        return lambda row: (_tokens(row), _subject(tokenizer, row)[-1:])
     if rule == "subject_tokens":
-        return lambda row: (list(row["tokens"]), _subject(tokenizer, row))
+        return lambda row: (_tokens(row), _subject(tokenizer, row))
     if rule == "all":
-        return lambda row: (list(row["tokens"]), tuple(range(len(row["tokens"]))))
+        return lambda row: (_tokens(row), tuple(range(len(row["tokens"]))))
     if rule == "template":
         length = chat.template_length(tokenizer, variables=variables)
-        return lambda row: (list(row["tokens"]), _region(row, length))
+        return lambda row: (_tokens(row), _region(row, length))
     listed = [-1] if rule == "last" else rule
-    return lambda row: (list(row["tokens"]), _inside(listed, len(row["tokens"])))
+    return lambda row: (_tokens(row), _inside(listed, len(row["tokens"])))
+
+
+def _tokens(row: dict[str, Any]) -> Tokens:
+    """Return a row's tokens, which a parquet file gives as numpy integers."""
+    return list(map(int, row["tokens"]))
 
 
 def _subject(tokenizer: Any, row: dict[str, Any]) -> Place:

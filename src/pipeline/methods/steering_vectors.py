@@ -114,7 +114,9 @@ def selected_direction(
     ids = torch.tensor(single_tokens(model.tokenizer, refusal_tokens), device=model.device)
     clear = _clear(model, prompts, ids, refusal_tokens, (positive, negative))
     classes = train_classes(store, clear, positive, negative, component)
-    candidates = _directions(classes, classes.positions, difference_of_means)
+    candidates = _directions(
+        classes, classes.positions, difference_of_means, f"{positive} - {negative}"
+    )
     val = clear[clear["split"] == "val"]
     scores = evaluate_candidates(
         model,
@@ -167,7 +169,7 @@ def vectors_by_layer(
         ValueError: as `steering_vectors`; as `fitting.check_pairs`.
     """
     classes = train_classes(store, prompts, positive, negative, component, pairs)
-    fitted = _directions(classes, [position], fit)
+    fitted = _directions(classes, [position], fit, f"{positive} - {negative}")
     return Directions(
         with_controls(
             classes,
@@ -199,7 +201,7 @@ def train_classes(
 
 
 def _directions(
-    classes: Classes, positions: list[int | str], fit: FitDirection
+    classes: Classes, positions: list[int | str], fit: FitDirection, labels: str
 ) -> dict[tuple[int | str, int], Tensor]:
     """Fit the direction at every (position, layer) at which the two labels differ."""
     directions = {
@@ -209,7 +211,17 @@ def _directions(
     }
     degenerate = [candidate for candidate, direction in directions.items() if not direction.any()]
     if degenerate:
-        log.warning("no direction where all prompts are alike, at (position, layer) %s", degenerate)
+        layers = {
+            position: ", ".join(str(layer) for at, layer in degenerate if at == position)
+            for position, _ in degenerate
+        }
+        places = "; ".join(f"position {at}, layer {listed}" for at, listed in layers.items())
+        log.warning(
+            "%s: no direction where all prompts have the same activation, left out: %s; this is "
+            "expected where they have the same template token before the first attention",
+            labels,
+            places,
+        )
     return {
         candidate: direction
         for candidate, direction in directions.items()

@@ -5,8 +5,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 DESCRIPTION = "Run and show studies, compare runs, trace figures, check the machine."
-EXIT = """exit status: 0 done, 2 an error that one line on stderr names, 130 interrupted (the same
-command goes on where it stopped)"""
+EXIT = """exit status: 0 done, 2 an error that one line on stderr names, 130 interrupted,
+143 terminated (the same command goes on where it stopped)"""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

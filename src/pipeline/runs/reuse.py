@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.runs.scratch import full_disk_named
 from pipeline.runs.tracking import md5
 
 
@@ -76,11 +77,12 @@ def _link(source: Path, target: Path) -> None:
         shutil.rmtree(target)
     else:
         target.unlink(missing_ok=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link_file)
-    else:
-        _link_file(source, target)
+    with full_disk_named(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, copy_function=_link_file)
+        else:
+            _link_file(source, target)
 
 
 def _link_file(source: str | Path, target: str | Path) -> None:

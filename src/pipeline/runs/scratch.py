@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +14,8 @@ import pandas as pd
 from pipeline.runs.progress import progress
 
 SCRATCH = Path(".actsweep/scratch")
+LOCK = ".lock"
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 @contextmanager
@@ -26,12 +28,33 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        yield temporary
-        _flush(temporary)
-        temporary.replace(path)
-        _flush(path.parent)
+        with full_disk_named(path.parent):
+            yield temporary
+            _flush(temporary)
+            temporary.replace(path)
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Replace the error of a full disk, or quota, while writing to a folder by one line.
+
+    Libraries raise it as errors of their own, some without a number or a path.
+
+    Raises:
+        OSError: names the folder.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not any(text in str(error) for text in _FULL):
+            raise
+        raise OSError(
+            f"no space left on {folder.absolute()}; free some and run the same command again, "
+            "which goes on"
+        ) from error
 
 
 @contextmanager
@@ -50,34 +73,71 @@ def scratch(declared: Path, key: str, *, root: Path = Path()) -> Iterator[Path]:
         FileNotFoundError: the body did not write the output.
     """
     folder = root / SCRATCH / f"{declared.parent.name}-{declared.name}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
+    with full_disk_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
     output = folder / declared.name
     if not output.exists():
         raise FileNotFoundError(f"the stage left no {declared.name} in {folder}")
-    declared.parent.mkdir(parents=True, exist_ok=True)
-    if declared.is_dir() and not declared.is_symlink():
-        shutil.rmtree(declared)
-    else:
-        declared.unlink(missing_ok=True)
-    _move(output, declared)
+    with full_disk_named(declared.parent):
+        declared.parent.mkdir(parents=True, exist_ok=True)
+        if declared.is_dir() and not declared.is_symlink():
+            shutil.rmtree(declared)
+        else:
+            declared.unlink(missing_ok=True)
+        _move(output, declared)
     shutil.rmtree(folder)
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, command: str = "") -> Iterator[None]:
     """Hold the lock of a folder while the body runs; a killed process gives it up.
+
+    Args:
+        folder: created if missing.
+        command: hash of what is run, written to the lock for `check_idle`.
 
     Raises:
         ValueError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    # Opened to append: the text is that of the process that holds the lock.
+    with (folder / LOCK).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"{folder} is being written by another run; wait for it") from error
-        yield
+            raise _busy(folder) from error
+        lock.truncate(0)
+        lock.write(command)
+        lock.flush()
+        try:
+            yield
+        finally:
+            lock.truncate(0)
+
+
+def check_idle(outputs: Path, command: str) -> None:
+    """Fail if the same command is running; cheap, so that a second run need not wait to be told.
+
+    Args:
+        outputs: the folder whose subfolders are locked.
+        command: see `alone`.
+
+    Raises:
+        ValueError: names the folder that is being written.
+    """
+    for path in outputs.glob(f"*/{LOCK}"):
+        # Those of another user that cannot be read are no runs of this command.
+        with suppress(PermissionError), path.open() as lock:
+            if lock.read() == command:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise _busy(path.parent) from error
+
+
+def _busy(folder: Path) -> ValueError:
+    return ValueError(f"{folder} is being written by another run; wait for it")
 
 
 def _move(source: Path, target: Path) -> None:
@@ -90,7 +150,12 @@ def _move(source: Path, target: Path) -> None:
         beside = target.with_name(f".{target.name}.partial")
         if beside.is_dir():
             shutil.rmtree(beside)
-        shutil.move(source, beside)
+        try:
+            shutil.move(source, beside)
+        except OSError:
+            # Half a copy would take up the space that is missing.
+            shutil.rmtree(beside) if beside.is_dir() else beside.unlink(missing_ok=True)
+            raise
         beside.rename(target)
 
 

@@ -19,8 +19,8 @@ import pandas as pd
 
 from pipeline.runs.records import flatten, run_file
 from pipeline.runs.scratch import whole_file
+from pipeline.runs.tracking_settings import check_tracking
 
-MODES = ("online", "offline", "disabled")
 CONNECT_SECONDS = 30
 # Data not uploaded by then stays on disk, for `wandb sync`.
 FINISH_SECONDS = 300
@@ -152,12 +152,9 @@ def tracked_run(
         entity: user or team in W&B; None for the user's default.
 
     Raises:
-        ValueError: an unknown mode.
+        ValueError: as `check_tracking`.
     """
-    mode = os.environ.get("WANDB_MODE") or mode
-    mode = "offline" if mode == "dryrun" else mode  # W&B's old name
-    if mode not in MODES:
-        raise ValueError(f"tracking mode {mode!r}: valid are {', '.join(MODES)}")
+    mode = check_tracking(mode, project, entity)
     experiment = os.environ.get("DVC_EXP_NAME")
     record: dict[str, Any] = {
         "stage": stage,

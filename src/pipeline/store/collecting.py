@@ -1,6 +1,7 @@
 """Collect activations of many samples into a store, shard by shard."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,8 @@ from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.model.tokenizer import tokenizer_digest
 from pipeline.runs.progress import progress
-from pipeline.store.store import ActivationStore, Fingerprint
+from pipeline.store.index import Fingerprint
+from pipeline.store.store import ActivationStore
 from pipeline.store.writer import StoreWriter
 
 
@@ -45,7 +47,7 @@ def write_store(
         revision=revision,
         tokenizer=tokenizer_digest(model.tokenizer),
         template=chat.template_digest(model.tokenizer),
-        dataset=dataset_digest(pd.DataFrame({"sample": tokens.keys(), "tokens": tokens.values()})),
+        dataset=_digest(tokens),
         sites=tuple(map(str, sites)),
         positions=rule,
     )
@@ -66,6 +68,41 @@ def write_store(
             table["sample"] = [samples[p] for p in table.pop("prompt")]
             writer.write(number, {str(s): v for s, v in values.items()}, table)
     return ActivationStore(folder)
+
+
+def check_store(
+    store: ActivationStore,
+    tokens: Mapping[int, list[int]],
+    *,
+    model: str | None,
+    revision: str,
+    rule: str,
+) -> None:
+    """Check that a store was written for these tokens, model and positions.
+
+    Args:
+        store: the store.
+        tokens: tokens of each sample.
+        model: hash of the weights; not compared if None.
+        revision: revision of the model on the Hub.
+        rule: name of the rule that selected the positions.
+
+    Raises:
+        ValueError: lists both values of every field that differs.
+    """
+    there = store.fingerprint
+    expected = replace(
+        there,
+        model=there.model if model is None else model,
+        revision=revision,
+        dataset=_digest(tokens),
+        positions=rule,
+    )
+    there.require(expected, str(store.folder))
+
+
+def _digest(tokens: Mapping[int, list[int]]) -> str:
+    return dataset_digest(pd.DataFrame({"sample": tokens.keys(), "tokens": tokens.values()}))
 
 
 def _shards(rows: Mapping[int, int], rows_per_shard: int) -> list[list[int]]:

@@ -5,141 +5,20 @@ A store is a folder of `shard-00000.safetensors ...` (one tensor [rows, width] p
 a folder without it is unfinished.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Shaped
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pipeline.runs.scratch import sha256, whole_file
-
-FORMAT = 1
-INDEX = "index.json"
-ROWS = "rows.parquet"
-
-# For each site: name of the dtype, such as "bfloat16", and width.
-Layout = dict[str, tuple[str, int]]
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """Provenance of activations: stores whose fingerprints differ must not be mixed.
-
-    Attributes:
-        model: hash of the weights.
-        revision: revision of the model.
-        tokenizer: hash of the tokenizer.
-        template: hash of the chat template.
-        dataset: hash of the prompts.
-        sites: names of the sites, such as `blocks.12.resid_post`.
-        positions: name of the rule that selected the positions.
-    """
-
-    model: str
-    revision: str
-    tokenizer: str
-    template: str
-    dataset: str
-    sites: tuple[str, ...]
-    positions: str
-
-    @classmethod
-    def parse(cls, record: dict[str, Any]) -> "Fingerprint":
-        """Restore a fingerprint from its `asdict` record."""
-        return cls(**{**record, "sites": tuple(record["sites"])})
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all fields, in hexadecimal."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
-    def require(self, expected: "Fingerprint", holder: str) -> None:
-        """Raise a ValueError that lists both values of every field that differs from `expected`."""
-        pairs = [(f.name, getattr(self, f.name), getattr(expected, f.name)) for f in fields(self)]
-        differing = [f"{name} is {a!r} there, {b!r} here" for name, a, b in pairs if a != b]
-        if differing:
-            raise ValueError(f"{holder} holds other activations: {'; '.join(differing)}")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Index entry of a finished shard."""
-
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
-
-    def intact(self, folder: Path) -> bool:
-        """Whether the file in `folder` exists and its checksum matches."""
-        return intact(folder / self.file, self.sha256)
-
-
-@dataclass(frozen=True)
-class Index:
-    """Contents of `index.json`; `plan` is a hash of the assignment of samples to shards."""
-
-    fingerprint: Fingerprint
-    plan: str
-    layout: Layout
-    shards: tuple[Shard, ...]
-    rows_sha256: str
-
-    @classmethod
-    def read(cls, folder: Path) -> "Index":
-        """Read the index of a store.
-
-        Raises:
-            FileNotFoundError: the folder has no index, so the store is not finished.
-            ValueError: the index is malformed or of another format.
-        """
-        path = folder / INDEX
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder} is not a finished activation store: no {INDEX}")
-        try:
-            record = json.loads(path.read_text())
-            if record["format"] != FORMAT:
-                raise ValueError(f"{path} is of format {record['format']}, not {FORMAT}")
-            return cls(
-                fingerprint=Fingerprint.parse(record["fingerprint"]),
-                plan=record["plan"],
-                layout={s: (d["dtype"], d["shape"][1]) for s, d in record["sites"].items()},
-                shards=tuple(Shard(**shard) for shard in record["shards"]),
-                rows_sha256=record["rows"]["sha256"],
-            )
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is no index of format {FORMAT}: {error!r}") from error
-
-    def write(self, folder: Path) -> None:
-        """Write `index.json`, which marks the store as finished."""
-        rows = sum(shard.rows for shard in self.shards)
-        record = {
-            "format": FORMAT,
-            "fingerprint": asdict(self.fingerprint),
-            "plan": self.plan,
-            "sites": {
-                site: {"dtype": dtype, "shape": [rows, width]}
-                for site, (dtype, width) in self.layout.items()
-            },
-            "shards": [asdict(shard) for shard in self.shards],
-            "rows": {"file": ROWS, "sha256": self.rows_sha256},
-        }
-        with whole_file(folder / INDEX) as temporary:
-            temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-
-
-def intact(path: Path, checksum: str) -> bool:
-    """Whether the file exists and has this SHA-256."""
-    return path.is_file() and sha256(path) == checksum
+from pipeline.runs.scratch import sha256
+from pipeline.store.index import INDEX, ROWS, Fingerprint, Index, Shard, damaged, intact
 
 
 @dataclass(frozen=True)
@@ -209,16 +88,27 @@ class SiteRows:
         if shard.file not in self.verified:
             _require_intact(self.folder / shard.file, shard.sha256)
             self.verified.add(shard.file)
-        with safe_open(self.folder / shard.file, "pt") as file:
-            return file.get_tensor(self.site)
+        path = self.folder / shard.file
+        try:
+            with safe_open(path, "pt") as file:
+                tensor = file.get_tensor(self.site)
+        except SafetensorError as error:
+            raise damaged(path, f"is damaged: {error}") from error
+        shape, indexed = tuple(tensor.shape), (shard.rows, self.width)
+        if (shape, tensor.dtype) != (indexed, self.dtype):
+            raise damaged(
+                path,
+                f"is not as its index says: {self.site} is {shape} {tensor.dtype} there, "
+                f"{indexed} {self.dtype} in {INDEX}",
+            )
+        return tensor
 
 
 def _require_intact(path: Path, checksum: str) -> None:
+    if not path.is_file():
+        raise damaged(path, "is missing")
     if sha256(path) != checksum:
-        raise ValueError(
-            f"{path} is damaged: its checksum is not that of the index; delete {path.parent} and "
-            "run the study again"
-        )
+        raise damaged(path, "is damaged: its checksum is not that of the index")
 
 
 class ActivationStore:
@@ -232,16 +122,20 @@ class ActivationStore:
 
         Raises:
             FileNotFoundError: there is no index, so the store is not finished.
-            ValueError: the index has another format, a shard is missing or truncated, or the
-                fingerprint is not the expected one; lists both values of every differing field.
+            ValueError: the index is damaged, a shard is missing or truncated, or the fingerprint is
+                not the expected one; lists both values of every differing field.
         """
         index = Index.read(folder)
         if expected is not None:
             index.fingerprint.require(expected, str(folder))
         for shard in index.shards:
             path = folder / shard.file
-            if not path.is_file() or path.stat().st_size != shard.bytes:
-                raise ValueError(f"{path} is missing or not {shard.bytes} bytes long")
+            if not path.is_file():
+                raise damaged(path, "is missing")
+            if path.stat().st_size != shard.bytes:
+                raise damaged(
+                    path, f"is damaged: it has {path.stat().st_size} bytes, not {shard.bytes}"
+                )
         self.folder = folder
         self.index = index
         self._verified: set[str] = set()
@@ -267,7 +161,13 @@ class ActivationStore:
     def rows(self) -> pd.DataFrame:
         """Table with `sample`, `position` and `token` of every row."""
         _require_intact(self.folder / ROWS, self.index.rows_sha256)
-        return pd.read_parquet(self.folder / ROWS)
+        table = pd.read_parquet(self.folder / ROWS)
+        if len(table) != len(self):
+            raise damaged(
+                self.folder / ROWS,
+                f"is not as its index says: it has {len(table)} rows, {INDEX} {len(self)}",
+            )
+        return table
 
     def verify(self) -> None:
         """Raise a ValueError that names every file with a wrong checksum."""
@@ -275,4 +175,6 @@ class ActivationStore:
         if not intact(self.folder / ROWS, self.index.rows_sha256):
             wrong.append(ROWS)
         if wrong:
-            raise ValueError(f"{self.folder} is damaged: {', '.join(wrong)}")
+            raise ValueError(
+                f"{self.folder} is damaged: {', '.join(wrong)}; delete it and run the study again"
+            )

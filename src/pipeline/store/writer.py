@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.runs.scratch import sha256, whole_file
-from pipeline.store.store import INDEX, ROWS, Fingerprint, Index, Layout, Shard, intact
+from pipeline.store.index import INDEX, ROWS, Fingerprint, Index, Layout, Shard, intact
 
 ROW_COLUMNS = ("sample", "position", "token")
 # One shard is being written and one is queued; a third makes `write` block.
@@ -178,12 +178,17 @@ class StoreWriter:
     def _counts(self, shard: int) -> bool:
         if not self._record_file(shard).exists():
             return False
-        record = self._read_record(shard)
-        self._require(Fingerprint.parse(record["fingerprint"]), record["plan"])
-        if not Shard(**record["shard"]).intact(self.folder):
+        try:
+            record = self._read_record(shard)
+            fingerprint, written = Fingerprint.parse(record["fingerprint"]), record["shard"]
+            is_intact = Shard(**written).intact(self.folder)
+        except (ValueError, KeyError, TypeError):
+            is_intact = False
+        if not is_intact:
             logger.warning("%s is damaged: collecting it again", self._file(shard))
             self._record_file(shard).unlink()
             return False
+        self._require(fingerprint, record["plan"])
         self._layout = {site: (dtype, width) for site, (dtype, width) in record["layout"].items()}
         return True
 

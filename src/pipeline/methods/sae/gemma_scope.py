@@ -9,7 +9,13 @@ import torch
 
 from pipeline.methods.provenance import Provenance
 from pipeline.methods.sae.autoencoder import SparseAutoencoder
-from pipeline.methods.sae.published import TENSORS, assembled, check_names
+from pipeline.methods.sae.published import (
+    TENSORS,
+    assembled,
+    check_names,
+    check_number,
+    check_shapes,
+)
 from pipeline.model.sites import Site
 
 _SCOPES = {"res": "resid_post", "att": "z", "mlp": "mlp_out"}
@@ -31,18 +37,25 @@ def load_gemma_scope(path: Path, *, model: str, site: Site) -> SparseAutoencoder
 
     Raises:
         ValueError: no .npz file, a path of another site or of a transcoder, missing or unknown
-            arrays, wrong shapes, or values that are not finite.
+            arrays, wrong types or shapes, or values that are not finite.
     """
     if not is_zipfile(path):
         raise ValueError(f"{path} is no .npz file")
     _check_path(path, site)
+    valid = (*TENSORS, "threshold")
     try:
-        with np.load(path) as arrays:
-            tensors = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files if name in valid}
+            names = file.files
     except (BadZipFile, ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    check_names(path, tensors, (*TENSORS, "threshold"))
-    return assembled("jumprelu", tensors, Provenance(model, sites=(str(site),), named=True))
+    check_names(path, names, valid)
+    for name, array in arrays.items():
+        check_number(path, name, array.dtype, floating=array.dtype.kind == "f")
+    tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
+    check_shapes(path, tensors)
+    provenance = Provenance(model, sites=(str(site),), named=True)
+    return assembled(path, "jumprelu", tensors, provenance)
 
 
 def _check_path(path: Path, site: Site) -> None:

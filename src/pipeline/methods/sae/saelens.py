@@ -3,15 +3,23 @@
 import json
 import re
 from collections.abc import Collection, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from pipeline.methods.provenance import Provenance
 from pipeline.methods.sae.autoencoder import SparseAutoencoder
-from pipeline.methods.sae.published import TENSORS, assembled, check_names
+from pipeline.methods.sae.published import (
+    TENSORS,
+    assembled,
+    check_names,
+    check_number,
+    check_shapes,
+)
 from pipeline.model.sites import Site
 
 _KINDS = {"standard": "l1", "topk": "topk", "jumprelu": "jumprelu"}
@@ -41,6 +49,21 @@ _ABOUT = (
     "model_from_pretrained_kwargs",
 )
 """Fields that version 6 keeps in `metadata`; its other fields there are ignored, as by SAELens."""
+_TYPES: dict[str, type] = {
+    "k": int,
+    "d_in": int,
+    "d_sae": int,
+    "hook_head_index": int,
+    "apply_b_dec_to_input": bool,
+    "rescale_acts_by_decoder_norm": bool,
+    "model_name": str,
+    "dataset_path": str,
+    "activation_fn_kwargs": dict,
+    "model_from_pretrained_kwargs": dict,
+    "metadata": dict,
+}
+"""Types of fields, each of which may also be null."""
+_WORDS = {int: "an integer", bool: "true or false", str: "text", dict: "an object"}
 _REWRITES = ("center_writing_weights", "fold_value_biases", "refactor_factored_attn_matrices")
 """TransformerLens weight rewrites that change activations but not logits."""
 
@@ -72,7 +95,8 @@ def load_saelens(
 
     Raises:
         ValueError: missing or damaged files; an unsupported architecture, activation function, hook
-            or normalisation; missing, unknown, wrongly sized tensors or values that are not finite;
+            or normalisation; a field of the wrong type; missing, unknown, wrongly sized tensors,
+            or values that are not finite numbers;
             a missing or superfluous `scale`; a transcoder; a model whose weights TransformerLens
             rewrote or may have rewritten. Names the value and the valid ones.
     """
@@ -85,6 +109,7 @@ def load_saelens(
     kind = _KINDS[_known(folder, config, "architecture", "standard", _KINDS)]
     if kind == "topk" and "k" not in config:
         config["k"] = (config.get("activation_fn_kwargs") or {}).get("k")
+        _check_types(folder, config)
     model = model or config.get("model_name")
     if not model:
         raise ValueError(f"{folder} does not name its model: give `model`")
@@ -100,21 +125,21 @@ def load_saelens(
             "model_from_pretrained_kwargs); give `unmodified: true` if they were used as they are"
         )
     site = _site(folder, config)
-    try:
-        tensors = {name: t.float() for name, t in load_file(folder / _WEIGHTS).items()}
-    except SafetensorError as error:
-        raise ValueError(f"{folder / _WEIGHTS} is damaged: {error}") from error
-    # Versions before 4 always wrote a scaling factor, even an unused one of all ones.
-    if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
-        del tensors["scaling_factor"]
-    extra = ("threshold",) if kind == "jumprelu" else ()
-    check_names(folder / _WEIGHTS, tensors, (*TENSORS, *extra))
-    shape = [config.get("d_in"), config.get("d_sae")]
-    if None not in shape and list(tensors["W_enc"].shape) != shape:
-        raise ValueError(
-            f"{folder}: W_enc is {list(tensors['W_enc'].shape)}, d_in and d_sae are {shape}"
-        )
     factor = _scale(folder, config, scale)
+    tensors = _tensors(folder, kind)
+    width, n_features = tensors["W_enc"].shape
+    for field, size in (("d_in", width), ("d_sae", n_features)):
+        if config.get(field) not in (None, size):
+            raise ValueError(
+                f"{folder / _CONFIG}: {field} {config[field]}; valid: {size}, as W_enc of "
+                f"{_WEIGHTS} is {[width, n_features]}"
+            )
+    k = (config.get("k") or 0) if kind == "topk" else 0
+    if kind == "topk" and not 1 <= k <= n_features:
+        raise ValueError(
+            f"{folder / _CONFIG}: k {json.dumps(config['k'])}; valid: 1 to {n_features}, the "
+            "number of features"
+        )
     if config.get("apply_b_dec_to_input", True):
         tensors["b_enc"] = tensors["b_enc"] - tensors["b_dec"] @ tensors["W_enc"]
     tensors["W_enc"] = factor * tensors["W_enc"]
@@ -127,7 +152,7 @@ def load_saelens(
         tensors["W_dec"] = tensors["W_dec"] / lengths[:, None]
     dataset = config.get("dataset_path") or ""
     provenance = Provenance(model, dataset=dataset, sites=(str(site),), named=True)
-    return assembled(kind, tensors, provenance, (config.get("k") or 0) if kind == "topk" else 0)
+    return assembled(folder / _WEIGHTS, kind, tensors, provenance, k)
 
 
 def save_saelens(folder: Path, sae: SparseAutoencoder, *, model: str) -> None:
@@ -177,20 +202,51 @@ def save_saelens(folder: Path, sae: SparseAutoencoder, *, model: str) -> None:
     save_file({n: t.float().cpu().contiguous() for n, t in tensors.items()}, folder / _WEIGHTS)
 
 
+def _tensors(folder: Path, kind: str) -> dict[str, Tensor]:
+    """Read the weights in float32, and check their names, types and shapes."""
+    path = folder / _WEIGHTS
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    # Versions before 4 always wrote a scaling factor, even an unused one of all ones.
+    if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
+        del tensors["scaling_factor"]
+    check_names(path, tensors, (*TENSORS, *(("threshold",) if kind == "jumprelu" else ())))
+    for name, tensor in tensors.items():
+        check_number(path, name, tensor.dtype, floating=tensor.is_floating_point())
+    check_shapes(path, tensors)
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
 def _config(folder: Path) -> dict[str, Any]:
     """Read cfg.json under the names of version 6; `versioned`: whether it is of version 6."""
     try:
         config = json.loads((folder / _CONFIG).read_text())
     except ValueError as error:
         raise ValueError(f"{folder / _CONFIG} is no JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / _CONFIG} has {json.dumps(config)}; valid: an object")
+    _check_types(folder, config)
     metadata = config.get("metadata") or {}
     config = {_OLD_NAMES.get(name, name): value for name, value in config.items()}
     config |= {name: metadata[name] for name in _ABOUT if name in metadata}
+    _check_types(folder, config)
     config["versioned"] = "sae_lens_version" in {**config, **metadata}
     hook, out = config.get("hook_name"), config.get("hook_name_out")
     if out is not None and out != hook:
         raise ValueError(f"{folder} is a transcoder, from {hook} to {out}")
     return config
+
+
+def _check_types(folder: Path, config: Mapping[str, Any]) -> None:
+    for field, kind in _TYPES.items():
+        value = config.get(field)
+        # Not `isinstance`: to Python, true is an integer.
+        if value is not None and type(value) is not kind:
+            raise ValueError(
+                f"{folder / _CONFIG}: {field} {json.dumps(value)}; valid: {_WORDS[kind]}"
+            )
 
 
 def _known(
@@ -230,9 +286,9 @@ def _scale(folder: Path, config: Mapping[str, Any], scale: float | None) -> floa
         raise ValueError(f"{folder}: normalize_activations {name!r}; valid: none, {_SCALED}")
     if name == "none" and scale is not None:
         raise ValueError(f"scale {scale} for {folder}, which has normalize_activations 'none'")
-    if name == _SCALED and not (scale and scale > 0):
+    if name == _SCALED and not (scale and 0 < scale < inf):
         raise ValueError(
-            f"{folder}: normalize_activations {name!r} needs `scale` above 0: "
+            f"{folder}: normalize_activations {name!r} needs a finite `scale` above 0: "
             "sqrt(width) / mean ||x|| on the training data"
         )
     return scale or 1.0
