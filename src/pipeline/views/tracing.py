@@ -68,8 +68,8 @@ def traced_maps(
         caption(
             figure,
             [
-                f"{split.capitalize()} split, n = {n} prompts{_which(right)}, {clusters} {cluster}s,",
-                f"{_draws(rows)}. Cells: {name} with the",
+                f"{split.capitalize()} split, n = {n} prompts{_which(right)},",
+                f"{clusters} {cluster}s, {_draws(rows)}. Cells: {name} with the",
                 "clean state restored, minus that of the corrupted run, in percentage points; no",
                 "effect is 0.",
                 _ends(rows, next(iter(arms)), metric, cluster, seed),
