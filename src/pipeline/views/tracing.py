@@ -1,5 +1,6 @@
 """Figures of causal tracing: maps over layers and parts of the prompt, and curves by layer."""
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -185,5 +186,7 @@ def _early(effects: Mapping[str, pd.DataFrame], cluster: str, seed: int) -> str:
 
 def _percent(value: Estimate) -> str:
     # As whole numbers, which have no -0.
+    if math.isnan(value.low):
+        return f"{round(100 * value.mean)} (no interval)"
     mean, low, high = (round(100 * part) for part in (value.mean, value.low, value.high))
     return f"{mean} ({low} to {high})"
