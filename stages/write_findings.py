@@ -15,9 +15,9 @@ import yaml
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline.config.study import compose_study, config_file, load_model_section, load_study
+from pipeline.config.study import config_file, load_model_section, load_study
 from pipeline.runs.outputs import outputs
-from pipeline.runs.records import overrides_of
+from pipeline.runs.records import shortest_overrides
 from pipeline.views.findings import Finding, findings_page
 from stages import ROOT
 
@@ -59,7 +59,7 @@ def _finding(name: str, model: str, path: str, figures: Path, words: str) -> Fin
         study=name,
         question=study.question,
         words=" ".join(words.split()),
-        overrides=overrides_of(study, compose_study(name, root=ROOT), model),
+        overrides=shortest_overrides(study, ROOT, model),
         numbers=_numbers(folder),
         by_dvc=_numbers(OUTPUTS / name),
         figures=[f"figures/{figures.name}/{name}-{figure.name}" for figure in shown],

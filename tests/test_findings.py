@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.config.study import compose_study
 from pipeline.runs.arguments import parse
-from pipeline.runs.records import overrides_of
+from pipeline.runs.records import overrides_of, shortest_overrides
 from pipeline.views.findings import Finding, findings_page
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +20,17 @@ def test_a_runs_overrides_are_those_that_it_was_made_with():
         "sweep.decoding.repeats=3",
         "fits.vector.controls.isotropic=3",
     }
+
+
+def test_a_dataset_that_has_a_file_is_named_by_it():
+    overrides = ["dataset=patchscope_landmarks", "dataset.seed=3"]
+    run = compose_study("patchscopes", ["model=smollm2_135m_instruct", *overrides], root=ROOT)
+    assert shortest_overrides(run, ROOT, "smollm2_135m_instruct") == [
+        "model=smollm2_135m_instruct",
+        *overrides,
+    ]
+    own = compose_study("patchscopes", ["dataset.seed=3"], root=ROOT)
+    assert shortest_overrides(own, ROOT) == ["dataset.seed=3"]
 
 
 def test_a_mapping_that_a_run_leaves_out_is_among_its_overrides():

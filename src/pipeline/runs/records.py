@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import yaml
 
 from pipeline.config.sections import Study
+from pipeline.config.study import compose_study
 
 RUNS = Path(".actsweep/runs")
 ESTIMATE = ("mean", "low", "high")
@@ -88,6 +90,32 @@ def overrides_of(study: Study, default: Study, model: str | None = None) -> list
     if study.model.path == default.model.path:
         return changed
     return [f"model={model}" if model else f"model=local model.path={study.model.path}", *changed]
+
+
+def shortest_overrides(study: Study, root: Path, model: str | None = None) -> list[str]:
+    """List the overrides of a run, with a file of conf/dataset in place of its options if shorter.
+
+    Args:
+        study: the run's config.
+        root: the project.
+        model: see `overrides_of`.
+    """
+    default = compose_study(study.name, root=root)
+    choices = [overrides_of(study, default, model)]
+    if study.dataset != default.dataset:
+        for file in sorted((root / "conf" / "dataset").glob("*.yaml")):
+            if yaml.safe_load(file.read_text())["_target_"] != study.dataset["_target_"]:
+                continue
+            named = f"dataset={file.stem}"
+            try:
+                other = compose_study(study.name, [named], root=root)
+            except ValueError:
+                # The study gives its dataset options that this one does not have.
+                continue
+            overrides = overrides_of(study, other, model)
+            at = 1 if overrides and overrides[0].startswith("model=") else 0
+            choices.append([*overrides[:at], named, *overrides[at:]])
+    return min(choices, key=lambda overrides: len(" ".join(overrides)))
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:

@@ -8,8 +8,8 @@ from subprocess import run as run_command
 
 import yaml
 
-from pipeline.config.study import compose_study, config_file, load_study
-from pipeline.runs.records import overrides_of
+from pipeline.config.study import config_file, load_study
+from pipeline.runs.records import shortest_overrides
 from pipeline.runs.tracking import md5
 
 KEY = "made_from"
@@ -59,8 +59,7 @@ def trace(file: Path, root: Path) -> Iterator[tuple[str, str]]:
         ),
     )
     if config.is_file() and not by_dvc:
-        default = compose_study(study.name, root=root)
-        yield "remake", " ".join(["actsweep run", study.name, *overrides_of(study, default)])
+        yield "remake", " ".join(["actsweep run", study.name, *shortest_overrides(study, root)])
     else:
         yield "remake", f"dvc repro figures@{name}"
 
