@@ -1,5 +1,6 @@
 """The page of findings: its commands make the runs that it shows."""
 
+import shlex
 from pathlib import Path
 
 from pipeline.config.study import compose_study
@@ -31,6 +32,32 @@ def test_a_dataset_that_has_a_file_is_named_by_it():
     ]
     own = compose_study("patchscopes", ["dataset.seed=3"], root=ROOT)
     assert shortest_overrides(own, ROOT) == ["dataset.seed=3"]
+
+
+def test_overrides_of_text_are_what_a_shell_and_hydra_read_back():
+    """Text with commas, quotes and blanks, and text that would be read as a number."""
+    values = {
+        "question": 'What, and how? It\'s "so".',
+        "score.metrics.refusal.phrases": [
+            "I cannot",
+            " no",
+            "it's",
+            "007",
+            "yes",
+            'a "b"',
+            "<|im_end|>",
+        ],
+        "sweep.layers": "every 2",
+    }
+    as_is = compose_study("refusal", root=ROOT)
+    run = compose_study("refusal", root=ROOT)
+    run.question = values["question"]
+    run.score.metrics["refusal"]["phrases"] = values["score.metrics.refusal.phrases"]
+    run.sweep.layers = values["sweep.layers"]
+    words = shlex.split(" ".join(overrides_of(run, as_is)))
+    again = compose_study("refusal", words, root=ROOT)
+    for key, value in values.items():
+        assert again.value(key) == value
 
 
 def test_a_mapping_that_a_run_leaves_out_is_among_its_overrides():

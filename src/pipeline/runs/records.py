@@ -1,6 +1,8 @@
 """Read and compare the records of runs, without W&B."""
 
 import json
+import re
+import shlex
 from collections.abc import Mapping
 from math import nan, sqrt
 from pathlib import Path
@@ -172,13 +174,26 @@ def _numbers(summary: Mapping[str, Any]) -> dict[str, tuple[float, float, float]
     return estimates
 
 
+_PLAIN = re.compile(r"[A-Za-z_./][\w ./-]*", re.ASCII)
+_OTHER_TYPES = ("null", "true", "false", "yes", "no", "on", "off", "nan", "inf")
+
+
 def _written(value: Any) -> str:
-    """Write a value as Hydra's override grammar has it."""
+    """Write a value as Hydra's override grammar has it; text in quotes where it must be."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    return str(value).replace(", ", ",")
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, str) and not (
+        _PLAIN.fullmatch(value) and value.lower() not in _OTHER_TYPES and value == value.strip()
+    ):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return str(value)
 
 
 def _word(override: str) -> str:
     """Quote an override for the shell where it must be."""
-    return f"'{override}'" if any(c in override for c in "[]{}* ") else override
+    return shlex.quote(override)
