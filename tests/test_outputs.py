@@ -187,7 +187,9 @@ def test_a_figure_and_a_page_are_traced(tmp_path):
     (folder / "scores.parquet").write_bytes(b"x")
     assert dict(trace(figures / "f.png", tmp_path))["data"].endswith(": changed")
     Figure().savefig(tmp_path / "other.png")
-    for file, message in [("other.png", "has no record"), ("none.png", "does not exist")]:
+    (tmp_path / "cut.png").write_bytes((tmp_path / "other.png").read_bytes()[:200])
+    files = [("other.png", "has no record"), ("none.png", "does not exist")]
+    for file, message in [*files, ("cut.png", r"cut\.png is no complete PNG")]:
         with pytest.raises(ValueError, match=message):
             read_record(tmp_path / file)
 

@@ -16,6 +16,9 @@ from pipeline.config.wiring import (
     used_fits,
 )
 
+LISTS = ("studies", "collects", "fits", "sweeps", "readings", "figures")
+"""The lists of params.yaml, one for each kind of stage."""
+
 
 def params_of(study: Study) -> dict[str, dict[str, Any]]:
     """Return the study's entries in params.yaml: list -> key -> its stage's inputs besides prompts.
@@ -24,12 +27,8 @@ def params_of(study: Study) -> dict[str, dict[str, Any]]:
     """
     name = study.name
     lists: dict[str, dict[str, Any]] = {
+        **{section: {} for section in LISTS},
         "studies": {name: {"reads": _source(study)}},
-        "collects": {},
-        "fits": {},
-        "sweeps": {},
-        "readings": {},
-        "figures": {},
     }
     for stage in stages_of(study):
         if stage.name == "collect_activations":
@@ -83,13 +82,26 @@ def read_params(path: Path) -> dict[str, Any]:
     """Read the lists of params.yaml.
 
     Raises:
-        ValueError: a list that is no mapping from names.
+        ValueError: no valid YAML, or a list that is no mapping from names to mappings.
     """
-    params = yaml.safe_load(path.read_text())
-    if not isinstance(params, dict) or not isinstance(params.get("studies"), dict):
-        raise ValueError(
-            f"{path.name}: `studies` is no mapping of names: `studies: {{refusal: ...}}`"
-        )
+    try:
+        params = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path.name} is no valid YAML: {reason}") from error
+    if not isinstance(params, dict):
+        raise ValueError(f"{path.name} is no mapping of lists: `studies: {{refusal: ...}}`")
+    for section in LISTS:
+        listed = params.get(section) if section == "studies" else params.get(section) or {}
+        if not isinstance(listed, dict):
+            raise ValueError(
+                f"{path.name}: `{section}` is no mapping of names: `{section}: {{refusal: ...}}`"
+            )
+        for name, item in listed.items():
+            if not isinstance(item, dict | None):
+                raise ValueError(
+                    f"{path.name}: {section}.{name} is {item!r}; valid: a mapping, such as {{}}"
+                )
     return params
 
 

@@ -68,15 +68,18 @@ def read_record(file: Path) -> dict[str, str]:
     """Read the record of a PNG or an HTML page.
 
     Raises:
-        ValueError: no such file, or no record in it.
+        ValueError: no such file, a damaged one, or no record in it.
     """
     if not file.is_file():
         raise ValueError(f"{file} does not exist")
     if file.suffix == ".png":
         from PIL import Image
 
-        with Image.open(file) as image:
-            text = getattr(image, "text", {}).get(KEY)
+        try:
+            with Image.open(file) as image:
+                text = getattr(image, "text", {}).get(KEY)
+        except OSError as error:
+            raise ValueError(f"{file} is no complete PNG: {error}") from error
     else:
         found = re.findall(rf"<!-- {KEY}: (.*) -->", file.read_text(errors="replace"))
         text = found[-1] if found else None
