@@ -35,8 +35,14 @@ from pipeline.views.selection import (
 )
 
 _KEYS = ["condition", "role", "source", "draw", "layer"]
-_SHADES = ("#8c8c8c", "#737373", "#595959", "#CC79A7", "#E69F00")
-"""Of the controls in `CONTROLS`."""
+_SHADES = {
+    "shuffled": "#8c8c8c",
+    "covariance": "#737373",
+    "isotropic": "#595959",
+    "other_task": "#CC79A7",
+    "other_heads": "#E69F00",
+}
+"""Colours of controls, in legend order."""
 
 
 def insertion_by_layer(
@@ -164,8 +170,8 @@ def insertion_bars(
             bars = {
                 "no vector": (select(chosen, role=BASELINE), "#bdbdbd"),
                 **{
-                    f"control: {name}": (select(chosen, source=source), shade)
-                    for (source, name), shade in zip(CONTROLS.items(), _SHADES, strict=True)
+                    f"control: {CONTROLS[source]}": (select(chosen, source=source), shade)
+                    for source, shade in _SHADES.items()
                     if (chosen["source"] == source).any()
                 },
                 "vector of the task": (fitted_of(chosen), COLOURS[0]),
