@@ -15,8 +15,8 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     """Load the tokenizer of a model.
 
     Raises:
-        ValueError: a damaged tokenizer_config.json; there is no tokenizer, for which transformers would silently build an empty one, or it
-            has several chat templates and none is the default.
+        ValueError: a damaged tokenizer_config.json; no tokenizer, for which transformers would
+            silently build an empty one; or several chat templates and none is the default.
     """
     check_object(path, Path(local_path(path)) / "tokenizer_config.json")
     try:
