@@ -30,6 +30,8 @@ from pipeline.measures.answer_logits import (
     text_over_text,
 )
 from pipeline.measures.logits import NextToken, group_log_odds
+from pipeline.measures.metrics import mentions
+from pipeline.measures.text import texts_of
 from pipeline.methods.interventions import Add
 from pipeline.model.chat import encode, first_token
 from pipeline.model.sites import Site
@@ -207,3 +209,14 @@ def test_answers_that_do_not_follow_their_prompts_are_named(tmp_path):
     with pytest.raises(ValueError, match="the tokens of answer ' w20' do not follow those of 'w"):
         metrics = {"log_p": answer_log_probability}
         score_logits(tiny("llama"), [part], {}, metrics, tmp_path)
+
+
+def test_a_column_of_numbers_is_no_text():
+    """Of a JSON file: read as no answer, every sample would be unscored without a word."""
+    samples = pd.DataFrame({"foil": ["a", 5, None], "prompt": "p", "raw": True})
+    with pytest.raises(ValueError, match="column 'foil' has 5, which is no text; quote"):
+        texts_of(samples, "foil")
+    assert texts_of(samples.drop(index=1), "foil") == ["a", ""]
+    completed = pd.DataFrame({"completion": ["A fox", "a"], "thing": ["fox", np.nan]})
+    assert mentions(completed, column="thing").tolist()[0] == 1
+    assert np.isnan(mentions(completed, column="thing").iloc[1])

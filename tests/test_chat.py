@@ -135,6 +135,9 @@ def test_the_subject_ends_where_its_text_does(template, adds_bos, subject):
     [
         ("Q: A\nA:", "A", 3, "Q: "),
         ("A realistic list, in a realistic way", "list", -1, "A realistic "),
+        ("Les mots répétés de l'été répétés", "été", -1, "Les mots répétés de l'"),
+        ("我用Python写代码", "Python", -1, "我用"),
+        ("我喜欢北京和北京人", "北京", -1, "我喜欢北京和"),
         ("Paris is in France, not Paris.", "Paris", 0, ""),
         ("Paris is in France, not Paris.", "Paris", -1, "Paris is in France, not "),
         ("Answer the user", "user", -1, "Answer the "),

@@ -8,12 +8,15 @@ import torch
 from families import LAYERS, random_prompts, tiny
 from torch import Tensor
 
+from pipeline import logit_lens, prompt_table
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.engine.scoring import cross_entropy, score_answers, score_change, score_last
+from pipeline.methods.attention import attention_summary
 from pipeline.methods.interventions import Add
+from pipeline.methods.next_token import next_tokens
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
@@ -114,3 +117,19 @@ def test_edits_that_overflow_are_named_before_the_model_runs(value, message):
     huge = Add(torch.full((tiny("llama").d_model,), value), 1e3)
     with pytest.raises(ValueError, match=message):
         generate(tiny("llama"), PROMPTS, [Condition(edits=(Edit(SITE, huge),))])
+
+
+@pytest.mark.parametrize("read", ["logit_lens", "next_tokens", "attention_summary"])
+def test_readings_stop_too(read):
+    """A rank among logits that are not numbers would be the best one."""
+    model = overflowing()
+    prompts = prompt_table(model, ["w7 w8 w9", "w10 w11"], raw=True)
+    if read == "attention_summary":
+        model.hf.model.layers[0].self_attn.q_proj.weight.data.fill_(torch.inf)
+    calls = {
+        "logit_lens": lambda: logit_lens(model, prompts),
+        "next_tokens": lambda: next_tokens(model, prompts, top=3),
+        "attention_summary": lambda: attention_summary(model, prompts, 0),
+    }
+    with pytest.raises(ValueError, match=r"of . of . rows are not finite: float16 ends at 65504"):
+        calls[read]()

@@ -285,3 +285,30 @@ def test_templates_that_fail_or_change_the_instruction_are_refused(template, mes
     made = byte_tokenizer(template, adds_bos=False)
     with pytest.raises(ValueError, match=message):
         chat.announce(made)
+
+
+def test_pickled_integers_and_values_that_are_no_numbers_are_refused(folder):
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    (folder / "model.safetensors").unlink()
+    torch.save(
+        {**weights, name: (weights[name] * 100).to(torch.int8)}, folder / "pytorch_model.bin"
+    )
+    with pytest.raises(
+        ValueError, match=rf"pytorch_model.bin has {name} as torch.int8, as if quant"
+    ):
+        LanguageModel.load(str(folder))
+    weights[name][0, 0] = torch.nan
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=f"{name} has values that are not finite"):
+        LanguageModel.load(str(folder))
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    ("text", "message"), [("[]", "is no JSON object"), ('{"eos_token_id": [2', "is damaged: ")]
+)
+def test_damaged_configs_beside_the_model_are_one_line(folder, name, text, message):
+    (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name} {message}"):
+        LanguageModel.load(str(folder))

@@ -106,6 +106,10 @@ class Generation:
         seed: int,
         samples: Sequence[int],
     ) -> None:
+        if not isinstance(decoding, Decoding):
+            raise ValueError(f"decoding is {decoding!r}; valid: Decoding(...)")
+        if type(seed) is not int or not 0 <= seed < 2**63:
+            raise ValueError(f"seed: {seed!r} is no seed; valid: 0 to 2^63 - 1")
         check_listed_run(model, prompts, conditions)
         self.model, self.prompts, self.conditions = model, prompts, conditions
         self.seed, self.samples = seed, samples

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from pipeline.measures.scale import Scale
+from pipeline.measures.text import texts_of
 from pipeline.model.chat import first_token, single_tokens
 
 
@@ -60,17 +61,17 @@ class NextToken:
         -1 if a sample has no text.
 
         Raises:
-            ValueError: no such column, or prompt and text do not tokenise as prompt + text.
+            ValueError: no such column, a value that is no text, or prompt and text do not tokenise
+                as prompt + text.
         """
         if column not in self.samples:
             raise ValueError(
                 f"the dataset has no column {column!r}; it has: {', '.join(self.samples.columns)}"
             )
-        rows = zip(self.samples["prompt"], self.samples[column], self.samples["raw"], strict=True)
+        texts = texts_of(self.samples, column)
+        rows = zip(self.samples["prompt"], texts, self.samples["raw"], strict=True)
         ids = [
-            first_token(self.tokenizer, prompt, text, raw=bool(raw))
-            if isinstance(text, str) and text
-            else -1
+            first_token(self.tokenizer, prompt, text, raw=bool(raw)) if text else -1
             for prompt, text, raw in rows
         ]
         return torch.tensor(ids, device=self.logits().device)

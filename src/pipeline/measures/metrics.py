@@ -18,6 +18,7 @@ from pipeline.measures.text import (
     list_items,
     self_bleu_scores,
     spoken_units,
+    texts_of,
 )
 
 REFUSALS = [
@@ -109,13 +110,14 @@ def mentions(
     NaN if the text is empty.
 
     Raises:
-        ValueError: no such column.
+        ValueError: no such column, or a value that is no text.
     """
     if column not in samples:
         raise ValueError(f"no column {column!r} in the dataset; it has: {', '.join(samples)}")
-    pairs = zip(samples["completion"], samples[column], strict=True)
-    named = _score(samples, [wanted.casefold() in text.casefold() for text, wanted in pairs])
-    return named.where(samples[column] != "")
+    wanted = texts_of(samples, column)
+    pairs = zip(samples["completion"], wanted, strict=True)
+    named = _score(samples, [word.casefold() in text.casefold() for text, word in pairs])
+    return named.where([word != "" for word in wanted])
 
 
 def language(

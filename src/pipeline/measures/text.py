@@ -5,6 +5,8 @@ import re
 from collections import Counter
 from fractions import Fraction
 
+import pandas as pd
+
 SMOOTHING = 0.1
 """Match count of an n-gram order without matches: NLTK's smoothing method 1."""
 
@@ -100,3 +102,18 @@ def _nearest_lengths(lengths: list[int]) -> dict[int, int]:
             around = distinct_lengths[max(0, place - 1) : place] + distinct_lengths[place + 1 :][:1]
             nearest[length] = min(around, key=lambda other: (abs(other - length), other))
     return nearest
+
+
+def texts_of(samples: pd.DataFrame, column: str) -> list[str]:
+    """Return a column's texts, empty where a value is missing.
+
+    Raises:
+        ValueError: a value that is no text, such as a number of a JSON file.
+    """
+    values = ["" if value is None or value != value else value for value in samples[column]]
+    for value in values:
+        if not isinstance(value, str):
+            raise ValueError(
+                f"column {column!r} has {value!r}, which is no text; quote it in the file"
+            )
+    return values

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from pipeline.engine.chunks import passes
+from pipeline.engine.finite import check_finite
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
 from pipeline.model.hooks import token_positions
@@ -71,6 +72,7 @@ def _distributions(
                 use_cache=False,
                 logits_to_keep=1,
             ).logits[:, -1]
+            check_finite(logits.isfinite().all(-1), logits.dtype, "logits")
             p = logits.double().softmax(-1)
             best = p.topk(top)
             probabilities[block], ids[block] = best.values.cpu(), best.indices.cpu()

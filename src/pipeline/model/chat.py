@@ -20,6 +20,13 @@ _SET = {"messages", "add_generation_prompt", "raise_exception", "strftime_now", 
 """Variables of a template that are set for it."""
 
 
+_SCRIPTS = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
+)
+"""Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean: words need no blank between them."""
+_BLANKLESS, _LETTER = f"[{_SCRIPTS}]", rf"[^\W{_SCRIPTS}]"
+
+
 class _FixedDate(datetime):
     """The date of templates that insert today's, so that a prompt is the same every day."""
 
@@ -231,12 +238,14 @@ def _after_instruction(tokenizer: Any) -> str:
 
 
 def _last_mention(text: str, subject: str) -> int:
-    """Find the last mention as a whole word; -1 if there is none."""
-    whole = list(re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", text))
-    if whole:
-        return whole[-1].start()
-    # Some scripts have no blanks between words; in others a part of a word is a mistake.
-    return -1 if subject.isascii() else text.rfind(subject)
+    """Find the last mention as a whole word; -1 if there is none.
+
+    A word ends at a character of a script without blanks between words, such as Chinese.
+    """
+    before = "" if re.match(_BLANKLESS, subject[:1]) else rf"(?<!{_LETTER})"
+    after = "" if re.match(_BLANKLESS, subject[-1:]) else rf"(?!{_LETTER})"
+    mentions = list(re.finditer(f"{before}{re.escape(subject)}{after}", text))
+    return mentions[-1].start() if mentions else -1
 
 
 def template_length(tokenizer: Any, *, variables: Mapping[str, Any] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,24 @@ def check_path(path: str, revision: str | None = None) -> None:
         raise ValueError(f"model.revision: {revision!r} of a local folder; valid: null")
     elif not (Path(path) / "config.json").is_file():
         raise ValueError(f"model.path {path!r} is not a model: it has no config.json")
+
+
+def check_object(path: str, file: Path) -> None:
+    """Check that a JSON file beside a model is an object, if it is there.
+
+    Transformers would leave it out without a word, or stop in a traceback.
+
+    Raises:
+        ValueError: names the model and the file.
+    """
+    if not file.is_file():
+        return
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"model.path {path!r}: {file.name} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"model.path {path!r}: {file.name} is no JSON object")
 
 
 def model_files(path: str) -> list[Path]:

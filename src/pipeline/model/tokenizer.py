@@ -2,20 +2,23 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import transformers
 
 from pipeline.model.gguf import local_path
+from pipeline.model.hub import check_object
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
     """Load the tokenizer of a model.
 
     Raises:
-        ValueError: there is none, for which transformers would silently build an empty one, or it
-            has several chat templates and none is the default.
+        ValueError: a damaged tokenizer_config.json; no tokenizer, for which transformers would
+            silently build an empty one; or several chat templates and none is the default.
     """
+    check_object(path, Path(local_path(path)) / "tokenizer_config.json")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(local_path(path), revision=revision)
     except (ValueError, OSError, ImportError, KeyError) as error:

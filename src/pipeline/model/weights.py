@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from pipeline.model.gguf import local_path
+from pipeline.model.hub import check_object
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ def load_weights(
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
+        _check_pickled(local_path(path))
         hf, report = transformers.AutoModelForCausalLM.from_pretrained(
             local_path(path),
             revision=revision,
@@ -131,6 +133,7 @@ def load_weights(
     finally:
         transformers.logging.set_verbosity(verbosity)
     _check_report(path, report)
+    _check_numbers(path, hf)
     return hf
 
 
@@ -146,6 +149,7 @@ def check_files(path: str) -> None:
             f"model.path {path!r} has an adapter ({file.name}), which would not be "
             "applied; merge it into the weights first"
         )
+    check_object(path, folder / "generation_config.json")
     for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
         with file.open("rb") as content:
             if content.read(len(_LFS_POINTER)) == _LFS_POINTER:
@@ -171,6 +175,24 @@ def _check_floating(path: str, file: Path, weights: Any) -> None:
                 f"model.path {path!r}: {file.name} has {name} as {dtype}, as if quantised; valid: "
                 "F32, BF16, F16"
             )
+
+
+def _check_pickled(path: str) -> None:
+    """Fail if a pickled file has weights as integers, which would be converted without a scale."""
+    for file in sorted(Path(path).glob("*.bin")):
+        weights = torch.load(file, map_location="meta", weights_only=True)
+        for name, weight in weights.items():
+            if name.endswith("weight") and not weight.is_floating_point():
+                raise ValueError(
+                    f"model.path {path!r}: {file.name} has {name} as {weight.dtype}, as if "
+                    "quantised; valid: float32, bfloat16, float16"
+                )
+
+
+def _check_numbers(path: str, hf: Any) -> None:
+    for name, weight in hf.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise ValueError(f"model.path {path!r}: {name} has values that are not finite")
 
 
 def unheeded(generation: Any, eos_token: int | None) -> list[str]:

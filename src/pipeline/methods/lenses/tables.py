@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from pipeline.engine.finite import check_finite
 from pipeline.methods.lenses.maps import COMPONENT, LensMaps
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
@@ -59,7 +60,14 @@ def checked_maps(model: LanguageModel, fits: Mapping[str, Any], fit: str | None)
 
 def _first_tokens(model: LanguageModel, row: dict[str, Any], column: str) -> list[int]:
     """Return the distinct first tokens of a column's texts as they continue the prompt."""
-    texts = [row[column]] if isinstance(row[column], str) else list(row[column])
+    value = row[column]
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple | np.ndarray) or not all(
+        isinstance(text, str) for text in texts
+    ):
+        raise ValueError(
+            f"{column} of sample {row['sample']} is {value!r}; valid: text, or a list of texts"
+        )
     return list(dict.fromkeys(_first_token(model, row, column, text) for text in texts))
 
 
@@ -97,7 +105,12 @@ def lens_values(
     final: Float64[Tensor, "rows vocab"],
     named: Int[Tensor, "rows columns texts"],
 ) -> Float64[Tensor, "rows values"]:
-    """Return top token, its probability, entropy, KL(final || logits), named ranks and probs."""
+    """Return top token, its probability, entropy, KL(final || logits), named ranks and probs.
+
+    Raises:
+        ValueError: logits that are not finite, whose ranks would be the best ones.
+    """
+    check_finite(logits.isfinite().all(-1), logits.dtype, "logits of the lens")
     logs = logits.double().log_softmax(-1)
     p = logs.exp()
     top = p.max(-1)
