@@ -56,6 +56,7 @@ def test_texts_are_scored_under_the_compared_conditions(monkeypatch, clock):
     )
     texts = len((ROOT / "data" / "plain_text.jsonl").read_text().splitlines())
     # Of each arm the baseline; of `project_out` a fitted, five shuffled, two covariance and two
-    # isotropic directions of both layers. `last`, of the other arms, is no position of a text.
-    conditions = 3 + 2 * (1 + 5 + 2 + 2)
+    # isotropic directions of both layers. `last`, of the other arms, is no position of a text, but
+    # `all` is, which differs from their setting in nothing else.
+    conditions = 3 + 2 * (1 + 5 + 2 + 2) + 2
     assert with_texts.seconds - without.seconds == pytest.approx(10 * texts * conditions)

@@ -33,7 +33,8 @@ from pipeline.engine.sweeps import (
     score_logits,
     score_texts,
 )
-from pipeline.measures.logits import answer_log_probability, kl_divergence
+from pipeline.measures.answer_logits import answer_log_probability
+from pipeline.measures.logits import kl_divergence
 from pipeline.measures.scores import SCORE_COLUMNS
 from pipeline.methods.interventions import Add
 from pipeline.model.sites import Site
