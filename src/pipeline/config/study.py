@@ -1,4 +1,4 @@
-"""Compose a study's YAML files and check them. With `overrides`, the only importer of Hydra."""
+"""Compose a study's YAML files and check them. The only importer of Hydra."""
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -32,7 +32,7 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
     known = sorted(file.stem for file in (root / "conf" / "study").glob("*.yaml"))
     if name not in known:
         raise ValueError(f"study {name!r} is unknown; valid: {', '.join(known)}")
-    check_overrides(name, overrides)
+    check_overrides(name, overrides, _has_several_values)
     # Only the schema tells Hydra about keys that the YAML leaves at their defaults.
     ConfigStore.instance().store(name="schema", node=without_text_types(Study))
     with initialize_config_dir(str((root / "conf").resolve()), version_base="1.3"):
@@ -157,3 +157,23 @@ def _forced(override: str) -> str:
     key, _, _ = override.partition("=")
     is_key = "." in key and "@" not in key and key[0].isalpha()
     return f"++{override}" if is_key else override
+
+
+def _has_several_values(override: str) -> bool:
+    """Whether an override gives a key several values, as for a sweep of Hydra's own.
+
+    Raises:
+        ValueError: it cannot be parsed.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+    except OverrideParseException as error:
+        raise ValueError(
+            f"override {override} cannot be parsed; quote the value within the shell's quotes: "
+            "'KEY=\"VALUE\"'"
+        ) from error
+    several: bool = parsed.is_sweep_override()
+    return several
