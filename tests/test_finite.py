@@ -1,7 +1,9 @@
 """Logits, losses and activations that are not finite stop a run, in one line that says why."""
 
 import copy
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +19,12 @@ from pipeline.engine.scoring import cross_entropy, score_answers, score_change, 
 from pipeline.methods.attention import attention_summary
 from pipeline.methods.interventions import Add
 from pipeline.methods.next_token import next_tokens
+from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
 PROMPTS = random_prompts(3)
+SOURCE = Path(hooks.__file__).parent.parent
 SITE = Site(1, "resid_pre")
 
 
@@ -99,6 +103,52 @@ def test_float16_that_overflows_is_told_what_would_hold_it(run):
         RUNS[run](model, [Condition()])
     model.hf.float()
     RUNS[run](model, [Condition()])
+
+
+PASSES = {
+    "read": lambda model, ids, mask: hooks.read(model, [Site(LAYERS - 1, "resid_post")], ids, mask),
+    "run_blocks": hooks.run_blocks,
+    "run_to_logits": hooks.run_to_logits,
+    "differentiate": lambda model, ids, mask: hooks.differentiate(
+        model, [Site(0, "resid_post")], ids, mask, lambda logits: logits[:, 0]
+    ),
+}
+
+
+@pytest.mark.parametrize("run", PASSES)
+def test_every_pass_of_readings_and_fits_is_checked(run):
+    model = overflowing()
+    ids, mask = model.pad(PROMPTS)
+    with pytest.raises(ValueError, match=r"of 3 of 3 rows are not finite: float16 ends at 65504"):
+        PASSES[run](model, ids, mask)
+    model.hf.float()
+    PASSES[run](model, ids, mask)
+
+
+@pytest.mark.parametrize("run", PASSES)
+def test_values_at_padding_mean_nothing(run):
+    """Some attention kernels give NaN where a row attends to nothing."""
+    model = tiny("llama")
+    ids, mask = model.pad(PROMPTS)
+    assert not bool(mask.all())
+
+    def spoil(hidden: Tensor) -> Tensor:
+        return hidden.masked_fill((mask == 0)[..., None], torch.nan)
+
+    with hooks.with_hooks(model, {Site(LAYERS - 1, "resid_post"): spoil}):
+        PASSES[run](model, ids, mask)
+
+
+def test_no_reading_runs_the_model_past_the_check():
+    """`LanguageModel` is run by the hooks' passes, and by the engine's that reuse a KV cache."""
+    calls = re.compile(r"\bmodel\.(hf|decoder)\(")
+    running = {
+        str(file.relative_to(SOURCE))
+        for file in SOURCE.rglob("*.py")
+        if calls.search(file.read_text())
+    }
+    cached = {"engine/batches.py", "engine/restart.py", "runs/doctor.py"}
+    assert running == {"model/hooks.py"} | cached
 
 
 def test_infinite_activations_are_not_collected():

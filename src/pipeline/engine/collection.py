@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pipeline.engine.chunks import passes
 from pipeline.engine.conditions import Positions, check_rule, position_mask
-from pipeline.engine.finite import check_finite
 from pipeline.engine.limits import check_context, check_listed_run, check_rule_of
 from pipeline.engine.memory import in_batches
 from pipeline.model import hooks
@@ -89,7 +88,6 @@ def _collect(
             if site not in gathered:
                 # One tensor per site: many small results would fragment memory.
                 gathered[site] = torch.empty(len(table), value.shape[1], dtype=value.dtype)
-            check_finite(value.isfinite().all(-1), model.dtype, f"activations at {site}")
             gathered[site][numbers] = value.cpu()
     return {site: gathered[site] for site in sites}, table.iloc[order].reset_index(drop=True)
 

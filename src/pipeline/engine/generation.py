@@ -13,7 +13,6 @@ from pipeline.engine.chunks import Chunk, Row, divided, plan_decodings
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding, choose, row_keys
 from pipeline.engine.edit_table import EditTable
-from pipeline.engine.finite import check_finite
 from pipeline.engine.limits import (
     check_aligned,
     check_context,
@@ -23,6 +22,7 @@ from pipeline.engine.limits import (
 )
 from pipeline.engine.memory import in_parts
 from pipeline.engine.restart import CleanRun, Start
+from pipeline.model.finite import check_finite
 from pipeline.model.hooks import with_hooks
 from pipeline.model.loading import LanguageModel
 

@@ -108,10 +108,5 @@ def _forward(
     at_sites[Site(model.n_layers - 1, "resid_post")] = keep
     # Fused attention has no gradient for several directions at once.
     with torch.enable_grad(), hooks.with_hooks(model, at_sites), sdpa_kernel(SDPBackend.MATH):
-        model.decoder(
-            ids,
-            attention_mask=mask,
-            position_ids=hooks.token_positions(mask),
-            use_cache=False,
-        )
+        hooks.run_blocks(model, ids, mask)
     return {layer: states[layer] for layer in layers}, outputs[0]

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.engine.conditions import Condition
-from pipeline.engine.finite import check_finite
 from pipeline.engine.restart import CleanRun, Start
 from pipeline.engine.scorer import Score, Scorer
+from pipeline.model.finite import check_finite
 from pipeline.model.loading import LanguageModel
 from pipeline.model.unembedding import lens_logits
 

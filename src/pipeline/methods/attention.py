@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.engine.chunks import passes
-from pipeline.engine.finite import check_finite
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
 from pipeline.model import chat, hooks
@@ -186,7 +185,6 @@ def summary_of(
     causal = torch.ones_like(pattern[0, 0], dtype=torch.bool).tril()
     seen = causal & real[:, None, :] & real[:, :, None]
     weights = pattern.float().masked_fill(~seen[:, None], 0)
-    check_finite(weights.isfinite().flatten(1).all(-1), pattern.dtype, "attention patterns")
     uniform = (seen / seen.sum(-1, keepdim=True).clamp(min=1))[:, None]
     later = real & (real.cumsum(-1) > 1)
     targets = _targets(ids, real, seen)

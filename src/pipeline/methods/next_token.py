@@ -10,10 +10,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from pipeline.engine.chunks import passes
-from pipeline.engine.finite import check_finite
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
-from pipeline.model.hooks import token_positions
+from pipeline.model.hooks import run_to_logits
 from pipeline.model.loading import LanguageModel
 
 
@@ -65,14 +64,7 @@ def _distributions(
     for block in passes(model, [len(prompt) for prompt in prompts], batch_tokens):
         rows, mask = model.pad([prompts[number] for number in block])
         with torch.inference_mode():
-            logits = model.hf(
-                rows,
-                attention_mask=mask,
-                position_ids=token_positions(mask),
-                use_cache=False,
-                logits_to_keep=1,
-            ).logits[:, -1]
-            check_finite(logits.isfinite().all(-1), logits.dtype, "logits")
+            logits = run_to_logits(model, rows, mask)[:, -1]
             p = logits.double().softmax(-1)
             best = p.topk(top)
             probabilities[block], ids[block] = best.values.cpu(), best.indices.cpu()

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pipeline.model.finite import check_finite
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
@@ -64,12 +65,16 @@ def read(
 
     Attention patterns are [batch, head, query pos, key pos]. `gather` selects from each activation
     [batch, pos, width] during the pass, so that full activations need not be kept.
+
+    Raises:
+        ValueError: activations of a token that are not finite.
     """
     activations: dict[Site, Tensor] = {}
     ordered = sorted(sites, key=lambda site: site.depth)
 
     def hook(site: Site) -> Hook:
         def store(hidden: Tensor) -> None:
+            _check_tokens(model, hidden, mask, f"activations at {site}")
             activations[site] = gather(hidden).clone()
             if site == ordered[-1]:
                 raise _StopForward
@@ -78,8 +83,39 @@ def read(
 
     hooks = {site: hook(site) for site in ordered}
     with torch.inference_mode(), with_hooks(model, hooks), suppress(_StopForward):
-        model.decoder(ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False)
+        run_blocks(model, ids, mask)
     return activations
+
+
+def run_blocks(model: LanguageModel, ids: Tensor, mask: Tensor) -> None:
+    """Run left-padded rows through all blocks and the final norm, for what hooks make of them.
+
+    Raises:
+        ValueError: a final state of a token that is not finite.
+    """
+    hidden = model.decoder(
+        ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False
+    ).last_hidden_state
+    _check_tokens(model, hidden, mask, "final states")
+
+
+def run_to_logits(
+    model: LanguageModel, ids: Tensor, mask: Tensor, last: int = 1
+) -> Float[Tensor, "batch last vocab"]:
+    """Return the logits after the last tokens of left-padded rows.
+
+    Raises:
+        ValueError: logits after a token that are not finite.
+    """
+    logits: Tensor = model.hf(
+        ids,
+        attention_mask=mask,
+        position_ids=token_positions(mask),
+        use_cache=False,
+        logits_to_keep=last,
+    ).logits
+    _check_tokens(model, logits, mask[:, -last:], "logits")
+    return logits
 
 
 @contextmanager
@@ -127,6 +163,9 @@ def differentiate(
 
     Returns:
         Activations by site, gradients by site, and the objective [batch].
+
+    Raises:
+        ValueError: logits that are not finite.
     """
     activations: dict[Site, Tensor] = {}
 
@@ -142,14 +181,7 @@ def differentiate(
 
     hooks = {site: hook(site) for site in sites}
     with torch.enable_grad(), with_hooks(model, hooks):
-        logits = model.hf(
-            ids,
-            attention_mask=mask,
-            position_ids=token_positions(mask),
-            use_cache=False,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        values = objective(logits)
+        values = objective(run_to_logits(model, ids, mask)[:, -1])
         ordered = list(activations)
         gradients = torch.autograd.grad(values.sum(), [activations[site] for site in ordered])
     return (
@@ -162,6 +194,16 @@ def differentiate(
 def token_positions(mask: Tensor) -> Tensor:
     """Return absolute positions in left-padded rows: 0 at the first real token and at padding."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _check_tokens(model: LanguageModel, values: Tensor, mask: Tensor, what: str) -> None:
+    """Fail if a token has values that are not finite; those at padding mean nothing."""
+    finite = values.isfinite().all(-1)
+    if finite.ndim == 3:
+        # An attention pattern: [batch, head, query].
+        finite = finite.all(1)
+    padding = mask.to(values.device) == 0
+    check_finite((finite | padding).all(-1), model.dtype, what)
 
 
 def _register(model: LanguageModel, site: Site, hook: Hook) -> list[Any]:

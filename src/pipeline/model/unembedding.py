@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pipeline.model.hooks import starting_at
+from pipeline.model.hooks import run_to_logits, starting_at
 from pipeline.model.loading import LanguageModel
 from pipeline.model.output_projections import norm_scale, written
 from pipeline.model.sites import Site
@@ -28,12 +28,7 @@ def unembedded(
     # One sequence per row: a single sequence would need an attention mask [rows, rows].
     zeros = torch.zeros(len(streams), 1, dtype=torch.long, device=model.device)
     with starting_at(model, model.n_layers, streams[:, None]):
-        return model.hf(
-            zeros,
-            attention_mask=torch.ones_like(zeros),
-            position_ids=zeros,
-            use_cache=False,
-        ).logits[:, 0]
+        return run_to_logits(model, zeros, torch.ones_like(zeros))[:, 0]
 
 
 @torch.no_grad()

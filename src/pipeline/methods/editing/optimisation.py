@@ -210,12 +210,7 @@ def _logits(
     last = Site(model.n_layers - 1, "resid_post")
     begun = hooks.starting_at(model, site.layer, batch.stream) if site.layer > 0 else nullcontext()
     with begun, hooks.with_hooks(model, {site: add, last: keep}):
-        model.decoder(
-            batch.ids,
-            attention_mask=batch.mask,
-            position_ids=hooks.token_positions(batch.mask),
-            use_cache=False,
-        )
+        hooks.run_blocks(model, batch.ids, batch.mask)
     return unembedded(model, final[0]).float()
 
 

@@ -129,9 +129,7 @@ def _summed(
     final = Site(model.n_layers - 1, "resid_post")
     keepers = {site: keeping(site) for site in (*sources, final)}
     with torch.enable_grad(), hooks.with_hooks(model, keepers):
-        model.decoder(
-            ids, attention_mask=mask, position_ids=hooks.token_positions(mask), use_cache=False
-        )
+        hooks.run_blocks(model, ids, mask)
         weights = valid / valid.sum(-1, keepdim=True)
         rows = []
         for dimension in range(model.d_model):

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from pipeline.engine.finite import check_finite
 from pipeline.methods.lenses.maps import COMPONENT, LensMaps
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
@@ -105,12 +104,7 @@ def lens_values(
     final: Float64[Tensor, "rows vocab"],
     named: Int[Tensor, "rows columns texts"],
 ) -> Float64[Tensor, "rows values"]:
-    """Return top token, its probability, entropy, KL(final || logits), named ranks and probs.
-
-    Raises:
-        ValueError: logits that are not finite, whose ranks would be the best ones.
-    """
-    check_finite(logits.isfinite().all(-1), logits.dtype, "logits of the lens")
+    """Return top token, its probability, entropy, KL(final || logits), named ranks and probs."""
     logs = logits.double().log_softmax(-1)
     p = logs.exp()
     top = p.max(-1)
