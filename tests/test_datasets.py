@@ -197,3 +197,34 @@ def test_files_are_read_one_after_another_and_fill_each_others_columns(tmp_path)
     assert not frame["raw"].any() and load_tables(paths=[first], raw=True)["raw"].all()
     with pytest.raises(ValueError, match=r"dataset\.paths: there is none"):
         load_tables(paths=[])
+
+
+def test_columns_that_are_no_text_are_missing_where_a_file_lacks_them(tmp_path):
+    row = {"instruction": "a", "label": "x", "split": "train"}
+    first = write(tmp_path, "a.jsonl", [{**row, "rank": 3, "share": 0.5}])
+    second = write(tmp_path, "b.jsonl", [{**row, "rank": 4}])
+    frame = load_tables(paths=[first, second])
+    assert frame["rank"].tolist() == [3, 4] and frame["share"].isna().tolist() == [False, True]
+    frame.to_parquet(tmp_path / "t.parquet")
+    third = write(tmp_path, "c.jsonl", [{**row, "rank": "third"}])
+    with pytest.raises(ValueError, match=r"a\.jsonl.*c\.jsonl.*: column 'rank' mixes types"):
+        load_tables(paths=[first, third])
+
+
+def test_numbers_stay_as_a_json_file_writes_them(tmp_path):
+    file = tmp_path / "d.jsonl"
+    file.write_text('{"instruction": -0, "label": Infinity, "split": "train", "topic": NaN}\n')
+    frame = load_table(path=str(file))
+    assert frame.loc[0, ["instruction", "label", "topic"]].tolist() == ["-0", "Infinity", ""]
+
+
+def test_a_blank_line_of_a_csv_file_is_a_row(tmp_path):
+    file = tmp_path / "d.csv"
+    file.write_text("text\na\n\nb\n\n\n")
+    with pytest.raises(ValueError, match=r"row 1 has no text"):
+        load_texts(str(file))
+    file.write_text("text,of\na,x\n\nb,y\n")
+    with pytest.raises(ValueError, match=r"row 1 has 0 fields; the header has 2"):
+        load_texts(str(file))
+    file.write_text("text,of\na,x\nb,y\n\n")
+    assert load_texts(str(file))["text"].tolist() == ["a", "b"]

@@ -90,20 +90,29 @@ def load_table(
 
 
 def load_tables(*, paths: list[str], raw: bool = False) -> pd.DataFrame:
-    """Load prompts from several files, one after another; a column that a file lacks is empty.
+    """Load prompts from several files, one after another.
+
+    In the rows of a file that lacks another's column, it is an empty text, or missing if it holds
+    anything else than texts.
 
     Args:
         paths: files, as of `load_table`.
         raw: whether instructions are continued as is, without a chat template.
 
     Raises:
-        ValueError: no files, or as `load_table`.
+        ValueError: no files, files that give a column values of several types, or as `load_table`.
     """
     if not paths:
         raise ValueError("dataset.paths: there is none; valid: one file or more")
-    return pd.concat([load_table(path=path, raw=raw) for path in paths], ignore_index=True).fillna(
-        ""
-    )
+    tables = [load_table(path=path, raw=raw).astype(object) for path in paths]
+    frame = pd.concat(tables, ignore_index=True)
+    for column in frame:
+        values = frame[column].where(frame[column].notna(), None)
+        if all(isinstance(value, str) for value in values.dropna()):
+            frame[column] = values.fillna("")
+        else:
+            frame[column] = own_column(frame.assign(**{str(column): values}), column, str(paths))
+    return frame
 
 
 def fill_templates(

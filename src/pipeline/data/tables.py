@@ -130,7 +130,13 @@ def read_json(file: Path) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    return json.loads(text, parse_float=_Written, object_pairs_hook=_object)
+    return json.loads(
+        text,
+        parse_float=_Written,
+        parse_int=lambda digits: _Written(digits) if digits == "-0" else int(digits),
+        parse_constant=_Written,
+        object_pairs_hook=_object,
+    )
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -162,7 +168,12 @@ def _read_csv(file: Path) -> dict[str, list[Any]]:
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.reader(lines, strict=True)
         header = next(reader, [])
-        rows = [row for row in reader if row]
+        rows = list(reader)
+    while rows and not rows[-1]:
+        rows.pop()
+    if len(header) == 1:
+        # A blank line is the row whose only value is empty.
+        rows = [row or [""] for row in rows]
     if len(set(header)) < len(header):
         raise ValueError(f"two columns have the same name: {', '.join(header)}")
     for number, row in enumerate(rows):
