@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from families import LAYERS, random_prompts, tiny
+from safetensors.torch import save_file
 
 import pipeline
 from pipeline import (
@@ -100,6 +101,21 @@ def test_a_direction_is_saved_and_loaded_for_its_model_and_site(tmp_path, monkey
         load_direction(tmp_path / "d.safetensors", model=model, site=SITE)
 
 
+@pytest.mark.parametrize("provenance", ["[]", "{", "3", '{"model": "x"}', '{"sites": 5}'])
+def test_a_file_with_another_record_is_no_direction(tmp_path, provenance):
+    file = tmp_path / "d.safetensors"
+    save_file({"direction": torch.ones(32)}, file, metadata={"provenance": provenance})
+    with pytest.raises(ValueError, match=r"d.safetensors is no file of `save_direction`: "):
+        load_direction(file, model=tiny("llama"), site=SITE)
+
+
+def test_a_number_is_a_subject():
+    model = tiny("llama")
+    table = prompt_table(model, ["w6 7 w8"], subject=7, raw=True)
+    assert table["subject"].tolist() == ["7"]
+    positions_of(model, table, "subject")
+
+
 WRONG = {
     'model.prompts("one text")': "instructions is one text, 'one text'; valid: a list of texts",
     'prompt_table(model, "one text")': "instructions is one text, 'one text'; valid: a list",
@@ -155,6 +171,12 @@ WRONG = {
     "positions_of(model, pandas.DataFrame({'subject': ['w6']}), 'subject')": (
         "the table has no column 'sample', which `prompt_table` makes"
     ),
+    'logit_lens(model, model.prompts(["w6"]))': "prompts are a list; valid: a table, as `prompt_t",
+    'logit_lens(model, prompt_table(model, ["w6"]).drop(columns="label"))': (
+        "the table has no column 'label', which `prompt_table` makes"
+    ),
+    'prompt_table(model, ["w6"], raw=["yes"])': "raw: 'yes' is no boolean; valid: True, False, or",
+    'prompt_table(model, ["w6"], subject=[["w6"]])': "subject of prompt 0 holds a list, not text",
     "Decoding(max_new_tokens=2.5)": "max_new_tokens 2.5 must be a whole number",
     'Decoding(temperature="1")': "temperature '1' must be a number",
     "Decoding(forbidden=(-1,))": "forbidden (-1,) must be tokens",

@@ -1,6 +1,6 @@
 """Position rules: which tokens of each prompt to collect or edit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -49,15 +49,8 @@ def locate(
             its prompt, or a missing answer; names the sample.
     """
     check_rule(rule, COLLECTED)
-    if not isinstance(dataset, pd.DataFrame):
-        raise ValueError(
-            f"prompts are a {type(dataset).__name__}; valid: a table, as `prompt_table(model, "
-            "texts)` makes it"
-        )
     read = _READ.get(rule, ()) if isinstance(rule, str) else ()
-    missing = [name for name in ("sample", "tokens", *read) if name not in dataset]
-    if missing:
-        raise ValueError(f"the table has no column {missing[0]!r}, which `prompt_table` makes")
+    check_table(dataset, ("sample", "tokens", *read))
     find = _finder(tokenizer, rule, variables)
     tokens: dict[int, Tokens] = {}
     positions_by_sample: dict[int, Place] = {}
@@ -68,6 +61,22 @@ def locate(
         except ValueError as error:
             raise ValueError(f"positions {rule!r} of sample {sample}: {error}") from error
     return tokens, positions_by_sample
+
+
+def check_table(prompts: Any, columns: Sequence[str]) -> None:
+    """Fail unless prompts are a table with columns that `datasets.tokenise` makes.
+
+    Raises:
+        ValueError: they are no table, or it lacks a column.
+    """
+    if not isinstance(prompts, pd.DataFrame):
+        raise ValueError(
+            f"prompts are a {type(prompts).__name__}; valid: a table, as `prompt_table(model, "
+            "texts)` makes it"
+        )
+    for name in columns:
+        if name not in prompts:
+            raise ValueError(f"the table has no column {name!r}, which `prompt_table` makes")
 
 
 def resolve(

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pipeline.data.datasets import PROMPT_COLUMNS, tokenise
 from pipeline.data.positions import resolve
+from pipeline.data.tables import as_text
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Positions
 from pipeline.engine.decoding import Decoding
@@ -39,6 +41,10 @@ def prompt_table(
     Returns:
         The columns of `datasets.PROMPT_COLUMNS`, `columns`, `sample`, `prompt` and `tokens`.
 
+    Raises:
+        ValueError: `raw` is no boolean, or another of these columns holds anything but text and
+            numbers, which become text.
+
     Example:
         table = prompt_table(model, ["The capital of Ruritania is"], subject="Ruritania", raw=True)
         at = positions_of(model, table, "subject")
@@ -55,6 +61,13 @@ def prompt_table(
             if name != "instruction"
         }
     )
+    for value in frame["raw"].unique():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"raw: {value!r} is no boolean; valid: True, False, or one per prompt")
+    for name in set(PROMPT_COLUMNS) - {"subject_start", "raw"}:
+        frame[name] = [
+            as_text(value, f"{name} of prompt {n}") for n, value in enumerate(frame[name])
+        ]
     return tokenise(frame, model.tokenizer, variables=model.template)
 
 
@@ -180,7 +193,7 @@ def load_direction(
         with safe_open(path, framework="pt") as file:
             provenance = Provenance.parse(json.loads((file.metadata() or {})["provenance"]))
             direction: Tensor = file.get_tensor("direction")
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is no file of `save_direction`: {error}") from error
     provenance.require(f"direction {path}", model=model.weights)
     if provenance.sites != (str(site),):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from pipeline.data.positions import locate
+from pipeline.data.positions import check_table, locate
 from pipeline.engine.chunks import passes
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
@@ -68,6 +68,7 @@ def logit_lens(
     Source: nostalgebraist 2020; Belrose et al. 2023 for the KL and the tuned lens; Gurnee et al.
     2026 for the Jacobian lens.
     """
+    check_table(prompts, ("sample", "label", "split", "topic", "tokens"))
     columns = columns or []
     # Tables read from a file hold arrays.
     prompts = prompts.assign(tokens=[[int(token) for token in row] for row in prompts["tokens"]])
@@ -193,11 +194,5 @@ def _streams(
     keepers = {Site(layer, COMPONENT): keep for layer in layers}
     width, first = ids.shape[1], int(columns.min())
     with torch.inference_mode(), hooks.with_hooks(model, keepers):
-        logits = model.hf(
-            ids,
-            attention_mask=mask,
-            position_ids=hooks.token_positions(mask),
-            use_cache=False,
-            logits_to_keep=width - first,
-        ).logits
+        logits = hooks.run_to_logits(model, ids, mask, width - first)
     return streams, logits[rows, columns - first]
