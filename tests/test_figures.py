@@ -117,6 +117,15 @@ def test_effect_of_a_metric_that_is_no_share_has_its_own_axis(
         effect_by_layer(summary, scores, **EFFECT | {"metrics": ["refusal", "n_items"]})
 
 
+def test_the_baseline_is_drawn_in_the_colour_of_its_key(
+    summary: pd.DataFrame, scores: pd.DataFrame
+) -> None:
+    figure = effect_by_layer(summary, scores, **{**EFFECT, "metrics": ["refusal"]})
+    (key,) = [line for line in figure.legends[0].get_lines() if line.get_linestyle() == "--"]
+    drawn = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert [line.get_color() for line in drawn] == [key.get_color()]
+
+
 def test_effect_draws_controls_as_the_mean_over_draws(
     summary: pd.DataFrame, scores: pd.DataFrame
 ) -> None:

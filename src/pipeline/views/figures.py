@@ -90,7 +90,7 @@ def effect_by_layer(
                     continue
                 layers = fitted["layer"].astype(int).tolist()
                 rows = fitted_of(select(scores, arm=arm, metric=metric, at_setting=True))
-                draw_reference(axis, baseline_of(means), colour)
+                draw_reference(axis, baseline_of(means), colour if several else GREY)
                 fill = colour if several else "white"
                 draw_controls(axis, steered, "layer", fill=fill)
                 band = band_over(
@@ -127,7 +127,8 @@ def effect_by_layer(
                 f"Lines: fitted direction; {bands_in_words(bands, cluster)}.",
                 "Dashed: no intervention, strip: its 95 % interval.",
                 controls_in_words(steered),
-                *(["Markers of controls are filled in their metric's colour."] if several else []),
+                "Markers of controls stand side by side at their layer.",
+                *(["They are filled in their metric's colour."] if several else []),
                 *unscored,
             ],
         )

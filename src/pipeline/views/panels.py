@@ -75,8 +75,10 @@ def caption(figure: Figure, sentences: list[str]) -> None:
 
 
 def legend(figure: Figure, keys: dict[str, Line2D]) -> None:
-    """Draw one legend above all panels."""
-    columns = min(len(keys), int(figure.get_figwidth() / 2.6))
+    """Draw one legend above all panels, in as many columns as its longest text allows."""
+    # A character of the legend's font is about 0.085 inches wide; a key with its gaps, 0.7.
+    column = 0.7 + 0.085 * max(map(len, keys))
+    columns = min(len(keys), max(1, int(figure.get_figwidth() / column)))
     figure.legend(keys.values(), keys.keys(), loc="outside upper left", ncols=columns)
 
 
