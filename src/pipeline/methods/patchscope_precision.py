@@ -113,8 +113,8 @@ def next_token_precision(
                 ("surprisal", -p[sample, tokens_read]),
             )
         }
-        kept = rows[["sample", "label", "split", "topic"]]
-        tables.append(kept.assign(layer=layer, **columns))
+        named = rows[["sample", "label", "split", "topic"]]
+        tables.append(named.assign(layer=layer, **columns))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -109,7 +109,9 @@ class LanguageModel:
         tokenizer = load_tokenizer(path, revision)
         if not sys.stderr.isatty():
             transformers.utils.logging.disable_progress_bar()
-        hf = load_weights(path, revision=revision, dtype=DTYPES[chosen], device_map=device_map)
+        hf = load_weights(
+            path, config, revision=revision, dtype=DTYPES[chosen], device_map=device_map
+        )
         ignored = unheeded(hf.generation_config, tokenizer.eos_token_id)
         if ignored:
             log.warning(

@@ -123,6 +123,11 @@ def check_middle(component: str, model: str, parallel: bool) -> None:
         )
 
 
+def undivided(sites: Iterable[Site]) -> list[Site]:
+    """Return the activations that the sites are or are units of, each once."""
+    return list(dict.fromkeys(Site(site.layer, site.component) for site in sites))
+
+
 def chosen_layers(layers: Any, n_layers: int, model: str) -> list[int]:
     """Resolve an option for layers: `all`, `every N` (0, N, 2 N, ...), or a list.
 

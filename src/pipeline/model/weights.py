@@ -96,7 +96,7 @@ def _keys_of(config: Mapping[Any, Any], value: Any) -> list[str]:
 
 
 def load_weights(
-    path: str, *, revision: str | None, dtype: torch.dtype, device_map: str | None
+    path: str, config: Any, *, revision: str | None, dtype: torch.dtype, device_map: str | None
 ) -> Any:
     """Load a transformers model with all of its weights.
 
@@ -108,7 +108,7 @@ def load_weights(
             `empty_model`.
     """
     check_files(local_path(path))
-    empty_model(path, load_config(path, revision))
+    empty_model(path, config)
     placement = {"device_map": device_map} if device_map else {}
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()

@@ -46,16 +46,16 @@ def recovered_by_size(
     rows = select(scores, split=split, arm=[circuit, ranked, random], metric=metric)
     shares = recovered_shares(rows, circuit, ["arm", "n_kept", "draw"], cluster, seed)
     by_arm = {name: shares[shares["arm"] == name] for name in (circuit, ranked, random)}
-    found = by_arm[circuit].iloc[-1]
+    recovered = by_arm[circuit].iloc[-1]
     tops = select(scores, split=split, arm=circuit, metric=correct)
-    is_circuit = tops["n_kept"] == found["n_kept"]
+    is_circuit = tops["n_kept"] == recovered["n_kept"]
     intact, alone = (
         estimate(side["score"], side[cluster], proportion=True, seed=seed)
         for side in (select(tops, role=BASELINE), tops[is_circuit.fillna(False)])
     )
     total = int(rows["n_components"].max())
     drawn = by_arm[random].groupby("n_kept")["value"].agg(["mean", "min", "max"])
-    same = drawn.loc[found["n_kept"]]
+    same = drawn.loc[recovered["n_kept"]]
     with panels(1, width=8.4, height=4.6) as (figure, (axis,)):
         for at in (0, 100):
             axis.axhline(at, color="#444444", lw=1)
@@ -70,9 +70,13 @@ def recovered_by_size(
             at, 100 * line["low"], 100 * line["high"], color=COLOURS[0], alpha=0.2, lw=0
         )
         axis.plot(at, 100 * line["value"], color=COLOURS[0], marker=".", lw=2)
-        x = float(found["n_kept"])
-        axis.vlines(x, 100 * found["low"], 100 * found["high"], color=COLOURS[1], lw=2, zorder=5)
-        axis.plot([x], [100 * found["value"]], marker="*", ms=17, color=COLOURS[1], zorder=6, lw=0)
+        x = float(recovered["n_kept"])
+        axis.vlines(
+            x, 100 * recovered["low"], 100 * recovered["high"], color=COLOURS[1], lw=2, zorder=5
+        )
+        axis.plot(
+            [x], [100 * recovered["value"]], marker="*", ms=17, color=COLOURS[1], zorder=6, lw=0
+        )
         axis.set_xscale("symlog", linthresh=4)
         ticks = [n for n in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if n <= total]
         axis.set_xticks(ticks, [str(n) for n in ticks])
@@ -84,7 +88,7 @@ def recovered_by_size(
         axis.set_ylabel("recovered logit difference (%)")
         axis.set_title(
             f"{int(x)} of {total} components ({100 * x / total:.0f} %) "
-            f"recover {100 * found['value']:.0f} %"
+            f"recover {100 * recovered['value']:.0f} %"
         )
         legend(
             figure,
@@ -98,13 +102,13 @@ def recovered_by_size(
             figure,
             [
                 "0 %: all components ablated; 100 %: the model. The circuit (chosen on other",
-                f"prompts): {_percent(found)}, 95 % interval; random sets of its size:",
+                f"prompts): {_percent(recovered)}, 95 % interval; random sets of its size:",
                 f"{_whole(same['mean'])} % in the mean, {_whole(same['min'])} to",
                 f"{_whole(same['max'])} %. {split.capitalize()} split,",
-                f"n = {int(found['n'])} prompts; bands: 95 %, {cluster}s resampled; grey: range",
-                f"over {int(by_arm[random]['draw'].nunique())} draws. The answer is the top token",
-                f"on {100 * alone.mean:.0f} % ({100 * alone.low:.0f} to {100 * alone.high:.0f}) of",
-                f"prompts, in the model on {100 * intact.mean:.0f} %.",
+                f"n = {int(recovered['n'])} prompts; bands: 95 %, {cluster}s resampled; grey:",
+                f"range over {int(by_arm[random]['draw'].nunique())} draws. The answer is the top",
+                f"token on {100 * alone.mean:.0f} % ({100 * alone.low:.0f} to",
+                f"{100 * alone.high:.0f}) of prompts, in the model on {100 * intact.mean:.0f} %.",
             ],
         )
     return figure

@@ -120,9 +120,9 @@ def without_components(
             site for site, is_in in zip(kept, chosen, strict=True) if is_in
         ]
     for removed, part in parts.items():
-        for base, whole in (("circuit", kept), ("model", sites)):
+        for base, components in (("circuit", kept), ("model", sites)):
             axes: dict[str, Axis] = {"base": base, "removed": removed, "n_removed": len(part)}
-            yield _keeping([site for site in whole if site not in part], edits, axes)
+            yield _keeping([site for site in components if site not in part], edits, axes)
 
 
 def _edits(

@@ -18,7 +18,7 @@ from pipeline.engine.scoring import score_last
 from pipeline.methods.interventions import Replace
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
-from pipeline.model.sites import Site
+from pipeline.model.sites import Site, undivided
 
 ABLATIONS = ("zero", "mean", "mean_by_position", "patched")
 """What a component's output is replaced by.
@@ -153,8 +153,8 @@ def activations(
     """
     check_context(model, tokens)
     sites = list(sites)
-    whole = list(dict.fromkeys(Site(site.layer, site.component) for site in sites))
-    flat, _ = collect(model, tokens, whole, "all", batch_tokens=model.batch_tokens)
+    read_at = undivided(sites)
+    flat, _ = collect(model, tokens, read_at, "all", batch_tokens=model.batch_tokens)
     lengths = list(map(len, tokens))
     padded = {site: pad_sequence(values.split(lengths), True) for site, values in flat.items()}
     outputs = {}

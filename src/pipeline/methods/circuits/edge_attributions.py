@@ -17,7 +17,7 @@ from pipeline.methods.circuits.gradients import EMBED, Batch, batches, path_hook
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.output_projections import head_outputs
-from pipeline.model.sites import Site
+from pipeline.model.sites import Site, undivided
 
 
 def edge_attributions(
@@ -84,10 +84,10 @@ def _edge_scores(
     """Average the attributions of all pairs over prompts, at the clean prompt and on the path."""
     sites = components(model)
     totals = [torch.zeros(len(sites) + 1, len(sites) + 1, dtype=torch.float64) for _ in "ab"]
-    whole = list(dict.fromkeys(Site(site.layer, site.component) for site in sites))
+    read_at = undivided(sites)
     for batch in batches(model, prompts, batch_tokens):
         before, after = (
-            _outputs(model, hooks.read(model, [EMBED, *whole], ids, batch.mask), batch.mask > 0)
+            _outputs(model, hooks.read(model, [EMBED, *read_at], ids, batch.mask), batch.mask > 0)
             for ids in (batch.ids, batch.corrupted)
         )
         changes = after - before
@@ -134,13 +134,7 @@ def _input_gradients(
     sites = [Site(layer, name) for layer in layers for name in names]
     at_sites = {site: partial(start, site) for site in [*sites, last]}
     with torch.enable_grad(), hooks.with_hooks(model, at_sites):
-        logits = model.hf(
-            batch.ids,
-            attention_mask=batch.mask,
-            position_ids=hooks.token_positions(batch.mask),
-            use_cache=False,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        logits = hooks.run_to_logits(model, batch.ids, batch.mask)[:, -1]
         outputs = [Site(layer, name) for layer in layers for name in ("z", "mlp_out")]
         objective = batch.objective(logits).sum()
         reached = [*(seen[site] for site in outputs), seen[last]]

@@ -23,7 +23,7 @@ from pipeline.methods.circuits.gradients import EMBED
 from pipeline.methods.interventions import Add, Replace, Subtract
 from pipeline.model.loading import LanguageModel
 from pipeline.model.output_projections import head_outputs
-from pipeline.model.sites import Site
+from pipeline.model.sites import Site, undivided
 
 INPUT, LOGITS = "input", "logits"
 """The first and the last node: the embeddings, and what the unembedding reads."""
@@ -129,12 +129,12 @@ class _Patches:
         self._model = model
         clean, corrupted = tokens_of(prompts), corrupted_tokens(model, prompts)
         sites = [EMBED, *components(model)]
-        whole = list(dict.fromkeys(Site(site.layer, site.component) for site in sites))
-        self._clean = activations(model, clean, [*sites, *whole])
-        before, after = self._clean, activations(model, corrupted, whole)
+        read_at = undivided(sites)
+        self._clean = activations(model, clean, [*sites, *read_at])
+        before, after = self._clean, activations(model, corrupted, read_at)
         self._changes: dict[Site | None, Tensor] = {None: after[EMBED] - before[EMBED]}
         real = token_mask(clean)[..., None, None]
-        for site in whole[1:]:
+        for site in read_at[1:]:
             if site.component == "mlp_out":
                 self._changes[site] = after[site] - before[site]
                 continue

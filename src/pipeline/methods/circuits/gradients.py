@@ -22,7 +22,7 @@ from pipeline.methods.circuits.components import (
 )
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
-from pipeline.model.sites import Site
+from pipeline.model.sites import Site, undivided
 
 EMBED = Site(0, "embed")
 ROLES = ("answer", "foil", "foil again", "last", "other")
@@ -185,25 +185,25 @@ def _attributions(
     model: LanguageModel, prompts: pd.DataFrame, steps: int, batch_tokens: int
 ) -> Attributions:
     sites = components(model)
-    whole = list(dict.fromkeys(Site(site.layer, site.component) for site in sites))
+    read_at = undivided(sites)
     longest = max(map(len, prompts["tokens"]))
     results = Attributions(
         *({site: torch.zeros(len(prompts), longest) for site in sites} for _ in "ab")
     )
     for batch in batches(model, prompts, batch_tokens):
         clean, corrupted = (
-            hooks.read(model, whole, ids, batch.mask) for ids in (batch.ids, batch.corrupted)
+            hooks.read(model, read_at, ids, batch.mask) for ids in (batch.ids, batch.corrupted)
         )
         gradients: dict[Site, Tensor] = {}
-        sums = {site: torch.zeros_like(clean[site], dtype=torch.float32) for site in whole}
+        sums = {site: torch.zeros_like(clean[site], dtype=torch.float32) for site in read_at}
         for at_input in path_hooks(model, batch, steps):
             with hooks.with_hooks(model, at_input):
                 _, gradients, _ = hooks.differentiate(
-                    model, whole, batch.ids, batch.mask, batch.objective
+                    model, read_at, batch.ids, batch.mask, batch.objective
                 )
-            for site in whole:
+            for site in read_at:
                 sums[site] += gradients[site].float() / steps
-        for site in whole:
+        for site in read_at:
             difference = corrupted[site].float() - clean[site].float()
             # The last step of the path is the clean prompt.
             for estimates, gradient in zip(results, (gradients[site], sums[site]), strict=True):

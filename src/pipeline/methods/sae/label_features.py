@@ -36,15 +36,20 @@ class LabelFeatures(Directions):
     """
 
     @property
-    def chosen(self) -> pd.DataFrame:
-        """The rows of the chosen features.
+    def drawn(self) -> pd.DataFrame:
+        """The rows of the chosen features and of those drawn to compare.
 
         Raises:
             NeedsRun: a stand-in, which has none.
         """
         if self.candidates is None:
             raise NeedsRun("features are not chosen yet")
-        return self.candidates[self.candidates["source"] == FITTED]
+        return self.candidates
+
+    @property
+    def chosen(self) -> pd.DataFrame:
+        """The rows of the chosen features; raises as `drawn`."""
+        return self.drawn[self.drawn["source"] == FITTED]
 
 
 def label_features(
@@ -156,9 +161,7 @@ def clamped_features(
     wanted = chosen_layers(layers, model.n_layers, model.name)
     if isinstance(layers, list) and set(wanted) - set(features.layers):
         raise ValueError(f"layers: {layers}; features are at {features.layers}")
-    _ = features.chosen
-    assert features.candidates is not None
-    for row in features.candidates[features.candidates["layer"].isin(wanted)].itertuples():
+    for row in features.drawn[features.drawn["layer"].isin(wanted)].itertuples():
         site = Site.parse(str(row.site))
         saes.check(model, site)
         for rule, positions_of_rule in rules.items():
