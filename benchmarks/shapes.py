@@ -39,6 +39,19 @@ class Autoencoder:
 
 
 @dataclass(frozen=True)
+class Causal:
+    """Causal work: entities and heads to patch, prompts, and facts to trace and to edit."""
+
+    entities: int
+    heads: int
+    contexts: int
+    facts: int
+    noises: int
+    tokens: int
+    samples: int
+
+
+@dataclass(frozen=True)
 class Size:
     """How much of each work there is.
 
@@ -61,6 +74,7 @@ class Size:
             times their number.
         rows: of 512 bfloat16 numbers, to read back.
         autoencoder: to train.
+        causal: to patch, to trace and to edit.
     """
 
     model: Shape
@@ -80,6 +94,7 @@ class Size:
     every: int
     rows: int
     autoencoder: Autoencoder
+    causal: Causal
 
 
 SIZES = {
@@ -101,6 +116,7 @@ SIZES = {
         every=3,
         rows=2**12,
         autoencoder=Autoencoder(2**17, 256, 128, 512, k=8, planted=128),
+        causal=Causal(3, 4, contexts=3, facts=2, noises=2, tokens=6, samples=3),
     ),
     "full": Size(
         # 44 million parameters.
@@ -135,6 +151,7 @@ SIZES = {
         # 4 GB.
         rows=2**22,
         autoencoder=Autoencoder(2**17, 1024, 512, 4096, k=32, planted=1024),
+        causal=Causal(32, 12, contexts=25, facts=16, noises=10, tokens=10, samples=8),
     ),
 }
 
@@ -151,6 +168,7 @@ SIZES["half the samples"] = replace(
     few=_FULL.few // 2,
     rows=_FULL.rows // 2,
     autoencoder=replace(_FULL.autoencoder, rows=_FULL.autoencoder.rows // 2),
+    causal=replace(_FULL.causal, entities=16, contexts=12, facts=8, samples=4),
 )
 SIZES["two of five conditions"] = replace(
     _FULL, strengths=_FULL.strengths[:2], neurons=_FULL.neurons * 2 // 5

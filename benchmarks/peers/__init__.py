@@ -4,7 +4,7 @@ A peer gives up to four functions, of one batch each; `loops` is what repeats th
 optional: what cannot be imported is not measured, and said so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -28,6 +28,10 @@ class Peer:
         logits: after the last token [batch, vocab], of one hooked pass.
         tokens: [batch, new tokens], greedy, of one hooked `generate`.
         ablated: the same with one neuron set to 0 at the last token.
+        patched: the same with activations set to others.
+        head: the same with one head's output set to another.
+        updated: the same with a rank-one update of a layer's weights.
+        jacobian: rows of the mean Jacobian of the last state by an earlier one.
         lacks: position rules that it does not have.
     """
 
@@ -36,12 +40,24 @@ class Peer:
     logits: Callable[[LanguageModel, Tensor, Tensor, plain.Steered, str], Tensor] | None = None
     tokens: Callable[[LanguageModel, Tensor, Tensor, plain.Steered, str, int], Tensor] | None = None
     ablated: Callable[[LanguageModel, Tensor, Tensor, plain.Neuron], Tensor] | None = None
+    patched: Callable[[LanguageModel, Tensor, Tensor, Sequence[plain.Patch]], Tensor] | None = None
+    head: Callable[[LanguageModel, Tensor, Tensor, Sequence[plain.Patch]], Tensor] | None = None
+    updated: Callable[[LanguageModel, Tensor, Tensor, plain.Update], Tensor] | None = None
+    jacobian: Callable[..., Tensor] | None = None
     lacks: tuple[str, ...] = ()
 
 
 PEERS = {
     "transformers, plain hooks": Peer(
-        "transformers", plain.residuals, plain.logits, plain.tokens, plain.ablated
+        "transformers",
+        plain.residuals,
+        plain.logits,
+        plain.tokens,
+        plain.ablated,
+        patched=plain.patched,
+        head=plain.patched,
+        updated=plain.updated,
+        jacobian=plain.jacobian,
     ),
     "steering-vectors": Peer(
         "steering_vectors",
@@ -55,6 +71,7 @@ PEERS = {
         transformer_lens.logits,
         transformer_lens.tokens,
         transformer_lens.ablated,
+        head=transformer_lens.head,
     ),
     "TransformerLens, stopped before the logits": Peer(
         "transformer_lens", partial(transformer_lens.residuals, stop=True)

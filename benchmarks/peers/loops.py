@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.peers.plain import Neuron, Steered, decode, inputs
+from benchmarks.peers.plain import Neuron, Patch, Steered, Update, decode, inputs
 from pipeline.engine.chunks import passes
 from pipeline.model.loading import LanguageModel
 
@@ -52,6 +52,28 @@ def ablated(
     ids, mask = model.pad(prompts)
     with torch.inference_mode():
         return torch.stack([of(model, ids, mask, one) for one in neurons])
+
+
+def patched(
+    model: LanguageModel,
+    prompts: Prompts,
+    conditions: Sequence[Sequence[Patch]],
+    of: Callable[[LanguageModel, Tensor, Tensor, Sequence[Patch]], Tensor],
+) -> Tensor:
+    """Logits after the last token [conditions, prompts, vocab], one hooked pass per condition."""
+    ids, mask = model.pad(prompts)
+    with torch.inference_mode():
+        return torch.stack([of(model, ids, mask, patches) for patches in conditions])
+
+
+def updated(
+    model: LanguageModel,
+    updates: Sequence[tuple[Update, Prompts]],
+    of: Callable[[LanguageModel, Tensor, Tensor, Update], Tensor],
+) -> Tensor:
+    """Logits after the last token [updates, prompts, vocab] of each update's own prompts."""
+    with torch.inference_mode():
+        return torch.stack([of(model, *model.pad(prompts), update) for update, prompts in updates])
 
 
 def completions(

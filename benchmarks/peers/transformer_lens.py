@@ -6,11 +6,12 @@ compatibility mode, which would fold the norms and centre the weights.
 
 import copy
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from benchmarks.peers.plain import Neuron, Steered, inputs
+from benchmarks.peers.plain import Neuron, Patch, Steered, inputs
 from pipeline.model.loading import LanguageModel
 
 
@@ -57,6 +58,22 @@ def ablated(model: LanguageModel, ids: Tensor, mask: Tensor, neuron: Neuron) -> 
 
     given = inputs(ids, mask)
     hooks = [(f"blocks.{layer}.mlp.out.hook_in", zero)]
+    out = _bridge(model).run_with_hooks(
+        given.pop("input_ids"), fwd_hooks=hooks, logits_to_keep=1, **given
+    )
+    return out[:, -1]
+
+
+def head(model: LanguageModel, ids: Tensor, mask: Tensor, patches: Sequence[Patch]) -> Tensor:
+    """Logits after the last token [batch, vocab], with one head's output at it set to a value."""
+    (patch,) = patches
+
+    def put(hidden: Tensor, hook: Any) -> Tensor:
+        hidden[:, -1, patch.head] = patch.values
+        return hidden
+
+    given = inputs(ids, mask)
+    hooks = [(f"blocks.{patch.layer}.attn.o.hook_in", put)]
     out = _bridge(model).run_with_hooks(
         given.pop("input_ids"), fwd_hooks=hooks, logits_to_keep=1, **given
     )

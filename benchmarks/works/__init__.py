@@ -15,7 +15,9 @@ from benchmarks.works.completing import (
     on_chat,
     on_gpu,
 )
+from benchmarks.works.differentiating import jacobians
 from benchmarks.works.neurons import neuron_sweep
+from benchmarks.works.patching import heads, patchscopes, rank_ones, tracing
 from benchmarks.works.reading import read_back
 from benchmarks.works.scoring import forward_sweep
 
@@ -24,6 +26,11 @@ WORKS: dict[str, Callable[[Size, Path], Work]] = {
     "forward_last": partial(forward_sweep, rule="last"),
     "forward_all": partial(forward_sweep, rule="all"),
     "neurons": neuron_sweep,
+    "heads": heads,
+    "patchscopes": patchscopes,
+    "tracing": tracing,
+    "rank_ones": rank_ones,
+    "jacobians": jacobians,
     "generation_all": partial(generation_sweep, rule="all"),
     "generation_generated": partial(generation_sweep, rule="generated"),
     "generation_few_all": partial(generation_sweep, rule="all", few=True),
