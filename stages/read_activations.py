@@ -1,5 +1,7 @@
 """The model, activations/, fits/ and completions -> readings/: one table per reading."""
 
+import sys
+
 from pipeline.config.errors import at_key
 from stages import Job, main
 
@@ -9,7 +11,12 @@ def run(job: Job) -> None:
     with job.scratch("readings") as work:
         folder = work / "readings"
         folder.mkdir(exist_ok=True)
-        for name, node in job.study.readings.items():
+        for number, (name, node) in enumerate(job.study.readings.items(), 1):
+            print(
+                f"readings: {name}, {number} of {len(job.study.readings)}",
+                file=sys.stderr,
+                flush=True,
+            )
             with at_key(f"readings.{name}"):
                 table = job.call(node, work=work)
             table.to_parquet(folder / f"{name}.parquet")

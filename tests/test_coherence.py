@@ -169,9 +169,9 @@ def test_players_with_planted_scores_are_rated_in_their_order(monkeypatch):
         played = table.iloc[: len(rows)]
         noise = rng.logistic(0, 1, len(rows))
         score = 2.5 * np.log(played["n_tokens"]) - played["temperature"] + noise
-        return pd.DataFrame({"coherence": score})
+        return score.to_numpy() if questions[0] else np.zeros(len(rows))
 
-    monkeypatch.setattr(rating, "coherence_in", planted)
+    monkeypatch.setattr(rating, "log_p_in", planted)
     ratings = pairwise_ratings(tiny("llama"), table, 0, players=["label", "temperature"])
     wide = ratings.pivot(index="player", columns="style_control", values="rating")
     gap = wide.loc["long, temperature 0.5"] - wide.loc["short, temperature 0.5"]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 
 from pipeline.methods.prompting.completion_scores import log_probabilities_after
 from pipeline.model import chat
@@ -67,17 +68,13 @@ def coherence(
     }
     answers = completions["tokens"].tolist()
     rows = completions.drop(columns="tokens").reset_index(drop=True)
-    tables = [
-        pd.concat(
-            [
-                rows.assign(frame=frame, context=context),
-                coherence_in(model, frame, texts, answers),
-            ],
-            axis=1,
-        )
-        for frame in frames
-        for context, texts in asked.items()
-    ]
+    tables = []
+    for frame in frames:
+        log_p = log_p_in(model, frame, [""] * len(answers), answers)
+        for context, texts in asked.items():
+            given = log_p_in(model, frame, texts, answers)
+            columns = {"log_p_given": given, "log_p": log_p, "coherence": given - log_p}
+            tables.append(rows.assign(frame=frame, context=context, **columns))
     if cross_encoder is not None:
         judge = CrossEncoder.load(cross_encoder)
         replies = completions["completion"].tolist()
@@ -100,15 +97,12 @@ def check_frame(frame: str) -> None:
         raise ValueError(f"frame {frame!r} is unknown; valid: {', '.join(FRAMES)}")
 
 
-def coherence_in(
+def log_p_in(
     model: LanguageModel, frame: str, questions: Sequence[str], answers: Sequence[Sequence[int]]
-) -> pd.DataFrame:
-    """Compute `log_p_given`, `log_p` and `coherence` of questions and answers in a frame."""
-    empty = _framed(model, "", frame)
+) -> Float64[np.ndarray, " answers"]:
+    """Compute log p(answer | question) in a frame, in nats; log p(answer) if the question is ""."""
     tokens = {text: _framed(model, text, frame) for text in dict.fromkeys(questions)}
-    given = log_probabilities_after(model, [tokens[text] for text in questions], answers)
-    log_p = log_probabilities_after(model, [empty] * len(answers), answers)
-    return pd.DataFrame({"log_p_given": given, "log_p": log_p, "coherence": given - log_p})
+    return log_probabilities_after(model, [tokens[text] for text in questions], answers)
 
 
 def _framed(model: LanguageModel, question: str, frame: str) -> list[int]:

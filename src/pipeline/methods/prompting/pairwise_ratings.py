@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.measures.ratings import Comparisons, Ratings, rate, style_difference
-from pipeline.methods.prompting.coherence import check_frame, coherence_in
+from pipeline.methods.prompting.coherence import check_frame, log_p_in
 from pipeline.model.loading import LanguageModel
 
 
@@ -54,10 +54,10 @@ def pairwise_ratings(
     has_player = completions[players].notna().all(axis=1) & (completions["n_tokens"] > 0)
     answered = completions[has_player].reset_index(drop=True)
     named = answered[players].apply(lambda row: ", ".join(_shown(*item) for item in row.items()), 1)
-    judged = coherence_in(
-        model, frame, answered["instruction"].tolist(), answered["tokens"].tolist()
-    )
-    answers = answered.assign(player=named, coherence=judged["coherence"])
+    tokens = answered["tokens"].tolist()
+    given = log_p_in(model, frame, answered["instruction"].tolist(), tokens)
+    log_p = log_p_in(model, frame, [""] * len(tokens), tokens)
+    answers = answered.assign(player=named, coherence=given - log_p)
     comparisons, names = _compared(answers)
     games = {
         "comparisons": len(comparisons.a),
