@@ -64,7 +64,8 @@ def patchscopes(size: Size, folder: Path) -> Work:
 
 def heads(size: Size, folder: Path) -> Work:
     """Logits after the last token, each head's output set to its mean there, by itself."""
-    shape = replace(size.model, heads=size.causal.heads)
+    width = size.causal.heads * size.model.width // size.model.heads
+    shape = replace(size.model, heads=size.causal.heads, width=width)
     model, prompts = random_model(shape), random_prompts(size.causal.contexts, shape.vocab)
     units = [(layer, head) for layer in range(shape.layers) for head in range(shape.heads)]
     sites = [Site(layer, "z") for layer in range(shape.layers)]
