@@ -138,8 +138,10 @@ def _draw_panel(axis: Axes, rows: pd.DataFrame, order: list[str], goal: str) -> 
         axis.vlines(x, curve["low"].astype(float), curve["high"].astype(float), **line)
         axis.hlines(y, curve["damage_low"], curve["damage_high"], **line)
         axis.plot(x, y, marker="o", ms=6, lw=2, zorder=4, **style)
-        for strength, at, height in zip(curve["strength"], x, y, strict=True):
-            offset: dict[str, Any] = {"xytext": (6, 6), "textcoords": "offset points"}
+        for number, (strength, at, height) in enumerate(zip(curve["strength"], x, y, strict=True)):
+            # On both sides by turns: neighbours on a curve may lie close together.
+            side, to = ("left", 6) if number % 2 == 0 else ("right", -6)
+            offset: dict[str, Any] = {"xytext": (to, 6), "textcoords": "offset points", "ha": side}
             axis.annotate(f"{strength:g}", (at, height), color=colour, fontsize=10, **offset)
     sign = 1 if goal == "raise" else -1
     front = fitted[
