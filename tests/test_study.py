@@ -248,6 +248,16 @@ def test_a_fit_waits_for_the_last_of_the_fits_that_it_uses():
         params_of(study)
 
 
+def test_a_study_waits_for_the_study_whose_fits_it_reads():
+    read = "readings.cosines.directions=[harmful,{}]"
+    study = compose_study("concept_vectors", [read.format("language/french")], root=ROOT)
+    assert params_of(study)["studies"]["concept_vectors"]["reads"] == "outputs/language/fits"
+    both = read.format("language/french,refusal/direction")
+    study = compose_study("concept_vectors", [both], root=ROOT)
+    with pytest.raises(ValueError, match=r"outputs of language and refusal; DVC can wait for one"):
+        params_of(study)
+
+
 def test_an_override_that_cannot_be_parsed_says_how_to_quote_it():
     message = r"override fits\.x\.token=<\|end\|> cannot be parsed; quote the value within"
     with pytest.raises(ValueError, match=message):

@@ -12,6 +12,7 @@ from pipeline.config.wiring import (
     Stage,
     option_texts,
     ordered_fits,
+    other_studies,
     stages_of,
     used_fits,
 )
@@ -130,9 +131,22 @@ def _uses(study: Study, fit: str, other: str) -> bool:
 
 
 def _source(study: Study) -> str:
-    """Return the path that the dataset is read from; for another study, its completions."""
+    """Return the path that the dataset is read from; of another study, its completions or fits.
+
+    Raises:
+        ValueError: it reads the outputs of several studies.
+    """
+    others = other_studies(study)
+    if len(others) > 1:
+        raise ValueError(
+            f"it reads the outputs of {' and '.join(others)}; DVC can wait for one: run it by "
+            f"`actsweep run {study.name}`, or fit all but one in it"
+        )
     if isinstance(study.dataset.get("study"), str):
         return f"outputs/{study.dataset['study']}/completions.parquet"
+    if others:
+        # For the order alone: what a stage computes depends on the other's config and code.
+        return f"outputs/{others[0]}/fits"
     paths = [
         v for option in study.dataset.values() for v in option_texts(option) if Path(v).exists()
     ]
