@@ -25,6 +25,7 @@ TEXTS = {"README.md": README, **DOCS}
 HEAVY = (
     "refusal",
     "sentiment",
+    "ab_opinions",
     "task_arithmetic",
     "model=",
     "compare",
@@ -136,6 +137,7 @@ def test_every_study_is_in_the_docs():
         if "- /model: embedded\n" not in path.read_text()
     }
     assert set(params["studies"]) == studies - on_others and on_others == {
+        "ab_opinions",
         "sentiment",
         "task_arithmetic",
     }
