@@ -1,11 +1,12 @@
 """What a peer's functions are repeated by: batches of prompts, one condition after the other."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.peers.plain import Neuron, Patch, Steered, Update, decode, inputs
+from benchmarks.peers.plain import Steered, Update, decode, inputs
 from pipeline.engine.chunks import passes
 from pipeline.model.loading import LanguageModel
 
@@ -42,28 +43,16 @@ def scores(
         return torch.stack([of(model, ids, mask, one, rule) for one in steered])
 
 
-def ablated(
+def changed(
     model: LanguageModel,
     prompts: Prompts,
-    neurons: Sequence[Neuron],
-    of: Callable[[LanguageModel, Tensor, Tensor, Neuron], Tensor],
+    changes: Sequence[Any],
+    of: Callable[[LanguageModel, Tensor, Tensor, Any], Tensor],
 ) -> Tensor:
-    """Logits after the last token [neurons, prompts, vocab], one hooked pass per neuron."""
+    """Logits after the last token [changes, prompts, vocab], one hooked pass per change."""
     ids, mask = model.pad(prompts)
     with torch.inference_mode():
-        return torch.stack([of(model, ids, mask, one) for one in neurons])
-
-
-def patched(
-    model: LanguageModel,
-    prompts: Prompts,
-    conditions: Sequence[Sequence[Patch]],
-    of: Callable[[LanguageModel, Tensor, Tensor, Sequence[Patch]], Tensor],
-) -> Tensor:
-    """Logits after the last token [conditions, prompts, vocab], one hooked pass per condition."""
-    ids, mask = model.pad(prompts)
-    with torch.inference_mode():
-        return torch.stack([of(model, ids, mask, patches) for patches in conditions])
+        return torch.stack([of(model, ids, mask, change) for change in changes])
 
 
 def updated(

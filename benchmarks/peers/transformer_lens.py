@@ -6,7 +6,7 @@ compatibility mode, which would fold the norms and centre the weights.
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -40,12 +40,7 @@ def logits(model: LanguageModel, ids: Tensor, mask: Tensor, steered: Steered, ru
         hidden[:, at] += vector
         return hidden
 
-    given = inputs(ids, mask)
-    hooks = [(f"blocks.{layer}.hook_resid_post", add)]
-    out = _bridge(model).run_with_hooks(
-        given.pop("input_ids"), fwd_hooks=hooks, logits_to_keep=1, **given
-    )
-    return out[:, -1]
+    return _hooked(model, ids, mask, f"blocks.{layer}.hook_resid_post", add)
 
 
 def ablated(model: LanguageModel, ids: Tensor, mask: Tensor, neuron: Neuron) -> Tensor:
@@ -56,12 +51,7 @@ def ablated(model: LanguageModel, ids: Tensor, mask: Tensor, neuron: Neuron) -> 
         hidden[:, -1, index] = 0
         return hidden
 
-    given = inputs(ids, mask)
-    hooks = [(f"blocks.{layer}.mlp.out.hook_in", zero)]
-    out = _bridge(model).run_with_hooks(
-        given.pop("input_ids"), fwd_hooks=hooks, logits_to_keep=1, **given
-    )
-    return out[:, -1]
+    return _hooked(model, ids, mask, f"blocks.{layer}.mlp.out.hook_in", zero)
 
 
 def head(model: LanguageModel, ids: Tensor, mask: Tensor, patches: Sequence[Patch]) -> Tensor:
@@ -72,12 +62,7 @@ def head(model: LanguageModel, ids: Tensor, mask: Tensor, patches: Sequence[Patc
         hidden[:, -1, patch.head] = patch.values
         return hidden
 
-    given = inputs(ids, mask)
-    hooks = [(f"blocks.{patch.layer}.attn.o.hook_in", put)]
-    out = _bridge(model).run_with_hooks(
-        given.pop("input_ids"), fwd_hooks=hooks, logits_to_keep=1, **given
-    )
-    return out[:, -1]
+    return _hooked(model, ids, mask, f"blocks.{patch.layer}.attn.o.hook_in", put)
 
 
 def tokens(
@@ -100,6 +85,16 @@ def tokens(
             verbose=False,
         )
     return out[:, ids.shape[1] :]
+
+
+def _hooked(
+    model: LanguageModel, ids: Tensor, mask: Tensor, name: str, hook: Callable[..., Tensor]
+) -> Tensor:
+    given = inputs(ids, mask)
+    out = _bridge(model).run_with_hooks(
+        given.pop("input_ids"), fwd_hooks=[(name, hook)], logits_to_keep=1, **given
+    )
+    return out[:, -1]
 
 
 # Wraps a copy, since the modules of what it is given are replaced.

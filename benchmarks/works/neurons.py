@@ -52,7 +52,7 @@ def neuron_sweep(size: Size, folder: Path) -> Work:
     return Work(
         what=f"{len(neurons)} neurons of one layer x {len(prompts)} prompts, each set to 0, last",
         sides={"actsweep": ours}
-        | {name: partial(loops.ablated, model, prompts, part, of) for name, of in found.items()},
+        | {name: partial(loops.changed, model, prompts, part, of) for name, of in found.items()},
         same=same,
         need=need,
         tokens={"loop": len(neurons) * clean, "shared": clean + again},

@@ -237,7 +237,7 @@ def _of_passes(
     return Work(
         what=what,
         sides={"actsweep": ours}
-        | {name: partial(loops.patched, model, prompts, part, of) for name, of in found.items()},
+        | {name: partial(loops.changed, model, prompts, part, of) for name, of in found.items()},
         same=same,
         need=lambda output: forward_need(model, tokens, logits=output[..., 0].numel()),
         tokens={"loop": len(patches) * sum(map(len, prompts)), "shared": tokens},
