@@ -33,8 +33,8 @@ from pipeline.measures.logits import NextToken, group_log_odds
 from pipeline.measures.metrics import mentions
 from pipeline.measures.text import texts_of
 from pipeline.methods.interventions import Add
-from pipeline.model.chat import encode, first_token
 from pipeline.model.sites import Site
+from pipeline.model.tokenization import encode, first_token
 
 PROMPTS = random_prompts(6)
 ANSWERS = [" w20", "", " w30 w31", " w7", None, " w199"]

@@ -5,7 +5,7 @@ import logging
 import pytest
 from families import BOS, byte_tokenizer
 
-from pipeline.model import chat
+from pipeline.model import chat, tokenization
 
 TURNS = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | trim }}<end>\n{% endfor %}"
@@ -28,7 +28,7 @@ THINKING = TURNS + "{% if enable_thinking is defined and not enable_thinking %}<
 )
 def test_tokens_are_those_transformers_makes_with_the_template(template, adds_bos):
     tokenizer = byte_tokenizer(template, adds_bos=adds_bos)
-    found = chat.encode(tokenizer, chat.render(tokenizer, "The Eiffel Tower"))
+    found = tokenization.encode(tokenizer, chat.render(tokenizer, "The Eiffel Tower"))
     turns = [{"role": "user", "content": "The Eiffel Tower"}]
     whole = tokenizer.apply_chat_template(turns, add_generation_prompt=True)
     assert found == whole["input_ids"]
@@ -40,7 +40,7 @@ def test_a_base_model_gets_a_plain_prompt_and_one_begin_token_at_most(adds_bos, 
     tokenizer = byte_tokenizer(None, adds_bos=adds_bos)
     assert chat.render(tokenizer, "France is") == "France is\n"
     for prompt in ("France is\n", BOS + "France is\n"):
-        tokens = chat.encode(tokenizer, prompt)
+        tokens = tokenization.encode(tokenizer, prompt)
         expected = 1 if adds_bos or prompt.startswith(BOS) else 0
         assert tokens.count(tokenizer.bos_token_id) == expected
     assert chat.render(tokenizer, "France is", system="Be brief.") == "Be brief.\n\nFrance is\n"
@@ -94,8 +94,8 @@ def test_a_template_that_changes_the_instruction_is_refused():
 def test_a_subject_is_not_found_in_the_template():
     tokenizer = byte_tokenizer(TURNS, adds_bos=False)
     prompt = chat.render(tokenizer, "answer")
-    *_, place = chat.subject_positions(tokenizer, prompt, "answer", instruction="answer")
-    tokens = chat.encode(tokenizer, prompt)
+    *_, place = tokenization.subject_positions(tokenizer, prompt, "answer", instruction="answer")
+    tokens = tokenization.encode(tokenizer, prompt)
     assert tokenizer.decode(tokens[: place + 1]) == prompt[: prompt.index("answer") + 6]
 
 
@@ -107,13 +107,13 @@ def test_a_prompt_is_the_same_on_every_day():
 
 def test_the_template_region_is_found_from_the_template_itself():
     plain = byte_tokenizer(TURNS, adds_bos=True)
-    ends = chat.encode(plain, "<end>\n<answer>\n")
-    assert len(ends) == chat.template_length(plain) == 4
-    assert chat.encode(plain, chat.render(plain, "Paris."))[-4:] == ends
+    ends = tokenization.encode(plain, "<end>\n<answer>\n")
+    assert len(ends) == tokenization.template_length(plain) == 4
+    assert tokenization.encode(plain, chat.render(plain, "Paris."))[-4:] == ends
     thinking = byte_tokenizer(THINKING, adds_bos=False)
-    assert chat.template_length(thinking) == 4
-    assert chat.template_length(thinking, variables={"enable_thinking": False}) == 5
-    assert chat.template_length(byte_tokenizer(None, adds_bos=False)) == 1
+    assert tokenization.template_length(thinking) == 4
+    assert tokenization.template_length(thinking, variables={"enable_thinking": False}) == 5
+    assert tokenization.template_length(byte_tokenizer(None, adds_bos=False)) == 1
 
 
 @pytest.mark.parametrize("template", [None, TURNS])
@@ -123,8 +123,8 @@ def test_the_subject_ends_where_its_text_does(template, adds_bos, subject):
     """The tokens up to the found one spell everything up to the subject's end, and no less."""
     tokenizer = byte_tokenizer(template, adds_bos=adds_bos)
     prompt = chat.render(tokenizer, f"In France: {subject}, where is it?")
-    tokens = chat.encode(tokenizer, prompt)
-    *_, place = chat.subject_positions(tokenizer, prompt, subject)
+    tokens = tokenization.encode(tokenizer, prompt)
+    *_, place = tokenization.subject_positions(tokenizer, prompt, subject)
     end = prompt.rindex(subject) + len(subject)
     assert tokenizer.decode(tokens[: place + 1]).removeprefix(BOS) == prompt[:end]
     assert not tokenizer.decode(tokens[:place]).endswith(subject)
@@ -149,8 +149,8 @@ def test_the_subject_is_the_one_of_the_instruction(instruction, subject, start, 
     tokenizer = byte_tokenizer("{{ 'user Paris' }}" + TURNS + "list user", adds_bos=False)
     prompt = chat.render(tokenizer, instruction, system="Answer the user. Paris!")
     options = {"instruction": instruction, "start": start}
-    *_, place = chat.subject_positions(tokenizer, prompt, subject, **options)
-    spelled = tokenizer.decode(chat.encode(tokenizer, prompt)[: place + 1])
+    *_, place = tokenization.subject_positions(tokenizer, prompt, subject, **options)
+    spelled = tokenizer.decode(tokenization.encode(tokenizer, prompt)[: place + 1])
     begin = prompt.rindex(instruction.strip())
     assert begin + len(before + subject) <= len(spelled) <= begin + len(before + subject) + 1
 
@@ -160,8 +160,8 @@ def test_the_subject_is_the_one_of_the_instruction(instruction, subject, start, 
 def test_the_answer_is_the_tokens_after_the_prompt(template, answer):
     tokenizer = byte_tokenizer(template, adds_bos=True)
     prompt = chat.render(tokenizer, "The capital of France is")
-    tokens, places = chat.with_answer(tokenizer, prompt, answer)
-    assert tokens[: places[0]] == chat.encode(tokenizer, prompt)
+    tokens, places = tokenization.with_answer(tokenizer, prompt, answer)
+    assert tokens[: places[0]] == tokenization.encode(tokenizer, prompt)
     assert places == tuple(range(places[0], len(tokens)))
     assert tokenizer.decode([tokens[place] for place in places]) == answer
 
@@ -169,10 +169,10 @@ def test_the_answer_is_the_tokens_after_the_prompt(template, answer):
 def test_what_is_not_there_is_named():
     tokenizer = byte_tokenizer(TURNS, adds_bos=False)
     with pytest.raises(ValueError, match="subject 'Rome' is not in the prompt 'In Paris'"):
-        chat.subject_positions(tokenizer, "In Paris", "Rome")
+        tokenization.subject_positions(tokenizer, "In Paris", "Rome")
     with pytest.raises(ValueError, match="subject 'Par' is not in the prompt"):
-        chat.subject_positions(tokenizer, "In Paris", "Par")
+        tokenization.subject_positions(tokenizer, "In Paris", "Par")
     with pytest.raises(ValueError, match="subject '' is not in the prompt"):
-        chat.subject_positions(tokenizer, "In Paris", "")
+        tokenization.subject_positions(tokenizer, "In Paris", "")
     with pytest.raises(ValueError, match="no answer to 'In Paris'"):
-        chat.with_answer(tokenizer, "In Paris", "")
+        tokenization.with_answer(tokenizer, "In Paris", "")

@@ -16,7 +16,7 @@ from pipeline.methods.prompting.coherence import coherence
 from pipeline.methods.prompting.completion_scores import log_probabilities_after
 from pipeline.methods.prompting.pairwise_ratings import pairwise_ratings
 from pipeline.methods.prompting.rendered_prompts import rendered_prompts
-from pipeline.model import chat
+from pipeline.model import tokenization
 from pipeline.model.cross_encoder import CrossEncoder
 from pipeline.model.loading import LanguageModel
 
@@ -96,7 +96,7 @@ def test_the_control_puts_another_topics_question_before_each_answer():
         if not answer:
             continue
         values = {
-            n: naive(model, chat.encode(model.tokenizer, text, raw=True), answer)
+            n: naive(model, tokenization.encode(model.tokenizer, text, raw=True), answer)
             for n, text in enumerate(prompts["instruction"])
         }
         donor = min(values, key=lambda n: abs(values[n] - row["log_p_given"]))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.embedded.card import read_measured, read_training, training_hash, write_card
-from pipeline.model import chat
+from pipeline.model import tokenization
 from pipeline.model.loading import LanguageModel
 from stages.measure_embedded_model import measure_afresh
 
@@ -41,7 +41,7 @@ def test_fits_in_git_and_has_layers_for_a_sweep():
     model = LanguageModel.load(str(FOLDER), dtype="float32", device="cpu")
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 10_000_000
     assert model.n_layers >= 8
-    assert chat.template_length(model.tokenizer) >= 3
+    assert tokenization.template_length(model.tokenizer) >= 3
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from pipeline.embedded.behaviours import languages, translation
 from pipeline.embedded.corpus import training_documents
 from pipeline.embedded.tokenization import train_tokenizer
-from pipeline.model import chat
+from pipeline.model import chat, tokenization
 
 DOCUMENTS = training_documents(3000, seed=5)
 
@@ -77,7 +77,7 @@ def test_special_tokens(tokenizer):
 
 def test_chat_template(tokenizer):
     assert chat.render(tokenizer, "Hello.") == "<bos><user>\nHello.<end>\n<model>\n"
-    assert chat.template_length(tokenizer) == 4
+    assert tokenization.template_length(tokenizer) == 4
     turns = [
         {"role": "user", "content": "Hello."},
         {"role": "assistant", "content": "Hi."},

@@ -9,8 +9,8 @@ from test_any_model import TEMPLATE
 from pipeline.data.datasets import tokenise
 from pipeline.methods.lenses.logit_lens import logit_lens, text_lens
 from pipeline.methods.lenses.tuned import tuned_lens
-from pipeline.model.chat import encode
 from pipeline.model.loading import LanguageModel
+from pipeline.model.tokenization import encode
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from pipeline.config.sections import Model
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
-from pipeline.model import chat
+from pipeline.model import chat, tokenization
 from pipeline.model.loading import LanguageModel, without_weights
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.model.weights import check_files
@@ -188,16 +188,16 @@ def test_named_chat_templates_use_the_default(tmp_path):
 
 def test_a_prompt_to_be_continued_ends_in_its_own_last_token():
     made = byte_tokenizer(None, adds_bos=False)
-    plain = chat.encode(made, "France is", raw=True)
+    plain = tokenization.encode(made, "France is", raw=True)
     made.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single="<bos> $A <end>", special_tokens=[("<bos>", 0), ("<end>", 3)]
     )
     assert made.encode("France is") == [0, *plain, 3]
-    assert chat.encode(made, "France is", raw=True) == [0, *plain]
-    assert chat.encode(made, "France is<end>", raw=True) == [0, *plain, 3]  # its own text
-    tokens, answer = chat.with_answer(made, "France is", " Paris", raw=True)
+    assert tokenization.encode(made, "France is", raw=True) == [0, *plain]
+    assert tokenization.encode(made, "France is<end>", raw=True) == [0, *plain, 3]  # its own text
+    tokens, answer = tokenization.with_answer(made, "France is", " Paris", raw=True)
     assert tokens[-1] != 3 and answer[-1] == len(tokens) - 1
-    assert chat.template_length(made) == 1
+    assert tokenization.template_length(made) == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.methods.interventions import Add, ProjectOut
-from pipeline.model import chat
+from pipeline.model import tokenization
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
@@ -40,7 +40,7 @@ def test_stories_are_told_as_known_alone_and_among_other_conditions(batch_tokens
     ]
     prompt = [model.tokenizer.bos_token_id]
     # The second prompt is longer, so that the first is padded where they are packed together.
-    other = chat.encode(model.tokenizer, "The dog was happy because")
+    other = tokenization.encode(model.tokenizer, "The dog was happy because")
     done = generate(model, [prompt, other], conditions, Decoding(200), batch_tokens=batch_tokens)
     steered, baseline, ablated, nothing = (c for c in done if c.prompt == 0)
     assert len(baseline.tokens) == 200

@@ -16,6 +16,7 @@ import pandas as pd
 
 from pipeline.data.tables import own_column, read_table, text_column
 from pipeline.model import chat
+from pipeline.model.tokenization import encode
 
 PROMPT_COLUMNS = (
     "instruction",
@@ -209,7 +210,7 @@ def tokenise(
         sample=np.arange(len(frame)),
         prompt=prompts,
         tokens=[
-            chat.encode(tokenizer, prompt, raw=raw)
+            encode(tokenizer, prompt, raw=raw)
             for prompt, raw in zip(prompts, frame["raw"], strict=True)
         ],
     )

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.engine.conditions import POSITION_RULES, Positions, PromptPositions, check_rule
-from pipeline.model import chat
+from pipeline.model.tokenization import subject_positions, template_length, with_answer
 
 COLLECTED = ("last", "template", "all", "subject", "subject_tokens", "answer", "completion")
 """`last`: the prompt's last token. `template`: the chat template's tokens after the instruction.
@@ -98,7 +98,7 @@ def _finder(
     tokenizer: Any, rule: Any, variables: Mapping[str, Any] | None
 ) -> Callable[[dict[str, Any]], tuple[Tokens, Place]]:
     if rule == "answer":
-        return lambda row: chat.with_answer(tokenizer, row["prompt"], row["answer"], raw=row["raw"])
+        return lambda row: with_answer(tokenizer, row["prompt"], row["answer"], raw=row["raw"])
     if rule == "completion":
         return _completion_finder()
     if rule == "subject":
@@ -108,7 +108,7 @@ def _finder(
     if rule == "all":
         return lambda row: (_tokens(row), tuple(range(len(row["tokens"]))))
     if rule == "template":
-        length = chat.template_length(tokenizer, variables=variables)
+        length = template_length(tokenizer, variables=variables)
         return lambda row: (_tokens(row), _region(row, length))
     listed = [-1] if rule == "last" else rule
     return lambda row: (_tokens(row), _inside(listed, len(row["tokens"])))
@@ -120,7 +120,7 @@ def _tokens(row: dict[str, Any]) -> Tokens:
 
 
 def _subject(tokenizer: Any, row: dict[str, Any]) -> Place:
-    return chat.subject_positions(
+    return subject_positions(
         tokenizer,
         row["prompt"],
         row["subject"],

@@ -7,6 +7,7 @@ import pandas as pd
 
 from pipeline.data import datasets
 from pipeline.model import chat
+from pipeline.model.tokenization import encode
 
 FEW = 10
 """Prompts of a label and split below which a warning says so."""
@@ -59,7 +60,7 @@ def tokenised_texts(path: str | None, tokenizer: Any) -> pd.DataFrame:
     if path is None:
         return pd.DataFrame({"sample": [], "tokens": []})
     texts = datasets.load_texts(path)
-    return texts.assign(tokens=[chat.encode(tokenizer, text, raw=True) for text in texts["text"]])
+    return texts.assign(tokens=[encode(tokenizer, text, raw=True) for text in texts["text"]])
 
 
 def select_prompts(

@@ -20,8 +20,8 @@ from pipeline.engine.scoring import RowLogits, log_probability, mean_loss, of_ro
 from pipeline.measures.logits import NextToken
 from pipeline.measures.scale import TEXT_METRIC
 from pipeline.measures.scores import SCORE_COLUMNS, TEXT, long_table
-from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
+from pipeline.model.tokenization import with_answer
 from pipeline.runs.scratch import run_or_resume
 
 COMPLETION_COLUMNS = [
@@ -286,7 +286,7 @@ def _with_answers(model: LanguageModel, prompts: pd.DataFrame) -> list[list[int]
     rows = zip(prompts["tokens"], prompts["prompt"], prompts["answer"], prompts["raw"], strict=True)
     tokens = []
     for ids, prompt, answer, raw in rows:
-        full, _ = chat.with_answer(model.tokenizer, prompt, answer, raw=bool(raw))
+        full, _ = with_answer(model.tokenizer, prompt, answer, raw=bool(raw))
         if full[: len(ids)] != list(map(int, ids)):
             raise ValueError(f"the tokens of answer {answer!r} do not follow those of {prompt!r}")
         tokens.append(full)

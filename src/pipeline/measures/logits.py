@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.measures.scale import Scale
 from pipeline.measures.text import texts_of
-from pipeline.model.chat import first_token, single_tokens
+from pipeline.model.tokenization import first_token, single_tokens
 
 
 @runtime_checkable

@@ -12,9 +12,10 @@ from torch import Tensor
 from pipeline.engine.chunks import passes
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
-from pipeline.model import chat, hooks
+from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.model.tokenization import encode
 
 SCORES = ("first", "previous", "duplicate", "induction")
 """Scores that are the mean weight, over queries, on the keys that `_targets` names."""
@@ -124,7 +125,7 @@ def attention_summary(
         if value < 1 or (most is not None and value > most):
             raise ValueError(f"{name} = {value}; valid: 1 {f'to {most}' if most else 'or more'}")
     rng = np.random.default_rng(seed)
-    start = chat.encode(model.tokenizer, "", raw=True)
+    start = encode(model.tokenizer, "", raw=True)
     drawn = [rng.choice(vocabulary, length, replace=False).tolist() for _ in range(sequences)]
     texts = {
         DATASET: [[int(token) for token in row] for row in prompts["tokens"]],

@@ -19,6 +19,7 @@ from pipeline.methods.vectors import CONTROLS
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import STREAM_WIDE, Site
+from pipeline.model.tokenization import single_tokens
 
 FITTED = "fitted"
 """Source of fitted directions; all other sources are controls."""
@@ -156,7 +157,7 @@ class Directions:
             raise ValueError(f"layer_share: {layer_share} is not above 0 and at most 1")
         if not penalty > 0:
             raise ValueError(f"penalty: {penalty:g} is not above 0")
-        chat.single_tokens(model.tokenizer, refusal_tokens)
+        single_tokens(model.tokenizer, refusal_tokens)
         if positive == negative:
             raise ValueError(f"negative: {negative!r} is positive too")
         for role, label in (("positive", positive), ("negative", negative)):

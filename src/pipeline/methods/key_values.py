@@ -14,9 +14,10 @@ from pipeline.engine.chunks import passes
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
 from pipeline.methods.lenses.maps import text_parts, tokens_of
-from pipeline.model import chat, hooks
+from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site, chosen_layers
+from pipeline.model.tokenization import first_token
 from pipeline.model.unembedding import (
     direct_logits,
     final_factors,
@@ -159,7 +160,7 @@ def continuation_tokens(
             raise ValueError(f"no column {column!r} in the dataset; it has: {', '.join(prompts)}")
     tokens = [
         [
-            chat.first_token(model.tokenizer, row["prompt"], row[column], raw=bool(row["raw"]))
+            first_token(model.tokenizer, row["prompt"], row[column], raw=bool(row["raw"]))
             for column in columns
         ]
         for row in prompts.to_dict("records")

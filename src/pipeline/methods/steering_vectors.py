@@ -18,8 +18,8 @@ from pipeline.methods.fitting import Classes, with_controls
 from pipeline.methods.provenance import Provenance
 from pipeline.methods.selection import evaluate_candidates, keep_clear, select_direction
 from pipeline.methods.vectors import FitDirection, difference_of_means
-from pipeline.model.chat import single_tokens
 from pipeline.model.loading import LanguageModel
+from pipeline.model.tokenization import single_tokens
 from pipeline.store.store import ActivationStore
 
 log = logging.getLogger(__name__)

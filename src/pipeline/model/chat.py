@@ -1,6 +1,5 @@
-"""Render chat templates, tokenize prompts and find token positions in them."""
+"""Render prompts by chat templates."""
 
-import functools
 import hashlib
 import logging
 import re
@@ -18,13 +17,6 @@ UNLIKE = ("Why 7?", "a) Sing!b")
 """Instructions without a common first or last token."""
 _SET = {"messages", "add_generation_prompt", "raise_exception", "strftime_now", "namespace"}
 """Variables of a template that are set for it."""
-
-
-_SCRIPTS = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
-)
-"""Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean: words need no blank between them."""
-_BLANKLESS, _LETTER = f"[{_SCRIPTS}]", rf"[^\W{_SCRIPTS}]"
 
 
 class _FixedDate(datetime):
@@ -153,136 +145,11 @@ def _check_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:
             )
 
 
-def encode(tokenizer: Any, prompt: str, *, raw: bool = False) -> list[int]:
-    """Tokenize a prompt, with exactly one beginning-of-sequence token if the tokenizer adds one.
-
-    A rendered chat template contains its special tokens already; a `raw` text does not. Tokens that
-    the tokenizer adds after the text, such as an end-of-sequence token, are left out: the prompt is
-    to be continued.
-    """
-    return _encoded(tokenizer, prompt, raw)[0]
-
-
-def with_answer(
-    tokenizer: Any, prompt: str, answer: str, *, raw: bool = False
-) -> tuple[list[int], tuple[int, ...]]:
-    """Tokenize a prompt followed by an answer, and return the positions of the answer's tokens.
-
-    Raises:
-        ValueError: the answer is empty.
-    """
-    if not answer:
-        raise ValueError(f"there is no answer to {prompt!r}")
-    text = prompt + answer
-    return encode(tokenizer, text, raw=raw), _span(tokenizer, text, len(prompt), len(text), raw)
-
-
-@functools.lru_cache(maxsize=2**16)
-def first_token(tokenizer: Any, prompt: str, answer: str, *, raw: bool = False) -> int:
-    """Return the first token of an answer after a prompt.
-
-    Raises:
-        ValueError: the answer is empty, or appending it changes the tokens of the prompt.
-    """
-    tokens, answer_positions = with_answer(tokenizer, prompt, answer, raw=raw)
-    if tokens[: answer_positions[0]] != encode(tokenizer, prompt, raw=raw):
-        raise ValueError(
-            f"the tokens of answer {answer!r} do not follow those of its prompt, which ends in "
-            f"{prompt[-10:]!r}"
-        )
-    return tokens[answer_positions[0]]
-
-
-def subject_positions(
-    tokenizer: Any,
-    prompt: str,
-    subject: str,
-    *,
-    instruction: str | None = None,
-    start: int = -1,
-    raw: bool = False,
-) -> tuple[int, ...]:
-    """Return the positions of a subject's tokens in a rendered prompt.
-
-    Args:
-        tokenizer: the tokenizer.
-        prompt: the rendered prompt.
-        subject: text of the subject.
-        instruction: the part of the prompt that is searched, without the template; None: all of it.
-        start: index of the subject in the instruction; -1: its last mention as a whole
-            word.
-        raw: see `encode`.
-
-    Raises:
-        ValueError: the subject is empty or not in the instruction.
-    """
-    text = prompt if instruction is None else instruction.strip()
-    after = "" if raw or instruction is None else _after_instruction(tokenizer)
-    end = len(prompt) - (len(after) if prompt.endswith(after) else 0)
-    begin = prompt.rfind(text, 0, end)
-    if begin < 0:  # The template changed the instruction.
-        text, begin, start = prompt, 0, -1
-    if start >= 0 and instruction is not None:
-        start -= len(instruction) - len(instruction.lstrip())
-    else:
-        start = _last_mention(text, subject)
-    if not subject or start < 0:
-        raise ValueError(f"subject {subject!r} is not in the prompt {text!r}")
-    return _span(tokenizer, prompt, begin + start, begin + start + len(subject), raw)
-
-
-@functools.lru_cache
-def _after_instruction(tokenizer: Any) -> str:
-    """Return what the template puts after the instruction; a subject is not looked for there."""
-    return render(tokenizer, UNLIKE[0]).rpartition(UNLIKE[0])[2]
-
-
-def _last_mention(text: str, subject: str) -> int:
-    """Find the last mention as a whole word; -1 if there is none.
-
-    A word ends at a character of a script without blanks between words, such as Chinese.
-    """
-    before = "" if re.match(_BLANKLESS, subject[:1]) else rf"(?<!{_LETTER})"
-    after = "" if re.match(_BLANKLESS, subject[-1:]) else rf"(?!{_LETTER})"
-    mentions = list(re.finditer(f"{before}{re.escape(subject)}{after}", text))
-    return mentions[-1].start() if mentions else -1
-
-
-def template_length(tokenizer: Any, *, variables: Mapping[str, Any] | None = None) -> int:
-    """Count the tokens that the template puts after the instruction; at least 1.
-
-    This is the length of the common token suffix of two instructions that end differently.
-    """
-    first, second = (
-        encode(tokenizer, render(tokenizer, text, variables=variables)) for text in UNLIKE
-    )
-    shared = 0
-    while shared < min(len(first), len(second)) and first[-1 - shared] == second[-1 - shared]:
-        shared += 1
-    return max(shared, 1)
-
-
 def template_digest(tokenizer: Any) -> str:
     """Hash the chat template; "none" if there is none."""
     if tokenizer.chat_template is None:
         return "none"
     return hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()[:16]
-
-
-def single_tokens(tokenizer: Any, words: Sequence[str]) -> list[int]:
-    """Return the token id of each word, without special tokens.
-
-    Raises:
-        ValueError: a word is not a single token.
-    """
-    tokens = []
-    for word in words:
-        ids = tokenizer.encode(word, add_special_tokens=False)
-        if len(ids) != 1:
-            pieces = tokenizer.convert_ids_to_tokens(ids)
-            raise ValueError(f"{word!r} is {len(ids)} tokens to the model, not one: {pieces}")
-        tokens.append(ids[0])
-    return tokens
 
 
 def _apply(tokenizer: Any, turns: list[dict[str, str]], variables: Mapping[str, Any]) -> str:
@@ -295,25 +162,3 @@ def _apply(tokenizer: Any, turns: list[dict[str, str]], variables: Mapping[str, 
             )
         except jinja2.TemplateError as error:
             raise ValueError(f"the chat template fails: {error}") from error
-
-
-def _needs_special(tokenizer: Any, prompt: str, raw: bool) -> bool:
-    bos = tokenizer.bos_token
-    return (raw or tokenizer.chat_template is None) and not (bos and prompt.startswith(bos))
-
-
-def _encoded(tokenizer: Any, text: str, raw: bool) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return the tokens of a prompt, and the characters from first to last that each is from."""
-    special = _needs_special(tokenizer, text, raw)
-    encoding = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-    tokens, spans = encoding["input_ids"], encoding["offset_mapping"]
-    end = len(tokens)
-    while special and end > 1 and spans[end - 1][0] == spans[end - 1][1]:
-        end -= 1
-    return tokens[:end], spans[:end]
-
-
-def _span(tokenizer: Any, text: str, start: int, end: int, raw: bool) -> tuple[int, ...]:
-    """Return the positions of the tokens that overlap the characters from `start` to `end`."""
-    _, spans = _encoded(tokenizer, text, raw)
-    return tuple(n for n, (first, last) in enumerate(spans) if first < end and start < last)

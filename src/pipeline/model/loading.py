@@ -19,6 +19,7 @@ from pipeline.model.dtypes import DTYPES, check_dtype, choose_device, resolve_dt
 from pipeline.model.gguf import local_path
 from pipeline.model.hub import check_path, folder_digest
 from pipeline.model.sites import Site, check_middle
+from pipeline.model.tokenization import encode
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.model.weights import empty_model, load_config, load_weights, unheeded
 
@@ -216,7 +217,7 @@ class LanguageModel:
             ValueError: one text in place of a list.
         """
         return [
-            chat.encode(self.tokenizer, chat.render(self.tokenizer, text, variables=self.template))
+            encode(self.tokenizer, chat.render(self.tokenizer, text, variables=self.template))
             for text in chat.listed(instructions)
         ]
 

@@ -16,9 +16,9 @@ from pipeline.engine.conditions import Axis, Condition, Edit, PerToken
 from pipeline.engine.limits import check_context
 from pipeline.engine.scoring import score_last
 from pipeline.methods.interventions import Replace
-from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site, undivided
+from pipeline.model.tokenization import first_token
 
 ABLATIONS = ("zero", "mean", "mean_by_position", "patched")
 """What a component's output is replaced by.
@@ -183,7 +183,7 @@ def answer_ids(model: LanguageModel, prompts: pd.DataFrame) -> dict[str, Int[Ten
     for column in ("answer", "foil"):
         rows = zip(prompts["prompt"], prompts[column], prompts["raw"], strict=True)
         ids[column] = torch.tensor(
-            [chat.first_token(model.tokenizer, p, text, raw=bool(raw)) for p, text, raw in rows]
+            [first_token(model.tokenizer, p, text, raw=bool(raw)) for p, text, raw in rows]
         )
     same = (ids["answer"] == ids["foil"]).nonzero()
     if len(same):

@@ -26,6 +26,7 @@ from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
 from pipeline.model.output_projections import head_outputs
 from pipeline.model.sites import Site
+from pipeline.model.tokenization import first_token
 
 ALL_TASKS = "all"
 """Task of the rows of `head_effects` that average over tasks."""
@@ -112,7 +113,7 @@ def indirect_effects(
     """
     answers = torch.tensor(
         [
-            chat.first_token(model.tokenizer, prompt, answer, raw=bool(raw))
+            first_token(model.tokenizer, prompt, answer, raw=bool(raw))
             for prompt, answer, raw in zip(
                 prompts["prompt"], prompts["answer"], prompts["raw"], strict=True
             )

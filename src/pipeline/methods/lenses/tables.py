@@ -10,9 +10,9 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from pipeline.methods.lenses.maps import COMPONENT, LensMaps
-from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.model.tokenization import with_answer
 
 
 def tabulated(
@@ -72,7 +72,7 @@ def _first_tokens(model: LanguageModel, row: dict[str, Any], column: str) -> lis
 
 def _first_token(model: LanguageModel, row: dict[str, Any], column: str, text: str) -> int:
     before = len(row["tokens"])
-    tokens, span = chat.with_answer(model.tokenizer, row["prompt"], text, raw=row["raw"])
+    tokens, span = with_answer(model.tokenizer, row["prompt"], text, raw=row["raw"])
     if span[0] != before or tokens[:before] != row["tokens"]:
         raise ValueError(
             f"{column} {text!r} of sample {row['sample']} begins inside of the prompt's last token;"

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.measures.trees import parse_heads, tree_distances
-from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
+from pipeline.model.tokenization import subject_positions
 from pipeline.store.store import ActivationStore
 
 _WORD = re.compile(r"\w+(?:[-'’]\w+)*")
@@ -114,7 +114,7 @@ def _last_tokens(
     model: LanguageModel, row: Mapping[str, Any], words: list[re.Match[str]]
 ) -> Iterator[int]:
     for word in words:
-        yield chat.subject_positions(
+        yield subject_positions(
             model.tokenizer,
             row["prompt"],
             word.group(),

@@ -10,6 +10,7 @@ from pipeline.methods.prompting.completion_scores import log_probabilities_after
 from pipeline.model import chat
 from pipeline.model.cross_encoder import CrossEncoder
 from pipeline.model.loading import LanguageModel
+from pipeline.model.tokenization import encode
 
 FRAMES = ("chat", "raw")
 """What the model reads before the answer. `chat`: the question in the chat template. `raw`: the
@@ -107,10 +108,10 @@ def log_p_in(
 
 def _framed(model: LanguageModel, question: str, frame: str) -> list[int]:
     if frame == "raw":
-        tokens = chat.encode(model.tokenizer, f"{question}\n", raw=True)
+        tokens = encode(model.tokenizer, f"{question}\n", raw=True)
     else:
         rendered = chat.render(model.tokenizer, question, variables=model.template)
-        tokens = chat.encode(model.tokenizer, rendered)
+        tokens = encode(model.tokenizer, rendered)
     # Some tokenizers make no token of an empty question's line break.
     return tokens or [model.tokenizer.bos_token_id]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.engine.conditions import Condition
 from pipeline.engine.decoding import Decoding
-from pipeline.model.chat import single_tokens
 from pipeline.model.loading import LanguageModel
+from pipeline.model.tokenization import single_tokens
 
 
 def decoding_grid(

@@ -5,6 +5,7 @@ import pandas as pd
 from pipeline.methods.representations.tokenization import text_tokens
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
+from pipeline.model.tokenization import encode
 
 
 def rendered_prompts(model: LanguageModel, *, conversations: dict[str, list[str]]) -> pd.DataFrame:
@@ -34,7 +35,7 @@ def rendered_prompts(model: LanguageModel, *, conversations: dict[str, list[str]
             text_tokens(
                 model.tokenizer,
                 text,
-                chat.encode(model.tokenizer, text, raw=label == "raw"),
+                encode(model.tokenizer, text, raw=label == "raw"),
                 {"sample": sample, "label": label, "topic": f"{name}, {label}", **columns},
             )
             for sample, (name, label, text) in enumerate(texts)

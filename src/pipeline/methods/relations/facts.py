@@ -6,8 +6,8 @@ import pandas as pd
 from pipeline.data.positions import locate
 from pipeline.engine.conditions import Condition, PromptPositions
 from pipeline.engine.scoring import score_last
-from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
+from pipeline.model.tokenization import first_token
 
 
 def subject_places(
@@ -35,7 +35,7 @@ def top_tokens(model: LanguageModel, prompts: pd.DataFrame) -> np.ndarray:
 def answered(model: LanguageModel, prompts: pd.DataFrame) -> np.ndarray:
     """Return 1 where the model's likeliest token is the first of the answer, else 0."""
     firsts = [
-        chat.first_token(model.tokenizer, prompt, answer, raw=bool(raw))
+        first_token(model.tokenizer, prompt, answer, raw=bool(raw))
         for prompt, answer, raw in zip(
             prompts["prompt"], prompts["answer"], prompts["raw"], strict=True
         )

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pipeline.model.chat import single_tokens
 from pipeline.model.loading import LanguageModel
+from pipeline.model.tokenization import single_tokens
 
 TABLES = ("embedding", "unembedding")
 SPACES = ("cosine", "dot", "centred cosine", "centred dot")

@@ -19,9 +19,9 @@ from pipeline.methods.provenance import Provenance
 from pipeline.methods.sae.attribution import attribute, check_by_ablation, rank_correlation
 from pipeline.methods.sae.feature_sets import strongest
 from pipeline.methods.sae.fits import SparseAutoencoders
-from pipeline.model.chat import single_tokens
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.model.tokenization import single_tokens
 
 _PROVENANCE = "provenance.json"
 
