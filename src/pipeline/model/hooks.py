@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pipeline.model.finite import check_finite
@@ -70,11 +70,12 @@ def read(
         ValueError: activations of a token that are not finite.
     """
     activations: dict[Site, Tensor] = {}
+    finite: dict[Site, Tensor] = {}
     ordered = sorted(sites, key=lambda site: site.depth)
 
     def hook(site: Site) -> Hook:
         def store(hidden: Tensor) -> None:
-            _check_tokens(model, hidden, mask, f"activations at {site}")
+            finite[site] = _finite_rows(hidden, mask)
             activations[site] = gather(hidden).clone()
             if site == ordered[-1]:
                 raise _StopForward
@@ -84,6 +85,9 @@ def read(
     hooks = {site: hook(site) for site in ordered}
     with torch.inference_mode(), with_hooks(model, hooks), suppress(_StopForward):
         run_blocks(model, ids, mask)
+    # After the pass: on a GPU, a look at each value would wait for it.
+    for site, rows in finite.items():
+        check_finite(rows, model.dtype, f"activations at {site}")
     return activations
 
 
@@ -96,7 +100,7 @@ def run_blocks(model: LanguageModel, ids: Tensor, mask: Tensor) -> None:
     hidden = model.decoder(
         ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False
     ).last_hidden_state
-    _check_tokens(model, hidden, mask, "final states")
+    check_finite(_finite_rows(hidden, mask), model.dtype, "final states")
 
 
 def run_to_logits(
@@ -114,7 +118,7 @@ def run_to_logits(
         use_cache=False,
         logits_to_keep=last,
     ).logits
-    _check_tokens(model, logits, mask[:, -last:], "logits")
+    check_finite(_finite_rows(logits, mask[:, -last:]), model.dtype, "logits")
     return logits
 
 
@@ -196,14 +200,13 @@ def token_positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def _check_tokens(model: LanguageModel, values: Tensor, mask: Tensor, what: str) -> None:
-    """Fail if a token has values that are not finite; those at padding mean nothing."""
+def _finite_rows(values: Tensor, mask: Tensor) -> Bool[Tensor, " batch"]:
+    """Whether all values of a row's tokens are finite; those at padding mean nothing."""
     finite = values.isfinite().all(-1)
     if finite.ndim == 3:
         # An attention pattern: [batch, head, query].
         finite = finite.all(1)
-    padding = mask.to(values.device) == 0
-    check_finite((finite | padding).all(-1), model.dtype, what)
+    return (finite | (mask.to(values.device) == 0)).all(-1)
 
 
 def _register(model: LanguageModel, site: Site, hook: Hook) -> list[Any]:
