@@ -12,7 +12,10 @@ from stages import ROOT
 def main() -> None:
     """Compose every study in params.yaml; an invalid study keeps its previous config."""
     errors: list[str] = []
-    params = read_params(ROOT / "params.yaml")
+    try:
+        params = read_params(ROOT / "params.yaml")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     configs = ROOT / "outputs" / "config"
     for name in params["studies"]:
         try:

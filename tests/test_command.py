@@ -172,6 +172,12 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path):
     )  # fmt: skip
     assert done.stdout.startswith("python") and done.stderr == ""
     assert done.returncode == 0
+    line = f"{sys.executable} -m pipeline.cli run {' '.join(SMALL)} --dry-run | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line],
+        cwd=folder, env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert "interrupted" not in done.stderr and done.returncode == 0
 
 
 @pytest.mark.slow

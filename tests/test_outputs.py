@@ -16,9 +16,10 @@ from pipeline.cli import main
 from pipeline.config.study import compose_study, load_study, save_study
 from pipeline.config.wiring import stages_of
 from pipeline.engine.conditions import BASELINE, CANDIDATE
+from pipeline.measures.scale import TEXT_METRIC
 from pipeline.measures.statistics import paired_difference
 from pipeline.runs.comparison import compare_named
-from pipeline.runs.outputs import find_output, outputs
+from pipeline.runs.outputs import command_of, find_output, is_finished, outputs
 from pipeline.runs.records import run_file, take_record
 from pipeline.runs.reuse import is_kept, reused, stamp
 from pipeline.runs.trace import read_record, trace, with_record
@@ -36,6 +37,7 @@ def write_run(root: Path, name: str, scores: dict[str, list[float]], *, seed: in
     n = len(scores["baseline"])
     prompts = {"sample": range(n), "instruction": [f"q{i}" for i in range(n)], "topic": "t"}
     pd.DataFrame(prompts).to_parquet(folder / "dataset.parquet")
+    pd.DataFrame({"sample": range(5), "text": list("abcde")}).to_parquet(folder / "texts.parquet")
     roles = {"baseline": BASELINE, "steered": CANDIDATE}
     rows = [{"condition": side, "arm": "add", "role": role} for side, role in roles.items()]
     pd.DataFrame(rows).to_parquet(folder / "conditions.parquet")
@@ -94,10 +96,25 @@ def test_an_unfinished_run_is_marked_and_not_taken_for_its_study(tmp_path, monke
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "outputs" / "lists").mkdir()
+    (tmp_path / "outputs" / "lists" / "dataset.parquet").touch()
     main(["list"])
-    newest, oldest = capsys.readouterr().out.splitlines()
+    restored, newest, oldest = capsys.readouterr().out.splitlines()
+    assert restored.startswith("outputs/lists has no config here, as after `dvc checkout`: dvc")
     assert "refusal-22222222" in newest and newest.endswith("(unfinished)")
     assert "refusal-11111111" in oldest and "unfinished" not in oldest
+    with pytest.raises(ValueError, match=r"outputs/lists has no config here.*: dvc repro compose"):
+        find_output(tmp_path, "lists")
+
+
+def test_the_command_that_goes_on_with_an_output(tmp_path):
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    by_dvc = write_run(tmp_path, "refusal", SCORES)
+    by_hand = write_run(tmp_path, "refusal-22222222", SCORES, seed=3)
+    study = load_study(by_hand / "config.yaml")
+    assert not is_finished(by_hand, study)
+    assert command_of(by_hand, study) == "actsweep run refusal sweep.seed=3"
+    assert command_of(by_dvc, study) == "dvc repro figures@refusal"
 
 
 def test_an_experiment_is_compared_by_its_finished_record(tmp_path):
@@ -114,6 +131,7 @@ def test_an_experiment_is_compared_by_its_finished_record(tmp_path):
     assert comparison.config["key"].tolist() == ["sweep.seed"]
     assert set(comparison.summary["difference"]) == {0.0}
     assert not comparison.summary["paired"].any()
+    assert "`dvc exp apply exp-1` brings its scores" in comparison.note
     with pytest.raises(ValueError, match="exp-1 and exp-1 are the same run"):
         compare_named(tmp_path, "exp-1", "exp-1")
     with pytest.raises(ValueError, match="'exp-2' has no results"):
@@ -145,6 +163,31 @@ def test_runs_on_the_same_prompts_are_compared_prompt_by_prompt(tmp_path):
     assert change["difference"] == pytest.approx(0.05) and change["high"] - change["low"] < 0.3
     with pytest.raises(ValueError, match="refusal and refusal are the same run"):
         compare_named(tmp_path, "refusal", "refusal")
+
+
+def test_perplexities_of_the_same_texts_are_paired(tmp_path):
+    """Losses that differ much between texts and little between runs."""
+    losses = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
+    folders = []
+    for name, rise in {"refusal": 0.0, "refusal-22222222": 0.1}.items():
+        folder = write_run(tmp_path, name, SCORES, seed=len(folders))
+        table = pd.read_parquet(folder / "scores.parquet")
+        of_texts = {"condition": "baseline", "split": "text", "sample": range(5), "repeat": 0}
+        rows = pd.DataFrame({**of_texts, "score": losses + rise, "metric": TEXT_METRIC})
+        pd.concat([table, rows]).to_parquet(folder / "scores.parquet")
+        numbers = json.loads((folder / "headline.json").read_text())
+        perplexity = {"mean": float(np.exp((losses + rise).mean())), "low": 1.0, "high": 90.0}
+        numbers["add"]["perplexity"] = {"baseline": perplexity}
+        (folder / "headline.json").write_text(json.dumps(numbers))
+        folders.append(folder)
+    rows = compare_named(tmp_path, "refusal", "refusal-22222222").summary.set_index("key")
+    row = rows.loc["add.perplexity.baseline"]
+    assert row["paired"] and row["difference"] == pytest.approx(np.exp(3.2) - np.exp(3.1))
+    assert row["low"] == pytest.approx(row["difference"]) == row["high"]
+    texts = pd.read_parquet(folders[0] / "texts.parquet")
+    texts.assign(text="another").to_parquet(folders[0] / "texts.parquet")
+    rows = compare_named(tmp_path, "refusal", "refusal-22222222").summary.set_index("key")
+    assert not rows.loc["add.perplexity.baseline", "paired"]
 
 
 def test_runs_on_other_prompts_are_taken_as_independent(tmp_path):
@@ -194,6 +237,22 @@ def test_a_figure_and_a_page_are_traced(tmp_path):
             read_record(tmp_path / file)
 
 
+def test_a_run_by_hand_is_traced_to_the_commit_that_it_ran_at(tmp_path):
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    folder = write_run(tmp_path, "refusal-22222222", SCORES, seed=3)
+    (folder / "figures").mkdir()
+    made_from = {"study": folder.name, "config": "x"}
+    save(Figure(), folder / "figures" / "f.png", made_from)
+    traced = dict(trace(folder / "figures" / "f.png", tmp_path))
+    assert traced["code"].startswith("the run has no record here")
+    file = run_file(tmp_path, "refusal", folder.name, "plot_figures")
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"commit": "c0ffee", "dirty": True}))
+    traced = dict(trace(folder / "figures" / "f.png", tmp_path))
+    assert traced["code"] == "commit c0ffee, with changes that were not committed"
+    assert traced["remake"] == "actsweep run refusal sweep.seed=3"
+
+
 def test_a_commit_is_named_only_if_it_has_all_of_the_data(tmp_path):
     """Data that another study has too, such as equal prompts, says nothing of a figure's code."""
     folder = write_run(tmp_path, "refusal", SCORES)
@@ -235,7 +294,7 @@ def test_the_record_of_a_taken_stage_comes_with_it_and_its_warnings(tmp_path):
     assert take_record(tmp_path, "mine", "mine-9", "mine-2", "collect") == []
 
 
-def test_a_stage_with_the_same_key_is_taken_from_another_run(tmp_path):
+def test_a_stage_with_the_same_key_is_taken_from_another_run(tmp_path, caplog):
     first, second = tmp_path / "a", tmp_path / "b"
     for folder in (first, second):
         folder.mkdir()
@@ -258,4 +317,5 @@ def test_a_stage_with_the_same_key_is_taken_from_another_run(tmp_path):
     (first / "table").unlink()
     (first / "table").write_text("z")
     assert not is_kept(first, ["store", "table"], ".collect.key", "k")
+    assert f"{first / 'table'} is not as its stage wrote it, and is not used" in caplog.text
     assert reused(second, ["store", "table"], ".collect.key", "k") is None

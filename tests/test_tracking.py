@@ -299,6 +299,8 @@ def test_the_md5_of_a_folder_is_of_its_names_and_contents(tmp_path):
         return tracking.md5(tmp_path / name)
 
     first = folder("a", {"x": "1", "deep/y": "2"})
+    # As `dvc add a` writes it into a.dvc.
+    assert first == "d10153553a2a35263b22876220342452.dir"
     assert first == folder("b", {"deep/y": "2", "x": "1"})
     assert first != folder("c", {"x": "1", "deep/y": "3"})
     assert first != folder("d", {"x": "1", "y": "2"})

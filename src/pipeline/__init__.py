@@ -19,6 +19,7 @@ _NAMES = {
     "ProjectOut": "pipeline.methods.interventions",
     "RankOne": "pipeline.methods.interventions",
     "Replace": "pipeline.methods.interventions",
+    "Scale": "pipeline.measures.scale",
     "Site": "pipeline.model.sites",
     "Subtract": "pipeline.methods.interventions",
     "activation_table": "pipeline.methods.notebook",

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         # The reader, such as `head`, has all that it wants.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if options.command == "run":
+        if options.command == "run" and not options.dry_run:
             _interrupted(arguments, KeyboardInterrupt())
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -106,8 +106,8 @@ def _run_stages(study: Study, folder: Path) -> None:
             print(f"{stage}: finished before, kept")
             continue
         (folder / name).unlink(missing_ok=True)
-        # Figures name their run, and are quickly drawn.
-        own = stage.name == "plot_figures"
+        # Quickly made; figures name their run, and W&B has each run's numbers.
+        own = stage.name in ("score_metrics", "plot_figures")
         other = None if own else reused(folder, stage.outputs, name, key)
         if other is not None:
             print(f"{stage}: the same as in {other}, taken from there")
@@ -142,11 +142,13 @@ def _say_cost(study: Study, cost: "Cost", folder: Path) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from pipeline.runs.outputs import outputs
+    from pipeline.runs.outputs import outputs, uncomposed
 
     listed = outputs(_project())
     if not listed:
         print("no outputs yet: dvc repro, or actsweep run STUDY")
+    for name in uncomposed(_project()):
+        print(f"outputs/{name} has no config here, as after `dvc checkout`: dvc repro compose")
     for output in listed:
         unfinished = "" if output.finished else "  (unfinished)"
         print(
@@ -168,10 +170,13 @@ def _show(options: argparse.Namespace) -> None:
 def _print_study(folder: Path, completions: int) -> None:
     from pipeline.config.inputs import Inputs
     from pipeline.config.study import config_file, load_study
+    from pipeline.runs.outputs import command_of, is_finished
     from pipeline.views.numbers import main_numbers, setting_in_words
 
     study = load_study(config_file(folder))
     print(f"\n{study.name}: {study.question}\n")
+    if not is_finished(folder, study):
+        print(f"unfinished; to go on: {command_of(folder, study)}\n")
     metrics = {}
     if (folder / "headline.json").is_file():
         metrics = json.loads((folder / "headline.json").read_text())

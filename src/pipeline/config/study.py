@@ -135,7 +135,9 @@ def check_packages(packages: Sequence[str]) -> None:
     for package in (*PACKAGES, *packages):
         spec = find_spec(package) if package.isidentifier() else None
         if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-            raise ValueError(f"{package!r} is not an installed Python package with an __init__.py")
+            raise ValueError(
+                f"{package!r} is no Python package or module, installed or beside conf/"
+            )
 
 
 def _typed(config: Any) -> Study:

@@ -1,7 +1,9 @@
 """Compare the outputs of two runs, prompt by prompt where both have the same prompts."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pandas as pd
 
 from pipeline.config.study import config_file, load_study
 from pipeline.engine.conditions import BASELINE
+from pipeline.measures.scale import TEXT_METRIC
 from pipeline.measures.statistics import Estimate, paired_difference
 from pipeline.runs.outputs import find_output
 from pipeline.runs.records import Comparison, compare, read_runs
@@ -36,7 +39,12 @@ def compare_named(root: Path, a: str, b: str) -> Comparison:
         return compare_outputs(folders[a], folders[b])
     records = [experiments.get(name) or _record(folders[name]) for name in (a, b)]
     comparison = compare(*records)
-    return Comparison(comparison.config, comparison.summary.assign(paired=False))
+    named = next(name for name in (a, b) if name in experiments)
+    note = (
+        f"{named} is known by its record alone, so that nothing is paired; `dvc exp apply {named}` "
+        "brings its scores into outputs"
+    )
+    return Comparison(comparison.config, comparison.summary.assign(paired=False), note)
 
 
 def compare_outputs(a: Path, b: Path) -> Comparison:
@@ -83,6 +91,9 @@ def _paired(
 ) -> Iterator[tuple[str, Estimate]]:
     """Yield the paired difference of every number that both runs have on the same prompts."""
     scores, other_scores = (_scores(folder) for folder in (a, b))
+    losses = [_losses(folder) for folder in (a, b)]
+    texts, other_texts = (pd.read_parquet(folder / "texts.parquet") for folder in (a, b))
+    same_texts = texts.equals(other_texts)
     score = load_study(config_file(a)).score
     shares = pd.read_parquet(a / "summary.parquet").groupby("metric")["share"].first()
     for arm in numbers:
@@ -91,6 +102,7 @@ def _paired(
             continue
         alike = {}
         for side, key in SIDES.items():
+            steered = side == "steered"
             if side not in numbers[arm] or side not in others[arm]:
                 continue
             rows, other_rows = (
@@ -107,6 +119,13 @@ def _paired(
                     seed=score.seed,
                 )
                 yield f"{arm}.{side}", found
+            of_texts = [
+                _of(table, arm, TEXT_METRIC, each[arm]["conditions"][key] if steered else None)
+                for table, each in zip(losses, (numbers, others), strict=True)
+                if "perplexity" in each[arm]
+            ]
+            if len(of_texts) == 2 and same_texts:
+                yield f"{arm}.perplexity.{side}", _of_perplexities(*of_texts, seed=score.seed)
         if len(alike) == len(SIDES):
             changes = [
                 _change(*pair) for pair in zip(alike["steered"], alike["baseline"], strict=True)
@@ -119,6 +138,14 @@ def _paired(
             )
 
 
+def _of_perplexities(losses: pd.DataFrame, other_losses: pd.DataFrame, *, seed: int) -> Estimate:
+    """Estimate P_b - P_a = P_a (e^d - 1), d the mean difference of the texts' losses, paired."""
+    rise = paired_difference(other_losses, losses, cluster="sample", share=False, seed=seed)
+    before = math.exp(losses["score"].mean())
+    mean, low, high = (before * math.expm1(value) for value in (rise.mean, rise.low, rise.high))
+    return replace(rise, mean=mean, low=low, high=high)
+
+
 def _change(steered: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
     """Subtract the scores of the same sample and repeat."""
     keys = ["sample", "repeat"]
@@ -127,10 +154,22 @@ def _change(steered: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
 
 
 def _scores(folder: Path) -> pd.DataFrame:
+    """Read the scores of prompts, with their instructions and topics."""
+    scores = _with_arms(folder)
     prompts = pd.read_parquet(folder / "dataset.parquet")
+    return scores[scores["metric"] != TEXT_METRIC].merge(prompts, on="sample")
+
+
+def _losses(folder: Path) -> pd.DataFrame:
+    """Read the losses of the study's texts, whose samples are their own."""
+    scores = _with_arms(folder)
+    return scores[scores["metric"] == TEXT_METRIC]
+
+
+def _with_arms(folder: Path) -> pd.DataFrame:
     conditions = pd.read_parquet(folder / "conditions.parquet")[["condition", "arm", "role"]]
     scores = pd.read_parquet(folder / "scores.parquet").drop(columns="split")
-    return scores.merge(conditions, on="condition").merge(prompts, on="sample")
+    return scores.merge(conditions, on="condition")
 
 
 def _of(scores: pd.DataFrame, arm: str, metric: str, condition: str | None) -> pd.DataFrame:

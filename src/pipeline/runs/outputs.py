@@ -5,8 +5,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.config.sections import Study
 from pipeline.config.study import config_file, load_study
 from pipeline.config.wiring import stages_of
+from pipeline.runs.records import shortest_overrides
 
 
 class Output(NamedTuple):
@@ -40,8 +42,31 @@ def find_output(root: Path, name: str) -> Path:
     for output in sorted(listed, key=lambda output: not output.finished):
         if output.study == name:
             return root / "outputs" / output.name
+    if name in uncomposed(root):
+        raise ValueError(
+            f"outputs/{name} has no config here, as after `dvc checkout`: dvc repro compose"
+        )
     known = ", ".join(sorted({each for output in listed for each in (output.name, output.study)}))
     raise ValueError(f"{name!r} has no results in outputs; there are: {known or 'none'}")
+
+
+def uncomposed(root: Path) -> list[str]:
+    """List output folders without a config, such as those of `dvc checkout` in a new clone."""
+    folders = [file.parent for file in root.glob("outputs/*/dataset.parquet")]
+    return sorted(folder.name for folder in folders if not config_file(folder).is_file())
+
+
+def is_finished(folder: Path, study: Study) -> bool:
+    """Whether all stages of a study have ended."""
+    return all((folder / path).exists() for stage in stages_of(study) for path in stage.outputs)
+
+
+def command_of(folder: Path, study: Study) -> str:
+    """Return the command that makes an output folder, or goes on with it."""
+    if folder.name == study.name and not (folder / "config.yaml").is_file():
+        return f"dvc repro figures@{study.name}"
+    root = folder.parent.parent
+    return " ".join(["actsweep run", study.name, *shortest_overrides(study, root)])
 
 
 def _outputs(root: Path) -> Iterator[Output]:
@@ -51,8 +76,6 @@ def _outputs(root: Path) -> Iterator[Output]:
         if config.is_file():
             study = load_study(config)
             newest = max(path.stat().st_mtime for path in folder.iterdir())
-            ended = all(
-                (folder / path).exists() for stage in stages_of(study) for path in stage.outputs
-            )
             written = datetime.fromtimestamp(newest)
+            ended = is_finished(folder, study)
             yield Output(folder.name, study.name, study.model.path, written, ended)

@@ -27,10 +27,12 @@ class Comparison(NamedTuple):
         summary: columns `key`, `a`, `b` and `difference` = b - a. If both are estimates with an
             interval, also `low` and `high` of the difference and whether it `excludes_zero`. NaN
             if a number is missing.
+        note: why numbers are not paired, if there is a reason to tell.
     """
 
     config: pd.DataFrame
     summary: pd.DataFrame
+    note: str = ""
 
 
 def run_file(root: Path, study: str, study_id: str, stage: str) -> Path:

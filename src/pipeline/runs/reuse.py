@@ -1,6 +1,7 @@
 """Keep a stage's outputs if nothing changed, or take them from another run that made the same."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from pathlib import Path
 
 from pipeline.runs.scratch import full_disk_named
 from pipeline.runs.tracking import md5
+
+log = logging.getLogger(__name__)
 
 
 def stamp(folder: Path, outputs: Sequence[str], stamp_file: str, key: str) -> None:
@@ -22,7 +25,8 @@ def stamp(folder: Path, outputs: Sequence[str], stamp_file: str, key: str) -> No
 def is_kept(folder: Path, outputs: Sequence[str], stamp_file: str, key: str) -> bool:
     """Whether a stage has finished with this key, and its files are as it wrote them.
 
-    The MD5 of a file is computed only if its time has changed.
+    The MD5 of a file is computed only if its time has changed. Warns about a file that another
+    program has changed.
     """
     try:
         record = json.loads((folder / stamp_file).read_text())
@@ -30,9 +34,13 @@ def is_kept(folder: Path, outputs: Sequence[str], stamp_file: str, key: str) -> 
             return False
         files = {str(path.relative_to(folder)): path for path in _files(folder, outputs)}
         recorded = record["files"]
-        return set(files) == set(recorded) and all(
-            _is_as_written(path, *recorded[name]) for name, path in files.items()
-        )
+        if set(files) != set(recorded):
+            return False
+        for name, path in files.items():
+            if not _is_as_written(path, *recorded[name]):
+                log.warning("%s is not as its stage wrote it, and is not used", path)
+                return False
+        return True
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

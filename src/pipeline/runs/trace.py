@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from subprocess import run as run_command
 
 import yaml
 
 from pipeline.config.study import config_file, load_study
-from pipeline.runs.records import shortest_overrides
+from pipeline.runs.outputs import command_of
+from pipeline.runs.records import run_file
 from pipeline.runs.tracking import md5
 
 KEY = "made_from"
@@ -49,19 +50,10 @@ def trace(file: Path, root: Path) -> Iterator[tuple[str, str]]:
             "not here" if not there.exists() else "as now" if md5(there) == checksum else "changed"
         )
         yield "data", f"{there.relative_to(root)}, md5 {checksum}: {state}"
-    commit = _commit(root, list(record.values()))
-    yield (
-        "code",
-        (
-            f"commit {commit}, which put this data into dvc.lock"
-            if commit
-            else "no commit has a dvc.lock with all of this data, as of a run by hand"
-        ),
-    )
-    if config.is_file() and not by_dvc:
-        yield "remake", " ".join(["actsweep run", study.name, *shortest_overrides(study, root)])
-    else:
-        yield "remake", f"dvc repro figures@{name}"
+    by_hand = config.is_file() and not by_dvc
+    yield "code", _of_run(root, study.name, name) if by_hand else _of_lock(root, record.values())
+    made_by = command_of(folder, study) if config.is_file() else f"dvc repro figures@{name}"
+    yield "remake", made_by
 
 
 def read_record(file: Path) -> dict[str, str]:
@@ -87,6 +79,23 @@ def read_record(file: Path) -> dict[str, str]:
         raise ValueError(f"{file} has no record of what it was made from")
     record: dict[str, str] = json.loads(text)
     return record
+
+
+def _of_run(root: Path, study: str, study_id: str) -> str:
+    """Say at which commit a run by hand drew its figures."""
+    file = run_file(root, study, study_id, "plot_figures")
+    if not file.is_file():
+        return "the run has no record here: .actsweep/runs is of another copy of the project"
+    run = json.loads(file.read_text())
+    changed = ", with changes that were not committed" if run["dirty"] else ""
+    return f"commit {run['commit']}{changed}" if run["commit"] else "no commit"
+
+
+def _of_lock(root: Path, checksums: Iterable[str]) -> str:
+    commit = _commit(root, list(checksums))
+    if commit is None:
+        return "no commit has a dvc.lock with all of this data"
+    return f"commit {commit}, which put this data into dvc.lock"
 
 
 def _commit(root: Path, checksums: Sequence[str]) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path
 from subprocess import run as run_command
 from typing import Any
@@ -81,7 +82,7 @@ class WandbRun(Run):
     def __init__(self, run: Any) -> None:
         super().__init__()
         self._run = run
-        run.define_metric("layer")
+        run.define_metric("layer", summary="none")
         # Without a summary: it would be the last layer's value, by which runs would be sorted.
         run.define_metric("layer/*", step_metric="layer", summary="none")
 
@@ -210,11 +211,14 @@ def tracked_run(
 
 
 def md5(path: Path) -> str:
-    """Compute the MD5 of a file, or of the names and MD5s of a folder's files, in hexadecimal."""
+    """Compute the MD5 of a file or a folder as dvc.lock has it; a folder's ends in `.dir`."""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        lines = [f"{file.relative_to(path).as_posix()} {md5(file)}\n" for file in files]
-        return hashlib.md5("".join(lines).encode()).hexdigest()
+        files = {file.relative_to(path).as_posix(): file for file in path.rglob("*")}
+        listed = [
+            {"md5": md5(file), "relpath": name} for name, file in files.items() if file.is_file()
+        ]
+        listed.sort(key=itemgetter("relpath"))
+        return f"{hashlib.md5(json.dumps(listed).encode()).hexdigest()}.dir"
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 

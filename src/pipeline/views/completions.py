@@ -54,7 +54,8 @@ def side_by_side(sweep: pd.DataFrame, baseline_id: str, steered_id: str, n: int,
     column = (width - 3) // 2
     blocks = []
     for row in completion_table(sweep, baseline_id, steered_id, n).to_dict("records"):
-        title = f"[{row['sample']}.{row['repeat']}] {row['instruction']}"
+        repeat = f", repeat {row['repeat']}" if (sweep["repeat"] > 0).any() else ""
+        title = f"[{row['sample']}{repeat}] {row['instruction']}"
         left = ["baseline", "-" * column, *_lines(row["baseline"], row["baseline_stopped"], column)]
         right = ["steered", "-" * column, *_lines(row["steered"], row["steered_stopped"], column)]
         height = max(len(left), len(right))

@@ -37,6 +37,8 @@ def told(comparison: Comparison, a: str, b: str, *, width: int) -> Iterator[str]
     ).drop(columns="excludes_zero")
     yield ""
     yield from _wrapped(NUMBERS, width)
+    if comparison.note:
+        yield from _wrapped(comparison.note, width)
     yield from _laid_out(numbers.map(_number), width)
 
 
