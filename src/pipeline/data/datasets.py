@@ -89,21 +89,27 @@ def load_table(
     return checked(frame.assign(subject_start=-1, raw=raw), path)
 
 
-def load_tables(*, paths: list[str], raw: bool = False) -> pd.DataFrame:
+def load_tables(
+    *,
+    paths: list[str],
+    raw: bool = False,
+    chat: list[str] = [],  # noqa: B006 - never changed
+) -> pd.DataFrame:
     """Load prompts from several files, one after another; a column that a file lacks is empty.
 
     Args:
         paths: files, as of `load_table`.
         raw: whether instructions are continued as is, without a chat template.
+        chat: further files, whose instructions are put into the chat template in any case.
 
     Raises:
         ValueError: no files, or as `load_table`.
     """
     if not paths:
         raise ValueError("dataset.paths: there is none; valid: one file or more")
-    return pd.concat([load_table(path=path, raw=raw) for path in paths], ignore_index=True).fillna(
-        ""
-    )
+    tables = [load_table(path=path, raw=raw) for path in paths]
+    tables += [load_table(path=path) for path in chat]
+    return pd.concat(tables, ignore_index=True).fillna("")
 
 
 def fill_templates(

@@ -1,0 +1,193 @@
+"""What a fine-tuned model gains on the trained skill, and loses on everything else."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.data.prompts import answered_tokens, select_prompts
+from pipeline.engine.collection import collect
+from pipeline.engine.conditions import Condition
+from pipeline.engine.scoring import cross_entropy, score_and_match
+from pipeline.methods.fine_tuning.weights import TunedWeights
+from pipeline.methods.lenses.maps import text_parts, tokens_of
+from pipeline.methods.prompting.completion_scores import log_probabilities_after
+from pipeline.model.loading import LanguageModel
+from pipeline.model.replaced_weights import replaced_weights
+from pipeline.model.sites import Site
+from pipeline.model.unembedding import lens_logits
+
+UNCHANGED = "unchanged"
+"""Variant of the model as it was before the training, at step 0."""
+_ROWS = 256
+"""Positions unembedded at a time."""
+
+
+def tuned_answers(
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    fits: Mapping[str, Any],
+    *,
+    variants: dict[str, str],
+    splits: list[str] = ["test"],  # noqa: B006 - never changed
+) -> pd.DataFrame:
+    """Tabulate log p of every prompt's answer, and whether greedy decoding begins with it.
+
+    Args:
+        model: the model before the training.
+        prompts: a dataset with answers, those of the trained skill and of others.
+        fits: contains the variants.
+        variants: name of a variant -> its fit of `fine_tuned`.
+        splits: of the prompts.
+
+    Returns:
+        One row per prompt, variant and checkpoint, those of `UNCHANGED` first: `sample`, `label`,
+        `topic`, `split`, `trained`, whether rows with this label were trained on; `variant`,
+        `step`, `log_p` in nats, and `right`, 1 or 0.
+
+    Raises:
+        ValueError: no such fit, one of another model, or a prompt without an answer.
+    """
+    chosen = select_prompts(prompts, None, splits).reset_index(drop=True)
+    rows = [list(map(int, row)) for row in chosen["tokens"]]
+    answers = [
+        full[len(row) :]
+        for full, row in zip(answered_tokens(chosen, model.tokenizer), rows, strict=True)
+    ]
+    trained = set(prompts.loc[prompts["split"] == "train", "label"])
+    table = chosen[["sample", "label", "topic", "split"]].assign(
+        trained=chosen["label"].isin(trained)
+    )
+    tables = []
+    for variant, step in _variants(model, fits, variants):
+        log_p, right = score_and_match(
+            model, rows, answers, [Condition()], batch_tokens=model.batch_tokens
+        )[0].T
+        scores = {"log_p": log_p.double().numpy(), "right": right.double().numpy()}
+        tables.append(table.assign(variant=variant, step=step, **scores))
+    return pd.concat(tables, ignore_index=True)
+
+
+def tuned_texts(
+    model: LanguageModel,
+    texts: pd.DataFrame,
+    fits: Mapping[str, Any],
+    *,
+    variants: dict[str, str],
+    longest: int = 64,
+) -> pd.DataFrame:
+    """Tabulate the loss of unrelated texts, and how far the model's predictions have moved.
+
+    kl = mean over positions of sum_v p(v) (log p(v) - log q(v)), p before the training and q after.
+    The texts are the test part of `text_parts`, of which no row is replayed.
+
+    Args:
+        model: the model before the training.
+        texts: the study's `text`.
+        fits: contains the variants.
+        variants: name of a variant -> its fit of `fine_tuned`.
+        longest: tokens of a text that are used.
+
+    Returns:
+        One row per text, variant and checkpoint, those of `UNCHANGED` first: `text`, `variant`,
+        `step`, `n_tokens`, `loss` and `kl` in nats per token.
+
+    Raises:
+        ValueError: no such fit, one of another model, or too few texts.
+    """
+    listed = [row for row in tokens_of(text_parts(texts)["test"], longest) if len(row) > 1]
+    final = Site(model.n_layers - 1, "resid_post")
+    tables = []
+    before: Tensor | None = None
+    for variant, step in _variants(model, fits, variants):
+        budget = model.batch_tokens
+        (losses,) = cross_entropy(model, listed, [Condition()], batch_tokens=budget)
+        states, rows = collect(model, listed, [final], "all", batch_tokens=budget)
+        before = states[final] if before is None else before
+        divergences = _divergences(model, before, states[final])
+        means = pd.Series(divergences.numpy()).groupby(rows["prompt"].to_numpy()).mean()
+        tables.append(
+            pd.DataFrame(
+                {
+                    "text": range(len(listed)),
+                    "variant": variant,
+                    "step": step,
+                    "n_tokens": [len(row) - 1 for row in listed],
+                    "loss": losses.double().numpy(),
+                    "kl": means.to_numpy(),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def training_rows(
+    model: LanguageModel, fits: Mapping[str, Any], *, variants: dict[str, str]
+) -> pd.DataFrame:
+    """Tabulate how likely each training row was to the model before it was trained on it.
+
+    Args:
+        model: the model before the training.
+        fits: contains the variants.
+        variants: name of a variant -> its fit of `fine_tuned`.
+
+    Returns:
+        One row per variant and training row: `variant`, `kind` (`target` or `replay`), `row`,
+        `times`, how often it was in a batch, `n_tokens` that the loss counts, and `loss`, their
+        mean loss in nats, whose exponential is the perplexity.
+
+    Raises:
+        ValueError: no such fit, or one of another model.
+    """
+    tables = []
+    for variant, name in variants.items():
+        fit: TunedWeights = fits[name]
+        fit.check(model, Site(0, "resid_pre"))
+        split = [
+            (list(map(int, tokens[:start])), list(map(int, tokens[start:])))
+            for tokens, start in zip(fit.rows["tokens"], fit.rows["start"], strict=True)
+        ]
+        logs = log_probabilities_after(model, *map(list, zip(*split, strict=True)))
+        counts = [len(counted) for _, counted in split]
+        columns = {"row": range(len(split)), "n_tokens": counts, "loss": -logs / counts}
+        table = fit.rows[["kind", "times"]].reset_index(drop=True)
+        tables.append(table.assign(variant=variant, **columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _variants(
+    model: LanguageModel, fits: Mapping[str, Any], variants: Mapping[str, str]
+) -> Iterator[tuple[str, int]]:
+    """Yield each variant's name and step while the model has its weights, the unchanged one first.
+
+    Raises:
+        ValueError: a variant named as the unchanged model, or as `TunedWeights.of_step`.
+    """
+    if UNCHANGED in variants:
+        raise ValueError(f"variants: {UNCHANGED!r} names the model before the training")
+    yield UNCHANGED, 0
+    for variant, name in variants.items():
+        fit: TunedWeights = fits[name]
+        for step in fit.steps:
+            with replaced_weights(model, fit.of_step(model, step)):
+                yield variant, step
+
+
+@torch.inference_mode()
+def _divergences(
+    model: LanguageModel,
+    before: Float[Tensor, "rows d_model"],
+    after: Float[Tensor, "rows d_model"],
+) -> Float[Tensor, " rows"]:
+    """Compute KL(p || q) of the outputs at two final residual streams, in nats and float64."""
+    parts = []
+    for rows in torch.arange(len(before)).split(_ROWS):
+        log_p, log_q = (
+            lens_logits(model, states[rows].to(model.device)).double().log_softmax(-1)
+            for states in (before, after)
+        )
+        parts.append((log_p.exp() * (log_p - log_q)).sum(-1).cpu())
+    return torch.cat(parts)
