@@ -78,6 +78,7 @@ def tuned_texts(
     *,
     variants: dict[str, str],
     longest: int = 64,
+    most: int = 40,
 ) -> pd.DataFrame:
     """Tabulate the loss of unrelated texts, and how far the model's predictions have moved.
 
@@ -90,6 +91,7 @@ def tuned_texts(
         fits: contains the variants.
         variants: name of a variant -> its fit of `fine_tuned`.
         longest: tokens of a text that are used.
+        most: texts that are used.
 
     Returns:
         One row per text, variant and checkpoint, those of `UNCHANGED` first: `text`, `variant`,
@@ -98,7 +100,10 @@ def tuned_texts(
     Raises:
         ValueError: no such fit, one of another model, or too few texts.
     """
-    listed = [row for row in tokens_of(text_parts(texts)["test"], longest) if len(row) > 1]
+    if most < 2:
+        raise ValueError(f"most = {most} texts; valid: 2 or more")
+    parts = tokens_of(text_parts(texts)["test"], longest)
+    listed = [row for row in parts if len(row) > 1][:most]
     final = Site(model.n_layers - 1, "resid_post")
     tables = []
     before: Tensor | None = None

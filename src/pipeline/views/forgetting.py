@@ -1,0 +1,248 @@
+"""Figures of fine-tuning: what is gained on the trained skill, and what is lost elsewhere."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from pipeline.measures.forgetting import gains_and_losses, skill_changes
+from pipeline.measures.pareto import pareto_front
+from pipeline.measures.statistics import estimate
+from pipeline.views.marks import GREY, legend_key
+from pipeline.views.panels import COLOURS, caption, legend, panels
+from pipeline.views.readings import table_of
+
+_ALPHA = 0.05
+_MARKERS = ("o", "s", "D", "^", "v", "P")
+"""Of a variant's steps, in order."""
+_LINEAR = 0.01
+"""Divergence up to here is drawn on a linear scale, more on a logarithmic one."""
+
+
+def gain_and_loss(
+    readings: Mapping[str, pd.DataFrame],
+    seed: int,
+    *,
+    answers: str,
+    texts: str,
+    control: str | None = None,
+) -> Figure:
+    """Draw the accuracy on the trained skill against what each variant loses, over its steps.
+
+    Left: against the mean change of accuracy on the other skills. Right: against the divergence of
+    the predictions of unrelated text.
+
+    Args:
+        readings: tables by name.
+        seed: of the bootstrap.
+        answers: of `tuned_answers`.
+        texts: of `tuned_texts`.
+        control: the variant that cannot learn the skill.
+
+    Raises:
+        ValueError: no such reading or variant, or no other skill.
+    """
+    table, losses = table_of(readings, answers), table_of(readings, texts)
+    points = gains_and_losses(table, seed=seed).merge(_divergences(losses, seed))
+    start, tuned = points[points["step"] == 0].iloc[0], points[points["step"] > 0]
+    names = list(dict.fromkeys(tuned["variant"]))
+    if control is not None and control not in names:
+        raise ValueError(f"no variant {control!r}; valid: {', '.join(names)}")
+    shown = [name for name in names if name != control]
+    colours = dict(zip(shown, COLOURS * (1 + len(shown) // len(COLOURS)), strict=False))
+    styles = {name: {"color": colours.get(name, GREY)} for name in names}
+    with panels(2, 6.4, 4.8, shared=False) as (figure, (left, right)):
+        for axis, x in ((left, "others"), (right, "kl")):
+            for name in names:
+                _draw_variant(axis, start, tuned[tuned["variant"] == name], x, styles[name])
+            axis.plot(start[x], start["target"], "o", ms=9, color="black", zorder=5)
+            axis.set_ylim(-0.04, 1.04)
+            axis.set_ylabel("right answers, trained skill (%)")
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
+            axis.grid(True, axis="both")
+        front = tuned[pareto_front(tuned["target"].to_numpy(), -tuned["others"].to_numpy())]
+        ring: dict[str, Any] = {"mfc": "none", "mew": 1.6, "color": "black"}
+        left.plot(front["others"], front["target"], "o", ms=14, zorder=6, **ring)
+        left.set_xlabel("change of right answers, other skills (points)")
+        left.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
+        left.set_title("Gain against other skills")
+        right.set_xscale("symlog", linthresh=_LINEAR)
+        right.set_xlim(left=-0.1 * _LINEAR)
+        right.set_xlabel("divergence on unrelated text (nats a token)")
+        right.set_title("Gain against unrelated text")
+        steps = sorted(tuned["step"].unique())
+        keys = {name: legend_key(lw=2.4, **styles[name]) for name in names}
+        keys["before the training"] = legend_key(color="black", lw=0, marker="o", ms=9)
+        keys |= {
+            f"after {step} steps": legend_key(color=GREY, lw=0, marker=marker, ms=7)
+            for step, marker in zip(steps, _MARKERS, strict=False)
+        }
+        keys["no other beats it"] = legend_key(lw=0, marker="o", ms=12, **ring)
+        legend(figure, keys)
+        n = table.drop_duplicates("sample").groupby("trained")["sample"].size()
+        caption(
+            figure,
+            [
+                f"{', '.join(table['split'].unique()).capitalize()} split: n = {n[True]} prompts of",
+                f"the trained skill, n = {n[False]} of",
+                f"{table.loc[~table['trained'], 'label'].nunique()} other skills, each skill weighing",
+                f"the same; KL over {losses['text'].nunique()} texts that no variant was trained on.",
+                "Lines at points: 95 % intervals, over topics, over skills and over texts.",
+                f"Control, {control.removeprefix('control: ')}: answers of other prompts."
+                if control
+                else "No control.",
+            ],
+        )
+    return figure
+
+
+def _draw_variant(
+    axis: Axes, start: pd.Series, rows: pd.DataFrame, x: str, style: dict[str, Any]
+) -> None:
+    """Draw a variant's path from the unchanged model over its steps, with intervals."""
+    rows = rows.sort_values("step")
+    path = pd.concat([start.to_frame().T, rows])
+    axis.plot(path[x].astype(float), path["target"].astype(float), lw=1.8, alpha=0.8, **style)
+    axis.vlines(rows[x], rows["target_low"], rows["target_high"], lw=0.9, alpha=0.6, **style)
+    axis.hlines(rows["target"], rows[f"{x}_low"], rows[f"{x}_high"], lw=0.9, alpha=0.6, **style)
+    for (_, row), marker in zip(rows.iterrows(), _MARKERS, strict=False):
+        axis.plot(row[x], row["target"], marker=marker, ms=7, ls="", zorder=4, **style)
+
+
+def _divergences(texts: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Estimate the mean divergence of each variant and step over texts."""
+    rows = []
+    for (variant, step), part in texts.groupby(["variant", "step"], sort=False):
+        kl = estimate(part["kl"], part["text"], proportion=False, seed=seed)
+        rows.append((variant, step, kl.mean, kl.low, kl.high))
+    return pd.DataFrame(rows, columns=["variant", "step", "kl", "kl_low", "kl_high"])
+
+
+def skill_map(
+    readings: Mapping[str, pd.DataFrame], seed: int, *, answers: str, step: int | None = None
+) -> Figure:
+    """Draw the change of each skill's accuracy under each variant as a map.
+
+    Args:
+        readings: tables by name.
+        seed: of the bootstrap.
+        answers: of `tuned_answers`.
+        step: the checkpoint; None for each variant's last.
+
+    Raises:
+        ValueError: no such reading or checkpoint.
+    """
+    table = table_of(readings, answers)
+    changes = skill_changes(table, seed=seed)
+    if step is not None and step not in set(changes["step"]):
+        valid = ", ".join(map(str, sorted(changes["step"].unique())))
+        raise ValueError(f"step {step} has no weights; valid: {valid}")
+    last = changes.groupby("variant")["step"].transform("max") if step is None else step
+    shown = changes[changes["step"] == last]
+    variants, labels = (list(dict.fromkeys(shown[name])) for name in ("variant", "label"))
+    grid = shown.pivot(index="label", columns="variant", values="change")
+    passing = shown.pivot(index="label", columns="variant", values="p_adjusted") < _ALPHA
+    grid, passing = (part.loc[labels, variants] for part in (100 * grid, passing))
+    before = shown.drop_duplicates("label").set_index("label")["before"]
+    height = 0.42 * len(labels) + 1.2
+    with panels(1, 1.15 * len(variants) + 4.6, height) as (figure, (axis,)):
+        axis.imshow(grid, cmap="RdBu", vmin=-100, vmax=100, aspect="auto")
+        for (row, column), change in np.ndenumerate(grid.to_numpy()):
+            passes = passing.to_numpy()[row, column]
+            style = {"weight": "bold" if passes else "normal", "ha": "center", "va": "center"}
+            colour = "white" if abs(change) > 55 else "#222222" if passes else "#777777"
+            axis.text(column, row, f"{change:+.0f}".replace("-", "\N{MINUS SIGN}"), color=colour, **style)
+        wrapped = [name.replace(" ", "\n", 1) for name in variants]
+        axis.set_xticks(range(len(variants)), wrapped, fontsize=10)
+        axis.set_yticks(
+            range(len(labels)), [f"{label} ({100 * before[label]:.0f} %)" for label in labels]
+        )
+        for tick, label in zip(axis.get_yticklabels(), labels, strict=True):
+            if bool(shown.loc[shown["label"] == label, "trained"].any()):
+                tick.set_fontweight("bold")
+        axis.grid(False)
+        axis.tick_params(length=0)
+        axis.set_title("Change of right answers by skill (points)")
+        bar = figure.colorbar(ScalarMappable(Normalize(-100, 100), "RdBu"), ax=axis, pad=0.01)
+        bar.set_label("change (points)", fontsize=11)
+        steps = sorted(shown["step"].unique())
+        n = shown.drop_duplicates("label")["n"]
+        caption(
+            figure,
+            [
+                f"After {', '.join(map(str, steps))} steps. Beside the skills: right before the",
+                "training; the trained skill in bold letters.",
+                f"{', '.join(table['split'].unique()).capitalize()} split, n = {n.min()} to",
+                f"{n.max()} prompts a skill, the same before and after. Bold: p < 0.05, t test over",
+                f"topics, Benjamini-Hochberg over {len(changes)} changes at all checkpoints; grey:",
+                "what noise alone may give.",
+            ],
+        )
+    return figure
+
+
+def row_likelihoods(
+    readings: Mapping[str, pd.DataFrame], seed: int, *, reading: str
+) -> Figure:
+    """Draw the perplexity of training answers and replayed rows before the training.
+
+    Rows that several variants train on are drawn once.
+
+    Args:
+        readings: tables by name.
+        seed: of the bootstrap, and of the vertical spread of points.
+        reading: of `training_rows`.
+
+    Raises:
+        ValueError: no such reading.
+    """
+    table = table_of(readings, reading)
+    groups: dict[str, pd.DataFrame] = {}
+    for (kind, variant), rows in table.groupby(["kind", "variant"], sort=False):
+        known = any(
+            len(other) == len(rows) and np.array_equal(other["loss"], rows["loss"])
+            for other in groups.values()
+        )
+        if not known:
+            name = "answers to train on" if kind == "target" else "replayed rows"
+            groups[f"{name}:\n{variant}"] = rows
+    generator = np.random.default_rng(seed)
+    with panels(1, 7.5, 0.9 * len(groups) + 0.6) as (figure, (axis,)):
+        for place, (name, rows) in enumerate(groups.items()):
+            colour = COLOURS[place % len(COLOURS)]
+            spread = place + generator.uniform(-0.26, 0.26, len(rows))
+            axis.plot(np.exp(rows["loss"]), spread, ".", color=colour, alpha=0.35, ms=6)
+            mean = estimate(rows["loss"], rows["row"], proportion=False, seed=seed)
+            low, high = np.exp([mean.low, mean.high])
+            axis.plot([low, high], [place, place], color="black", lw=2.2, zorder=4)
+            axis.plot(np.exp(mean.mean), place, "D", color="black", ms=7, zorder=5)
+            axis.text(
+                1.01,
+                place,
+                f"{np.exp(mean.mean):.3g}\nn = {len(rows)}",
+                transform=axis.get_yaxis_transform(),
+                va="center",
+                fontsize=10.5,
+            )
+        axis.set_yticks(range(len(groups)), list(groups))
+        axis.invert_yaxis()
+        axis.set_xscale("log")
+        axis.grid(True, axis="x")
+        axis.grid(False, axis="y")
+        axis.set_xlabel("perplexity under the unchanged model")
+        axis.set_title("How likely the rows were before the training")
+        caption(
+            figure,
+            [
+                "Train split; points: rows, perplexity = exp(mean loss of the tokens that are",
+                "trained on). Diamonds and lines, numbers on the right: exp of the mean over rows",
+                "with its 95 % interval. Reference: 1, a model that is certain.",
+            ],
+        )
+    return figure
