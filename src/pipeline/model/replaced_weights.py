@@ -62,5 +62,5 @@ def weights_digest(model: str, weights: Mapping[str, Tensor]) -> str:
     for name in sorted(weights):
         digest.update(name.encode())
         # bfloat16 has no numpy dtype.
-        digest.update(weights[name].detach().contiguous().view(torch.uint8).cpu().numpy())
+        digest.update(weights[name].detach().contiguous().view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -85,14 +85,15 @@ def gain_and_loss(
         }
         keys["no other beats it"] = legend_key(lw=0, marker="o", ms=12, **ring)
         legend(figure, keys)
-        n = table.drop_duplicates("sample").groupby("trained")["sample"].size()
+        others = table[~table["trained"]]
+        n_others = others["sample"].nunique()
         caption(
             figure,
             [
-                f"{', '.join(table['split'].unique()).capitalize()} split: n = {n[True]} prompts of",
-                f"the trained skill, n = {n[False]} of",
-                f"{table.loc[~table['trained'], 'label'].nunique()} other skills, each skill weighing",
-                f"the same; KL over {losses['text'].nunique()} texts that no variant was trained on.",
+                f"{_splits(table)}: n = {table['sample'].nunique() - n_others} prompts of the",
+                f"trained skill, n = {n_others} of {others['label'].nunique()} other skills, which",
+                f"weigh the same; KL over n = {losses['text'].nunique()} texts that no variant was",
+                "trained on.",
                 "Lines at points: 95 % intervals, over topics, over skills and over texts.",
                 f"Control, {control.removeprefix('control: ')}: answers of other prompts."
                 if control
@@ -113,6 +114,10 @@ def _draw_variant(
     axis.hlines(rows["target"], rows[f"{x}_low"], rows[f"{x}_high"], lw=0.9, alpha=0.6, **style)
     for (_, row), marker in zip(rows.iterrows(), _MARKERS, strict=False):
         axis.plot(row[x], row["target"], marker=marker, ms=7, ls="", zorder=4, **style)
+
+
+def _splits(table: pd.DataFrame) -> str:
+    return f"{', '.join(table['split'].unique()).capitalize()} split"
 
 
 def _divergences(texts: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -155,9 +160,14 @@ def skill_map(
         axis.imshow(grid, cmap="RdBu", vmin=-100, vmax=100, aspect="auto")
         for (row, column), change in np.ndenumerate(grid.to_numpy()):
             passes = passing.to_numpy()[row, column]
-            style = {"weight": "bold" if passes else "normal", "ha": "center", "va": "center"}
+            style: dict[str, Any] = {
+                "weight": "bold" if passes else "normal",
+                "ha": "center",
+                "va": "center",
+            }
             colour = "white" if abs(change) > 55 else "#222222" if passes else "#777777"
-            axis.text(column, row, f"{change:+.0f}".replace("-", "\N{MINUS SIGN}"), color=colour, **style)
+            text = f"{change:+.0f}".replace("-", "\N{MINUS SIGN}")
+            axis.text(column, row, text, color=colour, **style)
         wrapped = [name.replace(" ", "\n", 1) for name in variants]
         axis.set_xticks(range(len(variants)), wrapped, fontsize=10)
         axis.set_yticks(
@@ -178,18 +188,15 @@ def skill_map(
             [
                 f"After {', '.join(map(str, steps))} steps. Beside the skills: right before the",
                 "training; the trained skill in bold letters.",
-                f"{', '.join(table['split'].unique()).capitalize()} split, n = {n.min()} to",
-                f"{n.max()} prompts a skill, the same before and after. Bold: p < 0.05, t test over",
-                f"topics, Benjamini-Hochberg over {len(changes)} changes at all checkpoints; grey:",
-                "what noise alone may give.",
+                f"{_splits(table)}, n = {n.min()} to {n.max()} prompts a skill, the same before",
+                "and after. Bold: p < 0.05, t test over topics, Benjamini-Hochberg over",
+                f"{len(changes)} changes at all checkpoints; grey: what noise alone may give.",
             ],
         )
     return figure
 
 
-def row_likelihoods(
-    readings: Mapping[str, pd.DataFrame], seed: int, *, reading: str
-) -> Figure:
+def row_likelihoods(readings: Mapping[str, pd.DataFrame], seed: int, *, reading: str) -> Figure:
     """Draw the perplexity of training answers and replayed rows before the training.
 
     Rows that several variants train on are drawn once.
@@ -214,7 +221,7 @@ def row_likelihoods(
             groups[f"{name}:\n{variant}"] = rows
     generator = np.random.default_rng(seed)
     with panels(1, 7.5, 0.9 * len(groups) + 0.6) as (figure, (axis,)):
-        for place, (name, rows) in enumerate(groups.items()):
+        for place, rows in enumerate(groups.values()):
             colour = COLOURS[place % len(COLOURS)]
             spread = place + generator.uniform(-0.26, 0.26, len(rows))
             axis.plot(np.exp(rows["loss"]), spread, ".", color=colour, alpha=0.35, ms=6)

@@ -59,9 +59,7 @@ def replayed_texts(texts: pd.DataFrame, longest: int) -> list[TrainingRow]:
     return [TrainingRow(REPLAY, tuple(ids), 1) for ids in listed if len(ids) > 1]
 
 
-def own_samples(
-    model: LanguageModel, count: int, longest: int, *, seed: int
-) -> list[TrainingRow]:
+def own_samples(model: LanguageModel, count: int, longest: int, *, seed: int) -> list[TrainingRow]:
     """Sample texts of the model itself from its first token on, at temperature 1."""
     tokenizer = model.tokenizer
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id

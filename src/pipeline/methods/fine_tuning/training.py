@@ -139,9 +139,8 @@ def train(
         losses = np.empty(batch)
         optimizer.zero_grad()
         for part in passes(model, [len(rows[n].tokens) for n in members], model.batch_tokens):
-            weights = {
-                name: value.to(own[name].dtype) for name, value in merged(own, tensors, rank).items()
-            }
+            tuned = merged(own, tensors, rank)
+            weights = {name: value.to(own[name].dtype) for name, value in tuned.items()}
             of_rows = row_losses(model, weights, [rows[members[n]] for n in part])
             (of_rows.sum() / batch).backward()
             losses[part] = of_rows.detach().cpu().numpy()

@@ -59,9 +59,9 @@ class TunedWeights:
         """
         self.provenance.require("fine-tuned weights", model=model.weights)
         if step not in self.tensors:
-            raise ValueError(f"step {step} has no weights; valid: {', '.join(map(str, self.steps))}")
+            valid = ", ".join(map(str, self.steps))
+            raise ValueError(f"step {step} has no weights; valid: {valid}")
         own = block_weights(model)
-        # Tensors of a store file share its memory map: `to` copies only where it has to.
         stored = {name: value.to(model.device) for name, value in self.tensors[step].items()}
         return {
             name: value.detach().to(own[name].dtype)
