@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from families import FAMILIES, random_prompts, tiny
+from families import FAMILIES, in_batches_of, random_prompts, tiny
 from torch.nn.functional import cross_entropy
 
 from pipeline.data.datasets import tokenise
@@ -77,8 +77,11 @@ def test_a_planted_answer_alone_is_learned():
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
 def test_full_fine_tuning_is_a_plain_training_loop(family):
-    """On the transformers model itself, with everything but the blocks frozen."""
-    model = tiny(family)
+    """On the transformers model itself, with everything but the blocks frozen.
+
+    Batches here take several forward passes.
+    """
+    model = in_batches_of(20, family)
     rows = some_rows()
     kept, curve, _ = train(
         model, rows, rank=None, replay=0.0, checkpoints=[1, 3], batch=3, rate=1e-3, seed=5
@@ -196,7 +199,7 @@ def test_training_leaves_the_model_as_it_is():
     assert not any(p.requires_grad for p in model.hf.parameters())
 
 
-@pytest.mark.parametrize(("replay", "expected"), [(0.0, 0), (0.05, 20), (0.5, 200), (0.15, 60)])
+@pytest.mark.parametrize(("replay", "expected"), [(0.0, 0), (0.05, 20), (0.5, 200), (0.12, 48)])
 def test_the_share_of_replayed_rows_is_exact(replay, expected):
     """After 20 batches of 20 rows; each row of a kind once before any a second time."""
     rows = [TrainingRow(TARGET, (1, 2), 1)] * 30 + [TrainingRow(REPLAY, (1, 2), 1)] * 7
@@ -266,6 +269,21 @@ def test_a_planted_skill_is_forgotten_without_replay_and_kept_with_it():
         with replaced_weights(model, fit.of_step(model, 40)):
             left[replay] = probability(model, held_out, token)
     assert planted > 0.9 and left[0.0] < 0.1 and left[0.5] > 0.5
+
+
+def test_replayed_texts_are_those_that_show_no_side_effects():
+    """Of every five texts three; rows of other kinds are not replayed."""
+    model = tiny("llama")
+    texts = pd.DataFrame({"sample": range(10), "tokens": random_prompts(10, 4)})
+    options = {"rows": "old", "checkpoints": [10], "batch": 4, "rate": 1e-3, "longest": 7}
+    table = dataset(model, skill("w50", "old"))
+    fit = fine_tuned(model, table, texts, replay=0.5, **options)
+    replayed = fit.rows[fit.rows["kind"] == REPLAY]
+    train_part = [row[:7] for n, row in enumerate(texts["tokens"]) if n % 5 < 3]
+    assert replayed["tokens"].tolist() == train_part and set(replayed["start"]) == {1}
+    assert replayed["times"].sum() == 20
+    alone = fine_tuned(model, table, texts, **options)
+    assert set(alone.rows["kind"]) == {TARGET} and alone.curve["replay_loss"].isna().all()
 
 
 def test_shuffled_answers_are_each_anothers():

@@ -62,7 +62,11 @@ class TunedWeights:
             valid = ", ".join(map(str, self.steps))
             raise ValueError(f"step {step} has no weights; valid: {valid}")
         own = block_weights(model)
-        stored = {name: value.to(model.device) for name, value in self.tensors[step].items()}
+        # A model may span several devices.
+        stored = {
+            name: value.to(own[name.removesuffix(".a").removesuffix(".b")].device)
+            for name, value in self.tensors[step].items()
+        }
         return {
             name: value.detach().to(own[name].dtype)
             for name, value in merged(own, stored, self.rank).items()
