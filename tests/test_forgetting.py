@@ -87,12 +87,17 @@ def test_a_match_is_what_greedy_decoding_writes_first():
 def test_answers_are_scored_under_each_variants_weights(family):
     model, fits = tuned(family)
     prompts = dataset(model)
-    table = tuned_answers(model, prompts, fits, variants={"A": "all", "B": "low"})
+    table = tuned_answers(model, prompts, fits, variants=["all", "low"])
     steps = table.drop_duplicates(["variant", "step"])[["variant", "step"]]
-    assert list(map(tuple, steps.to_numpy())) == [(UNCHANGED, 0), ("A", 2), ("A", 9), ("B", 9)]
+    assert list(map(tuple, steps.to_numpy())) == [
+        (UNCHANGED, 0),
+        ("all", 2),
+        ("all", 9),
+        ("low", 9),
+    ]
     test = prompts[prompts["split"] == "test"]
     for (variant, step), rows in table.groupby(["variant", "step"], sort=False):
-        fit = {"A": fits["all"], "B": fits["low"]}.get(variant)
+        fit = fits.get(variant)
         hf = model.hf if fit is None else with_weights(model, fit, step)
         assert rows["sample"].tolist() == test["sample"].tolist()
         assert rows["trained"].tolist() == (test["label"] == "taught").tolist()
@@ -105,13 +110,13 @@ def test_answers_are_scored_under_each_variants_weights(family):
             assert row.log_p == pytest.approx(float(expected), abs=1e-4)
             assert row.right == (greedy(hf, tokens, len(answer)) == answer)
     before = table[table["variant"] == UNCHANGED]["log_p"].mean()
-    assert table[table["variant"] == "A"]["log_p"].mean() > before + 0.2
+    assert table[table["variant"] == "all"]["log_p"].mean() > before + 0.2
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_divergences_are_those_of_whole_distributions(family):
     model, fits = tuned(family)
-    table = tuned_texts(model, texts(), fits, variants={"A": "all"}, longest=8)
+    table = tuned_texts(model, texts(), fits, variants=["all"], longest=8)
     listed = [row[:8] for n, row in enumerate(random_prompts(15, 9)) if n % 5 == 4]
     assert table.loc[table["step"] == 0, "kl"].abs().max() == 0
     for step in (2, 9):
@@ -131,7 +136,7 @@ def test_divergences_are_those_of_whole_distributions(family):
 
 def test_training_rows_are_scored_before_the_training():
     model, fits = tuned()
-    table = training_rows(model, fits, variants={"A": "all"})
+    table = training_rows(model, fits, variants=["all"])
     prompts = dataset(model)
     train = prompts[prompts["split"] == "train"]
     assert len(table) == len(train) and table["times"].sum() == 9 * 4
@@ -167,15 +172,15 @@ def test_a_variant_of_another_model_or_without_a_fit_is_refused():
     model, fits = tuned()
     prompts = dataset(model)
     with pytest.raises(KeyError):
-        tuned_answers(model, prompts, fits, variants={"A": "none"})
-    with pytest.raises(ValueError, match="'unchanged' names the model before"):
-        tuned_answers(model, prompts, fits, variants={UNCHANGED: "all"})
+        tuned_answers(model, prompts, fits, variants=["none"])
+    with pytest.raises(ValueError, match="none of them named 'unchanged'"):
+        tuned_answers(model, prompts, fits, variants=["all", UNCHANGED])
     own = {name: p.detach().clone() for name, p in block_weights(model).items()}
     model.weights = "other"
     with pytest.raises(ValueError, match="hash, this is other"):
-        tuned_answers(model, prompts, fits, variants={"A": "all"})
+        tuned_answers(model, prompts, fits, variants=["all"])
     with pytest.raises(ValueError, match="hash, this is other"):
-        training_rows(model, fits, variants={"A": "all"})
+        training_rows(model, fits, variants=["all"])
     assert all(p.equal(own[name]) for name, p in block_weights(model).items())
 
 
@@ -227,7 +232,7 @@ def test_figures_show_what_the_readings_say():
         ]
     )
     readings = {"answers": answers, "texts": texts_read, "rows": likelihoods}
-    options = {"answers": "answers", "texts": "texts", "control": "B"}
+    options = {"answers": "answers", "texts": "texts", "control": "B", "names": {"A": "all"}}
     figure = gain_and_loss(readings, 0, **options)
     left, right = figure.axes
     front = left.lines[-1]

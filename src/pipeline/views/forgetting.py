@@ -32,6 +32,7 @@ def gain_and_loss(
     answers: str,
     texts: str,
     control: str | None = None,
+    names: dict[str, str] = {},  # noqa: B006 - never changed
 ) -> Figure:
     """Draw the accuracy on the trained skill against what each variant loses, over its steps.
 
@@ -44,6 +45,7 @@ def gain_and_loss(
         answers: of `tuned_answers`.
         texts: of `tuned_texts`.
         control: the variant that cannot learn the skill.
+        names: variant -> its name in the figure, if another.
 
     Raises:
         ValueError: no such reading or variant, or no other skill.
@@ -51,15 +53,15 @@ def gain_and_loss(
     table, losses = table_of(readings, answers), table_of(readings, texts)
     points = gains_and_losses(table, seed=seed).merge(_divergences(losses, seed))
     start, tuned = points[points["step"] == 0].iloc[0], points[points["step"] > 0]
-    names = list(dict.fromkeys(tuned["variant"]))
-    if control is not None and control not in names:
-        raise ValueError(f"no variant {control!r}; valid: {', '.join(names)}")
-    shown = [name for name in names if name != control]
+    variants = list(dict.fromkeys(tuned["variant"]))
+    if control is not None and control not in variants:
+        raise ValueError(f"no variant {control!r}; valid: {', '.join(variants)}")
+    shown = [name for name in variants if name != control]
     colours = dict(zip(shown, COLOURS * (1 + len(shown) // len(COLOURS)), strict=False))
-    styles = {name: {"color": colours.get(name, GREY)} for name in names}
+    styles = {name: {"color": colours.get(name, GREY)} for name in variants}
     with panels(2, 6.4, 4.8, shared=False) as (figure, (left, right)):
         for axis, x in ((left, "others"), (right, "kl")):
-            for name in names:
+            for name in variants:
                 _draw_variant(axis, start, tuned[tuned["variant"] == name], x, styles[name])
             axis.plot(start[x], start["target"], "o", ms=9, color="black", zorder=5)
             axis.set_ylim(-0.04, 1.04)
@@ -77,7 +79,7 @@ def gain_and_loss(
         right.set_xlabel("divergence on unrelated text (nats a token)")
         right.set_title("Gain against unrelated text")
         steps = sorted(tuned["step"].unique())
-        keys = {name: legend_key(lw=2.4, **styles[name]) for name in names}
+        keys = {names.get(name, name): legend_key(lw=2.4, **styles[name]) for name in variants}
         keys["before the training"] = legend_key(color="black", lw=0, marker="o", ms=9)
         keys |= {
             f"after {step} steps": legend_key(color=GREY, lw=0, marker=marker, ms=7)
@@ -95,9 +97,7 @@ def gain_and_loss(
                 f"weigh the same; KL over n = {losses['text'].nunique()} texts that no variant was",
                 "trained on.",
                 "Lines at points: 95 % intervals, over topics, over skills and over texts.",
-                f"Control, {control.removeprefix('control: ')}: answers of other prompts."
-                if control
-                else "No control.",
+                "Control: trained on the answers of other prompts." if control else "No control.",
             ],
         )
     return figure
@@ -130,7 +130,12 @@ def _divergences(texts: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def skill_map(
-    readings: Mapping[str, pd.DataFrame], seed: int, *, answers: str, step: int | None = None
+    readings: Mapping[str, pd.DataFrame],
+    seed: int,
+    *,
+    answers: str,
+    step: int | None = None,
+    names: dict[str, str] = {},  # noqa: B006 - never changed
 ) -> Figure:
     """Draw the change of each skill's accuracy under each variant as a map.
 
@@ -139,6 +144,7 @@ def skill_map(
         seed: of the bootstrap.
         answers: of `tuned_answers`.
         step: the checkpoint; None for each variant's last.
+        names: variant -> its name in the figure, if another.
 
     Raises:
         ValueError: no such reading or checkpoint.
@@ -168,7 +174,7 @@ def skill_map(
             colour = "white" if abs(change) > 55 else "#222222" if passes else "#777777"
             text = f"{change:+.0f}".replace("-", "\N{MINUS SIGN}")
             axis.text(column, row, text, color=colour, **style)
-        wrapped = [name.replace(" ", "\n", 1) for name in variants]
+        wrapped = [names.get(name, name).replace(" ", "\n", 1) for name in variants]
         axis.set_xticks(range(len(variants)), wrapped, fontsize=10)
         axis.set_yticks(
             range(len(labels)), [f"{label} ({100 * before[label]:.0f} %)" for label in labels]
@@ -196,7 +202,13 @@ def skill_map(
     return figure
 
 
-def row_likelihoods(readings: Mapping[str, pd.DataFrame], seed: int, *, reading: str) -> Figure:
+def row_likelihoods(
+    readings: Mapping[str, pd.DataFrame],
+    seed: int,
+    *,
+    reading: str,
+    names: dict[str, str] = {},  # noqa: B006 - never changed
+) -> Figure:
     """Draw the perplexity of training answers and replayed rows before the training.
 
     Rows that several variants train on are drawn once.
@@ -205,6 +217,7 @@ def row_likelihoods(readings: Mapping[str, pd.DataFrame], seed: int, *, reading:
         readings: tables by name.
         seed: of the bootstrap, and of the vertical spread of points.
         reading: of `training_rows`.
+        names: variant -> its name in the figure, if another.
 
     Raises:
         ValueError: no such reading.
@@ -217,8 +230,8 @@ def row_likelihoods(readings: Mapping[str, pd.DataFrame], seed: int, *, reading:
             for other in groups.values()
         )
         if not known:
-            name = "answers to train on" if kind == "target" else "replayed rows"
-            groups[f"{name}:\n{variant}"] = rows
+            what = "answers to train on" if kind == "target" else "replayed rows"
+            groups[f"{what}:\n{names.get(variant, variant)}"] = rows
     generator = np.random.default_rng(seed)
     with panels(1, 7.5, 0.9 * len(groups) + 0.6) as (figure, (axis,)):
         for place, rows in enumerate(groups.values()):

@@ -1,6 +1,6 @@
 """What a fine-tuned model gains on the trained skill, and loses on everything else."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -31,7 +31,7 @@ def tuned_answers(
     prompts: pd.DataFrame,
     fits: Mapping[str, Any],
     *,
-    variants: dict[str, str],
+    variants: list[str],
     splits: list[str] = ["test"],  # noqa: B006 - never changed
 ) -> pd.DataFrame:
     """Tabulate log p of every prompt's answer, and whether greedy decoding begins with it.
@@ -40,7 +40,7 @@ def tuned_answers(
         model: the model before the training.
         prompts: a dataset with answers, those of the trained skill and of others.
         fits: contains the variants.
-        variants: name of a variant -> its fit of `fine_tuned`.
+        variants: names of fits of `fine_tuned`.
         splits: of the prompts.
 
     Returns:
@@ -76,7 +76,7 @@ def tuned_texts(
     texts: pd.DataFrame,
     fits: Mapping[str, Any],
     *,
-    variants: dict[str, str],
+    variants: list[str],
     longest: int = 64,
     most: int = 40,
 ) -> pd.DataFrame:
@@ -89,7 +89,7 @@ def tuned_texts(
         model: the model before the training.
         texts: the study's `text`.
         fits: contains the variants.
-        variants: name of a variant -> its fit of `fine_tuned`.
+        variants: names of fits of `fine_tuned`.
         longest: tokens of a text that are used.
         most: texts that are used.
 
@@ -130,14 +130,14 @@ def tuned_texts(
 
 
 def training_rows(
-    model: LanguageModel, fits: Mapping[str, Any], *, variants: dict[str, str]
+    model: LanguageModel, fits: Mapping[str, Any], *, variants: list[str]
 ) -> pd.DataFrame:
     """Tabulate how likely each training row was to the model before it was trained on it.
 
     Args:
         model: the model before the training.
         fits: contains the variants.
-        variants: name of a variant -> its fit of `fine_tuned`.
+        variants: names of fits of `fine_tuned`.
 
     Returns:
         One row per variant and training row: `variant`, `kind` (`target` or `replay`), `row`,
@@ -148,8 +148,8 @@ def training_rows(
         ValueError: no such fit, or one of another model.
     """
     tables = []
-    for variant, name in variants.items():
-        fit: TunedWeights = fits[name]
+    for variant in variants:
+        fit: TunedWeights = fits[variant]
         fit.check(model, Site(0, "resid_pre"))
         split = [
             (list(map(int, tokens[:start])), list(map(int, tokens[start:])))
@@ -164,18 +164,21 @@ def training_rows(
 
 
 def _variants(
-    model: LanguageModel, fits: Mapping[str, Any], variants: Mapping[str, str]
+    model: LanguageModel, fits: Mapping[str, Any], variants: Sequence[str]
 ) -> Iterator[tuple[str, int]]:
     """Yield each variant's name and step while the model has its weights, the unchanged one first.
 
     Raises:
-        ValueError: a variant named as the unchanged model, or as `TunedWeights.of_step`.
+        ValueError: no variants, one twice or named as the unchanged model, or as
+            `TunedWeights.of_step`.
     """
-    if UNCHANGED in variants:
-        raise ValueError(f"variants: {UNCHANGED!r} names the model before the training")
+    if not variants or len({*variants, UNCHANGED}) <= len(variants):
+        raise ValueError(
+            f"variants = {[*variants]}; valid: fits, each once, none of them named {UNCHANGED!r}"
+        )
     yield UNCHANGED, 0
-    for variant, name in variants.items():
-        fit: TunedWeights = fits[name]
+    for variant in variants:
+        fit: TunedWeights = fits[variant]
         for step in fit.steps:
             with replaced_weights(model, fit.of_step(model, step)):
                 yield variant, step
