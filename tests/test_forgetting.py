@@ -87,7 +87,7 @@ def test_a_match_is_what_greedy_decoding_writes_first():
 def test_answers_are_scored_under_each_variants_weights(family):
     model, fits = tuned(family)
     prompts = dataset(model)
-    table = tuned_answers(model, prompts, fits, variants=["all", "low"])
+    table = tuned_answers(model, prompts, fits, variants=["all", "low"], trained="taught")
     steps = table.drop_duplicates(["variant", "step"])[["variant", "step"]]
     assert list(map(tuple, steps.to_numpy())) == [
         (UNCHANGED, 0),
@@ -172,13 +172,13 @@ def test_a_variant_of_another_model_or_without_a_fit_is_refused():
     model, fits = tuned()
     prompts = dataset(model)
     with pytest.raises(KeyError):
-        tuned_answers(model, prompts, fits, variants=["none"])
+        tuned_answers(model, prompts, fits, variants=["none"], trained="taught")
     with pytest.raises(ValueError, match="none of them named 'unchanged'"):
-        tuned_answers(model, prompts, fits, variants=["all", UNCHANGED])
+        tuned_answers(model, prompts, fits, variants=["all", UNCHANGED], trained="taught")
     own = {name: p.detach().clone() for name, p in block_weights(model).items()}
     model.weights = "other"
     with pytest.raises(ValueError, match="hash, this is other"):
-        tuned_answers(model, prompts, fits, variants=["all"])
+        tuned_answers(model, prompts, fits, variants=["all"], trained="taught")
     with pytest.raises(ValueError, match="hash, this is other"):
         training_rows(model, fits, variants=["all"])
     assert all(p.equal(own[name]) for name, p in block_weights(model).items())
@@ -238,7 +238,7 @@ def test_figures_show_what_the_readings_say():
     front = left.lines[-1]
     assert front.get_xdata().tolist() == [-0.25] and front.get_ydata().tolist() == [1.0]
     assert "n = 10 prompts" in figure.get_supxlabel().replace("\u00a0", " ")
-    assert right.get_xscale() == "symlog"
+    assert right.lines[0].get_xdata()[1] == pytest.approx(0.05 + 1e-4 * 5.5)
     with pytest.raises(ValueError, match="no variant 'C'; valid: A, B"):
         gain_and_loss(readings, 0, **{**options, "control": "C"})
     figure = skill_map(readings, 0, answers="answers")

@@ -1,5 +1,6 @@
 """Figures of fine-tuning: what is gained on the trained skill, and what is lost elsewhere."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +22,6 @@ from pipeline.views.readings import table_of
 _ALPHA = 0.05
 _MARKERS = ("o", "s", "D", "^", "v", "P")
 """Of a variant's steps, in order."""
-_LINEAR = 0.01
-"""Divergence up to here is drawn on a linear scale, more on a logarithmic one."""
 
 
 def gain_and_loss(
@@ -68,14 +67,13 @@ def gain_and_loss(
             axis.set_ylabel("right answers, trained skill (%)")
             axis.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
             axis.grid(True, axis="both")
-        front = tuned[pareto_front(tuned["target"].to_numpy(), -tuned["others"].to_numpy())]
+        able = tuned[tuned["variant"].isin(shown)]
+        front = able[pareto_front(able["target"].to_numpy(), -able["others"].to_numpy())]
         ring: dict[str, Any] = {"mfc": "none", "mew": 1.6, "color": "black"}
         left.plot(front["others"], front["target"], "o", ms=14, zorder=6, **ring)
         left.set_xlabel("change of right answers, other skills (points)")
         left.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
         left.set_title("Gain against other skills")
-        right.set_xscale("symlog", linthresh=_LINEAR)
-        right.set_xlim(left=-0.1 * _LINEAR)
         right.set_xlabel("divergence on unrelated text (nats a token)")
         right.set_title("Gain against unrelated text")
         steps = sorted(tuned["step"].unique())
@@ -114,6 +112,11 @@ def _draw_variant(
     axis.hlines(rows["target"], rows[f"{x}_low"], rows[f"{x}_high"], lw=0.9, alpha=0.6, **style)
     for (_, row), marker in zip(rows.iterrows(), _MARKERS, strict=False):
         axis.plot(row[x], row["target"], marker=marker, ms=7, ls="", zorder=4, **style)
+
+
+def _wrapped(name: str) -> str:
+    """Break a name into lines of at most 13 letters, but not inside "5 %"."""
+    return textwrap.fill(name.replace(" %", "\N{NO-BREAK SPACE}%"), 13)
 
 
 def _splits(table: pd.DataFrame) -> str:
@@ -174,7 +177,7 @@ def skill_map(
             colour = "white" if abs(change) > 55 else "#222222" if passes else "#777777"
             text = f"{change:+.0f}".replace("-", "\N{MINUS SIGN}")
             axis.text(column, row, text, color=colour, **style)
-        wrapped = [names.get(name, name).replace(" ", "\n", 1) for name in variants]
+        wrapped = [_wrapped(names.get(name, name)) for name in variants]
         axis.set_xticks(range(len(variants)), wrapped, fontsize=10)
         axis.set_yticks(
             range(len(labels)), [f"{label} ({100 * before[label]:.0f} %)" for label in labels]

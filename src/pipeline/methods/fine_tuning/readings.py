@@ -32,6 +32,7 @@ def tuned_answers(
     fits: Mapping[str, Any],
     *,
     variants: list[str],
+    trained: Any,
     splits: list[str] = ["test"],  # noqa: B006 - never changed
 ) -> pd.DataFrame:
     """Tabulate log p of every prompt's answer, and whether greedy decoding begins with it.
@@ -41,12 +42,14 @@ def tuned_answers(
         prompts: a dataset with answers, those of the trained skill and of others.
         fits: contains the variants.
         variants: names of fits of `fine_tuned`.
+        trained: the prompts of the trained skill: a label, or column -> value or values, as `rows`
+            of the fits.
         splits: of the prompts.
 
     Returns:
         One row per prompt, variant and checkpoint, those of `UNCHANGED` first: `sample`, `label`,
-        `topic`, `split`, `trained`, whether rows with this label were trained on; `variant`,
-        `step`, `log_p` in nats, and `right`, 1 or 0.
+        `topic`, `split`, `trained`, whether the prompt is of the trained skill; `variant`, `step`,
+        `log_p` in nats, and `right`, 1 or 0.
 
     Raises:
         ValueError: no such fit, one of another model, or a prompt without an answer.
@@ -57,9 +60,9 @@ def tuned_answers(
         full[len(row) :]
         for full, row in zip(answered_tokens(chosen, model.tokenizer), rows, strict=True)
     ]
-    trained = set(prompts.loc[prompts["split"] == "train", "label"])
+    of_skill = select_prompts(chosen, trained)["sample"]
     table = chosen[["sample", "label", "topic", "split"]].assign(
-        trained=chosen["label"].isin(trained)
+        trained=chosen["sample"].isin(of_skill)
     )
     tables = []
     for variant, step in _variants(model, fits, variants):
