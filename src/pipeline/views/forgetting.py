@@ -1,7 +1,8 @@
 """Figures of fine-tuning: what is gained on the trained skill, and what is lost elsewhere."""
 
+import itertools
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from pipeline.views.panels import COLOURS, caption, legend, panels
 from pipeline.views.readings import table_of
 
 _ALPHA = 0.05
+_STYLES = ["-", (0, (4, 2)), (0, (1, 1.5))]
+"""Line styles of variants by turns, so that curves on top of each other are seen."""
 _MARKERS = ("o", "s", "D", "^", "v", "P")
 """Of a variant's steps, in order."""
 
@@ -57,7 +60,10 @@ def gain_and_loss(
         raise ValueError(f"no variant {control!r}; valid: {', '.join(variants)}")
     shown = [name for name in variants if name != control]
     colours = dict(zip(shown, COLOURS * (1 + len(shown) // len(COLOURS)), strict=False))
-    styles = {name: {"color": colours.get(name, GREY)} for name in variants}
+    styles: dict[str, dict[str, Any]] = {
+        name: {"color": colours.get(name, GREY), "ls": style}
+        for name, style in zip(variants, _line_styles(), strict=False)
+    }
     with panels(2, 6.4, 4.8, shared=False) as (figure, (left, right)):
         for axis, x in ((left, "others"), (right, "kl")):
             for name in variants:
@@ -101,6 +107,12 @@ def gain_and_loss(
     return figure
 
 
+def _line_styles() -> Iterator[Any]:
+    """Yield line styles by turns, another one where the colours begin again."""
+    for number in itertools.count():
+        yield _STYLES[(number + number // len(COLOURS)) % len(_STYLES)]
+
+
 def _draw_variant(
     axis: Axes, start: pd.Series, rows: pd.DataFrame, x: str, style: dict[str, Any]
 ) -> None:
@@ -108,10 +120,11 @@ def _draw_variant(
     rows = rows.sort_values("step")
     path = pd.concat([start.to_frame().T, rows])
     axis.plot(path[x].astype(float), path["target"].astype(float), lw=1.8, alpha=0.8, **style)
-    axis.vlines(rows[x], rows["target_low"], rows["target_high"], lw=0.9, alpha=0.6, **style)
-    axis.hlines(rows["target"], rows[f"{x}_low"], rows[f"{x}_high"], lw=0.9, alpha=0.6, **style)
+    thin: dict[str, Any] = {"color": style["color"], "lw": 0.9, "alpha": 0.6}
+    axis.vlines(rows[x], rows["target_low"], rows["target_high"], **thin)
+    axis.hlines(rows["target"], rows[f"{x}_low"], rows[f"{x}_high"], **thin)
     for (_, row), marker in zip(rows.iterrows(), _MARKERS, strict=False):
-        axis.plot(row[x], row["target"], marker=marker, ms=7, ls="", zorder=4, **style)
+        axis.plot(row[x], row["target"], marker=marker, ms=7, zorder=4, color=style["color"])
 
 
 def _wrapped(name: str) -> str:
