@@ -84,10 +84,10 @@ def test_a_match_is_what_greedy_decoding_writes_first():
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
-def test_answers_are_scored_under_each_variants_weights(family):
+def test_answers_are_scored_under_each_variants_weights(family, tmp_path):
     model, fits = tuned(family)
     prompts = dataset(model)
-    table = tuned_answers(model, prompts, fits, variants=["all", "low"], trained="taught")
+    table = tuned_answers(model, prompts, fits, tmp_path, variants=["all", "low"], trained="taught")
     steps = table.drop_duplicates(["variant", "step"])[["variant", "step"]]
     assert list(map(tuple, steps.to_numpy())) == [
         (UNCHANGED, 0),
@@ -113,10 +113,25 @@ def test_answers_are_scored_under_each_variants_weights(family):
     assert table[table["variant"] == "all"]["log_p"].mean() > before + 0.2
 
 
+def test_a_killed_reading_resumes_at_the_first_missing_table(tmp_path):
+    model, fits = tuned()
+    options = {"variants": ["all", "low"], "trained": "taught"}
+    table = tuned_answers(model, dataset(model), fits, tmp_path, **options)
+    finished = next(tmp_path.glob("answers-*-all-9.parquet"))
+    pd.read_parquet(finished).assign(log_p=7.0).to_parquet(finished)
+    next(tmp_path.glob("answers-*-low-9.parquet")).unlink()
+    again = tuned_answers(model, dataset(model), fits, tmp_path, **options)
+    is_finished = (table["variant"] == "all") & (table["step"] == 9)
+    assert (again.loc[is_finished, "log_p"] == 7).all()
+    pd.testing.assert_frame_equal(again[~is_finished], table[~is_finished])
+    fewer = tuned_answers(model, dataset(model)[:-1], fits, tmp_path, **options)
+    assert not (fewer["log_p"] == 7).any()
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_divergences_are_those_of_whole_distributions(family):
+def test_divergences_are_those_of_whole_distributions(family, tmp_path):
     model, fits = tuned(family)
-    table = tuned_texts(model, texts(), fits, variants=["all"], longest=8)
+    table = tuned_texts(model, texts(), fits, tmp_path, variants=["all"], longest=8)
     listed = [row[:8] for n, row in enumerate(random_prompts(15, 9)) if n % 5 == 4]
     assert table.loc[table["step"] == 0, "kl"].abs().max() == 0
     for step in (2, 9):
@@ -168,17 +183,17 @@ def test_samples_are_likely_to_the_model_that_wrote_them():
     assert losses[0] < 0.6 * losses[1]
 
 
-def test_a_variant_of_another_model_or_without_a_fit_is_refused():
+def test_a_variant_of_another_model_or_without_a_fit_is_refused(tmp_path):
     model, fits = tuned()
     prompts = dataset(model)
     with pytest.raises(KeyError):
-        tuned_answers(model, prompts, fits, variants=["none"], trained="taught")
+        tuned_answers(model, prompts, fits, tmp_path, variants=["none"], trained="taught")
     with pytest.raises(ValueError, match="none of them named 'unchanged'"):
-        tuned_answers(model, prompts, fits, variants=["all", UNCHANGED], trained="taught")
+        tuned_answers(model, prompts, fits, tmp_path, variants=["all", UNCHANGED], trained="taught")
     own = {name: p.detach().clone() for name, p in block_weights(model).items()}
     model.weights = "other"
     with pytest.raises(ValueError, match="hash, this is other"):
-        tuned_answers(model, prompts, fits, variants=["all"], trained="taught")
+        tuned_answers(model, prompts, fits, tmp_path, variants=["all"], trained="taught")
     with pytest.raises(ValueError, match="hash, this is other"):
         training_rows(model, fits, variants=["all"])
     assert all(p.equal(own[name]) for name, p in block_weights(model).items())

@@ -1,6 +1,9 @@
 """What a fine-tuned model gains on the trained skill, and loses on everything else."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,6 +22,7 @@ from pipeline.model.loading import LanguageModel
 from pipeline.model.replaced_weights import replaced_weights
 from pipeline.model.sites import Site
 from pipeline.model.unembedding import lens_logits
+from pipeline.runs.scratch import run_or_resume
 
 UNCHANGED = "unchanged"
 """Variant of the model as it was before the training, at step 0."""
@@ -30,6 +34,7 @@ def tuned_answers(
     model: LanguageModel,
     prompts: pd.DataFrame,
     fits: Mapping[str, Any],
+    work: Path,
     *,
     variants: list[str],
     trained: Any,
@@ -41,6 +46,7 @@ def tuned_answers(
         model: the model before the training.
         prompts: a dataset with answers, those of the trained skill and of others.
         fits: contains the variants.
+        work: scratch folder; a killed run resumes at the first missing variant and checkpoint.
         variants: names of fits of `fine_tuned`.
         trained: the prompts of the trained skill: a label, or column -> value or values, as `rows`
             of the fits.
@@ -64,20 +70,21 @@ def tuned_answers(
     table = chosen[["sample", "label", "topic", "split"]].assign(
         trained=chosen["sample"].isin(of_skill)
     )
-    tables = []
-    for variant, step in _variants(model, fits, variants):
+
+    def scored() -> pd.DataFrame:
         log_p, right = score_and_match(
             model, rows, answers, [Condition()], batch_tokens=model.batch_tokens
         )[0].T
-        scores = {"log_p": log_p.double().numpy(), "right": right.double().numpy()}
-        tables.append(table.assign(variant=variant, step=step, **scores))
-    return pd.concat(tables, ignore_index=True)
+        return table.assign(log_p=log_p.double().numpy(), right=right.double().numpy())
+
+    return _of_variants(f"answers-{_digest(rows, answers)}", model, fits, variants, work, scored)
 
 
 def tuned_texts(
     model: LanguageModel,
     texts: pd.DataFrame,
     fits: Mapping[str, Any],
+    work: Path,
     *,
     variants: list[str],
     longest: int = 64,
@@ -92,6 +99,7 @@ def tuned_texts(
         model: the model before the training.
         texts: the study's `text`.
         fits: contains the variants.
+        work: scratch folder; see `tuned_answers`.
         variants: names of fits of `fine_tuned`.
         longest: tokens of a text that are used.
         most: texts that are used.
@@ -108,28 +116,18 @@ def tuned_texts(
     parts = tokens_of(text_parts(texts)["test"], longest)
     listed = [row for row in parts if len(row) > 1][:most]
     final = Site(model.n_layers - 1, "resid_post")
-    tables = []
-    before: Tensor | None = None
-    for variant, step in _variants(model, fits, variants):
-        budget = model.batch_tokens
-        (losses,) = cross_entropy(model, listed, [Condition()], batch_tokens=budget)
-        states, rows = collect(model, listed, [final], "all", batch_tokens=budget)
-        before = states[final] if before is None else before
+    collected = partial(collect, model, listed, [final], "all", batch_tokens=model.batch_tokens)
+    before = collected()[0][final]
+
+    def scored() -> pd.DataFrame:
+        (losses,) = cross_entropy(model, listed, [Condition()], batch_tokens=model.batch_tokens)
+        states, rows = collected()
         divergences = _divergences(model, before, states[final])
         means = pd.Series(divergences.numpy()).groupby(rows["prompt"].to_numpy()).mean()
-        tables.append(
-            pd.DataFrame(
-                {
-                    "text": range(len(listed)),
-                    "variant": variant,
-                    "step": step,
-                    "n_tokens": [len(row) - 1 for row in listed],
-                    "loss": losses.double().numpy(),
-                    "kl": means.to_numpy(),
-                }
-            )
-        )
-    return pd.concat(tables, ignore_index=True)
+        columns = {"text": range(len(listed)), "n_tokens": [len(row) - 1 for row in listed]}
+        return pd.DataFrame({**columns, "loss": losses.double().numpy(), "kl": means.to_numpy()})
+
+    return _of_variants(f"texts-{_digest(listed)}", model, fits, variants, work, scored)
 
 
 def training_rows(
@@ -166,10 +164,15 @@ def training_rows(
     return pd.concat(tables, ignore_index=True)
 
 
-def _variants(
-    model: LanguageModel, fits: Mapping[str, Any], variants: Sequence[str]
-) -> Iterator[tuple[str, int]]:
-    """Yield each variant's name and step while the model has its weights, the unchanged one first.
+def _of_variants(
+    what: str,
+    model: LanguageModel,
+    fits: Mapping[str, Any],
+    variants: Sequence[str],
+    work: Path,
+    scored: Callable[[], pd.DataFrame],
+) -> pd.DataFrame:
+    """Tabulate scores of the unchanged model and of it with each variant's weights at each step.
 
     Raises:
         ValueError: no variants, one twice or named as the unchanged model, or as
@@ -179,12 +182,21 @@ def _variants(
         raise ValueError(
             f"variants = {[*variants]}; valid: fits, each once, none of them named {UNCHANGED!r}"
         )
-    yield UNCHANGED, 0
+
+    def under(variant: str, step: int) -> pd.DataFrame:
+        with replaced_weights(model, fits[variant].of_step(model, step) if step else {}):
+            return scored().assign(variant=variant, step=step)
+
     for variant in variants:
-        fit: TunedWeights = fits[variant]
-        for step in fit.steps:
-            with replaced_weights(model, fit.of_step(model, step)):
-                yield variant, step
+        fits[variant].check(model, Site(0, "resid_pre"))
+    pairs = [(UNCHANGED, 0), *((name, step) for name in variants for step in fits[name].steps)]
+    jobs = {f"{what}-{name}-{step}": partial(under, name, step) for name, step in pairs}
+    return pd.concat(run_or_resume(what.split("-")[0], jobs, work), ignore_index=True)
+
+
+def _digest(*tokens: Sequence[Sequence[int]]) -> str:
+    """Hash sequences of tokens: readings of the same kind share the scratch folder."""
+    return hashlib.sha256(repr(tokens).encode()).hexdigest()[:12]
 
 
 @torch.inference_mode()
