@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from pipeline.data.datasets import load_tables, tokenise
 from pipeline.engine.conditions import Condition
 from pipeline.engine.scoring import score_and_match, score_answers
-from pipeline.measures.forgetting import gains_and_losses, skill_changes
+from pipeline.measures.forgetting import gains_and_losses, losses_compared, skill_changes
 from pipeline.measures.statistics import wilson
 from pipeline.methods.fine_tuning.readings import (
     UNCHANGED,
@@ -221,6 +221,8 @@ def test_planted_gains_and_losses_are_found():
     assert points["target"].to_dict() == {UNCHANGED: 0, "A": 1, "B": 1}
     assert points["others"].to_dict() == {UNCHANGED: 0, "A": -0.25, "B": -1}
     assert points.loc["A", "target_low"] == pytest.approx(float(wilson(1.0, 10)[0]))
+    (compared,) = losses_compared(answers, "A", seed=0).values()
+    assert compared.mean == -0.75 and compared.n == 2
     changes = skill_changes(answers, seed=0).set_index(["variant", "label"])
     assert changes.loc[("A", "two"), "change"] == -0.5
     assert changes.loc[("A", "two"), "low"] < -0.5 < changes.loc[("A", "two"), "high"] < 0
@@ -253,6 +255,7 @@ def test_figures_show_what_the_readings_say():
     front = left.lines[-1]
     assert front.get_xdata().tolist() == [-0.25] and front.get_ydata().tolist() == [1.0]
     assert "n = 10 prompts" in figure.get_supxlabel().replace("\u00a0", " ")
+    assert right.get_xscale() == "symlog"
     assert right.lines[0].get_xdata()[1] == pytest.approx(0.05 + 1e-4 * 5.5)
     with pytest.raises(ValueError, match="no variant 'C'; valid: A, B"):
         gain_and_loss(readings, 0, **{**options, "control": "C"})

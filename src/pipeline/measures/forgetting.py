@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.measures.significance import benjamini_hochberg, p_not_zero
-from pipeline.measures.statistics import estimate, paired_difference
+from pipeline.measures.statistics import Estimate, estimate, paired_difference
 
 
 def before_and_after(answers: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -102,6 +102,31 @@ def gains_and_losses(answers: pd.DataFrame, *, seed: int) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def losses_compared(answers: pd.DataFrame, reference: str, *, seed: int) -> dict[str, Estimate]:
+    """Estimate by how much each variant's change on other skills exceeds a reference's.
+
+    After the last step of both; paired by skill, each weighing the same, bootstrap over skills.
+
+    Args:
+        answers: a reading of `tuned_answers`.
+        reference: the variant to compare with.
+        seed: of the bootstrap.
+
+    Returns:
+        Variant -> estimate of its accuracy minus the reference's, above 0 if it forgets less.
+    """
+    _, after = before_and_after(answers)
+    last = after["step"] == after.groupby("variant")["step"].transform("max")
+    others = after[last & ~after["trained"]]
+    shares = others.pivot_table(index="label", columns="variant", values="right")
+    labels = shares.index.to_series()
+    return {
+        variant: estimate(shares[variant] - shares[reference], labels, proportion=False, seed=seed)
+        for variant in dict.fromkeys(others["variant"])
+        if variant != reference
+    }
 
 
 def _scores(answers: pd.DataFrame) -> pd.DataFrame:

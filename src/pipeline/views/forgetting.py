@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from pipeline.measures.forgetting import gains_and_losses, skill_changes
+from pipeline.measures.forgetting import gains_and_losses, losses_compared, skill_changes
 from pipeline.measures.pareto import pareto_front
 from pipeline.measures.statistics import estimate
 from pipeline.views.marks import GREY, legend_key
@@ -23,6 +23,8 @@ from pipeline.views.readings import table_of
 _ALPHA = 0.05
 _STYLES = ["-", (0, (4, 2)), (0, (1, 1.5))]
 """Line styles of variants by turns, so that curves on top of each other are seen."""
+_LINEAR = 1e-3
+"""Divergence up to here is drawn on a linear scale, more on a logarithmic one."""
 _MARKERS = ("o", "s", "D", "^", "v", "P")
 """Of a variant's steps, in order."""
 
@@ -80,6 +82,8 @@ def gain_and_loss(
         left.set_xlabel("change of right answers, other skills (points)")
         left.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
         left.set_title("Gain against other skills")
+        right.set_xscale("symlog", linthresh=_LINEAR, linscale=0.4)
+        right.set_xlim(left=-0.3 * _LINEAR)
         right.set_xlabel("divergence on unrelated text (nats a token)")
         right.set_title("Gain against unrelated text")
         steps = sorted(tuned["step"].unique())
@@ -102,9 +106,28 @@ def gain_and_loss(
                 "trained on.",
                 "Lines at points: 95 % intervals, over topics, over skills and over texts.",
                 "Control: trained on the answers of other prompts." if control else "No control.",
+                _compared_in_words(table, shown, names, seed),
             ],
         )
     return figure
+
+
+def _compared_in_words(
+    answers: pd.DataFrame, shown: list[str], names: Mapping[str, str], seed: int
+) -> str:
+    """State by how many points the others differ from the first variant on other skills."""
+    first, *rest = shown
+    if not rest:
+        return ""
+    compared = losses_compared(answers, first, seed=seed)
+    words = [
+        f"{names.get(name, name)} {100 * compared[name].mean:+.0f} "
+        f"({100 * compared[name].low:+.0f} to {100 * compared[name].high:+.0f})"
+        for name in rest
+    ]
+    return f"On other skills after the last step, points above {names.get(first, first)}: " + (
+        ", ".join(words) + "."
+    )
 
 
 def _line_styles() -> Iterator[Any]:
@@ -212,7 +235,7 @@ def skill_map(
                 "training; the trained skill in bold letters.",
                 f"{_splits(table)}, n = {n.min()} to {n.max()} prompts a skill, the same before",
                 "and after. Bold: p < 0.05, t test over topics, Benjamini-Hochberg over",
-                f"{len(changes)} changes at all checkpoints; grey: what noise alone may give.",
+                f"{len(changes)} changes at all checkpoints; grey: not told from noise.",
             ],
         )
     return figure
