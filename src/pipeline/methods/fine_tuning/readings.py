@@ -141,9 +141,9 @@ def training_rows(
         variants: names of fits of `fine_tuned`.
 
     Returns:
-        One row per variant and training row: `variant`, `kind` (`target` or `replay`), `row`,
-        `times`, how often it was in a batch, `n_tokens` that the loss counts, and `loss`, their
-        mean loss in nats, whose exponential is the perplexity.
+        One row per variant and row that was in a batch: `variant`, `kind` (`target` or `replay`),
+        `row`, `times`, how often it was in a batch, `n_tokens` that the loss counts, and `loss`,
+        their mean loss in nats, whose exponential is the perplexity.
 
     Raises:
         ValueError: no such fit, or one of another model.
@@ -152,15 +152,15 @@ def training_rows(
     for variant in variants:
         fit: TunedWeights = fits[variant]
         fit.check(model, Site(0, "resid_pre"))
+        rows = fit.rows[fit.rows["times"] > 0]
         split = [
             (list(map(int, tokens[:start])), list(map(int, tokens[start:])))
-            for tokens, start in zip(fit.rows["tokens"], fit.rows["start"], strict=True)
+            for tokens, start in zip(rows["tokens"], rows["start"], strict=True)
         ]
         logs = log_probabilities_after(model, *map(list, zip(*split, strict=True)))
         counts = [len(counted) for _, counted in split]
-        columns = {"row": range(len(split)), "n_tokens": counts, "loss": -logs / counts}
-        table = fit.rows[["kind", "times"]].reset_index(drop=True)
-        tables.append(table.assign(variant=variant, **columns))
+        columns = {"row": rows.index, "n_tokens": counts, "loss": -logs / counts}
+        tables.append(rows[["kind", "times"]].assign(variant=variant, **columns))
     return pd.concat(tables, ignore_index=True)
 
 
