@@ -299,9 +299,9 @@ def row_likelihoods(
         caption(
             figure,
             [
-                "Train split; points: rows, perplexity = exp(mean loss of the tokens that are",
-                "trained on). Diamonds and lines, numbers on the right: exp of the mean over rows",
-                "with its 95 % interval. Reference: 1, a model that is certain.",
+                "Points: rows that were trained on; perplexity = exp(mean loss of the tokens that",
+                "count). Diamonds and lines, numbers on the right: exp of the mean over rows with",
+                "its 95 % interval. Reference: 1, a model that is certain.",
             ],
         )
     return figure
