@@ -24,7 +24,8 @@ from pipeline.methods.fine_tuning.readings import (
 from pipeline.methods.fine_tuning.rows import own_samples
 from pipeline.methods.fine_tuning.training import fine_tuned
 from pipeline.model.replaced_weights import block_weights
-from pipeline.views.forgetting import gain_and_loss, row_likelihoods, skill_map
+from pipeline.views.forgetting import gain_and_loss, skill_map
+from pipeline.views.training_rows import row_likelihoods
 
 
 def dataset(model) -> pd.DataFrame:
