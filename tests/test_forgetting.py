@@ -262,6 +262,15 @@ def test_figures_show_what_the_readings_say():
     assert "n = 10 prompts" in figure.get_supxlabel().replace("\u00a0", " ")
     assert right.get_xscale() == "symlog"
     assert right.lines[0].get_xdata()[1] == pytest.approx(0.05 + 1e-4 * 5.5)
+    # A variant that differs in nothing has no interval.
+    twin = [table[table["variant"] != "B"] for table in (answers, texts_read)]
+    twins = [
+        pd.concat([table, table[table["variant"] == "A"].assign(variant="twin")]) for table in twin
+    ]
+    alike = gain_and_loss(
+        dict(zip(("answers", "texts"), twins, strict=True)), 0, answers="answers", texts="texts"
+    )
+    assert "above A: twin +0." in " ".join(alike.get_supxlabel().split())
     with pytest.raises(ValueError, match="no variant 'C'; valid: A, B"):
         gain_and_loss(readings, 0, **{**options, "control": "C"})
     figure = skill_map(readings, 0, answers="answers")

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter
 
 from pipeline.measures.forgetting import gains_and_losses, losses_compared, skill_changes
 from pipeline.measures.pareto import pareto_front
-from pipeline.measures.statistics import estimate
+from pipeline.measures.statistics import Estimate, estimate
 from pipeline.views.marks import GREY, legend_key
 from pipeline.views.panels import COLOURS, caption, legend, panels
 from pipeline.views.readings import table_of
@@ -120,14 +120,17 @@ def _compared_in_words(
     if not rest:
         return ""
     compared = losses_compared(answers, first, seed=seed)
-    words = [
-        f"{names.get(name, name)} {100 * compared[name].mean:+.0f} "
-        f"({100 * compared[name].low:+.0f} to {100 * compared[name].high:+.0f})"
-        for name in rest
-    ]
+    words = [f"{names.get(name, name)} {_in_points(compared[name])}" for name in rest]
     return f"On other skills after the last step, points above {names.get(first, first)}: " + (
         ", ".join(words) + "."
     )
+
+
+def _in_points(difference: Estimate) -> str:
+    mean, low, high = (
+        f"{100 * value:+.0f}" for value in (difference.mean, difference.low, difference.high)
+    )
+    return mean if np.isnan(difference.low) else f"{mean} ({low} to {high})"
 
 
 def _line_styles() -> Iterator[Any]:

@@ -35,7 +35,7 @@ def row_likelihoods(
     groups: dict[str, pd.DataFrame] = {}
     for (kind, variant), rows in table.groupby(["kind", "variant"], sort=False):
         known = any(
-            len(other) == len(rows) and np.array_equal(other["loss"], rows["loss"])
+            len(other) == len(rows) and np.allclose(other["loss"], rows["loss"], atol=1e-3)
             for other in groups.values()
         )
         if not known:
@@ -54,7 +54,7 @@ def row_likelihoods(
             axis.text(
                 1.01,
                 place,
-                f"{np.exp(mean.mean):.3g}\nn = {len(rows)}",
+                f"{_rounded(np.exp(mean.mean))}\nn = {len(rows)}",
                 transform=axis.get_yaxis_transform(),
                 va="center",
                 fontsize=10.5,
@@ -75,3 +75,7 @@ def row_likelihoods(
             ],
         )
     return figure
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
