@@ -191,6 +191,19 @@ def test_names_in_readings_of_vectors_are_checked(override, message):
     assert message in error_of(override, study="concept_vectors")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("readings.texts.variants=[al]", "readings.texts.variants: no fit 'al'; valid: all, co"),
+        ("fits.samples.replay_from=web", "fits.samples: replay_from 'web'; valid: texts, model"),
+        ("fits.rank_4.rank=65", "fits.rank_4: rank = 65; valid: 1 to 64, or null"),
+        ("fits.all.rows=plurals", "fits.all: no prompt has label 'plurals'; valid: English-French"),
+    ],
+)
+def test_options_of_fine_tuning_are_checked(override, message):
+    assert message in error_of(override, study="forgetting")
+
+
 def test_components_of_readings_are_checked():
     study = compose_study("next_token", root=ROOT)
     study.readings["norms"] = {"_target_": "my_methods.stream_norms", "component": "resid_ost"}

@@ -8,7 +8,7 @@ from pipeline.config.contracts import reads
 from pipeline.config.sections import Node, Study
 
 PROMPTS, TEXTS = "dataset.parquet", "texts.parquet"
-FIT_OPTIONS = ("fit", "fits", "directions")
+FIT_OPTIONS = ("fit", "fits", "directions", "variants")
 """Options of nodes that name fits."""
 
 

@@ -90,7 +90,12 @@ def load_table(
     return checked(frame.assign(subject_start=-1, raw=raw), path)
 
 
-def load_tables(*, paths: list[str], raw: bool = False) -> pd.DataFrame:
+def load_tables(
+    *,
+    paths: list[str],
+    raw: bool = False,
+    chat: list[str] = [],  # noqa: B006 - never changed
+) -> pd.DataFrame:
     """Load prompts from several files, one after another.
 
     In the rows of a file that lacks another's column, it is an empty text, or missing if it holds
@@ -99,6 +104,7 @@ def load_tables(*, paths: list[str], raw: bool = False) -> pd.DataFrame:
     Args:
         paths: files, as of `load_table`.
         raw: whether instructions are continued as is, without a chat template.
+        chat: further files, whose instructions are put into the chat template in any case.
 
     Raises:
         ValueError: no files, files that give a column values of several types, or as `load_table`.
@@ -106,13 +112,15 @@ def load_tables(*, paths: list[str], raw: bool = False) -> pd.DataFrame:
     if not paths:
         raise ValueError("dataset.paths: there is none; valid: one file or more")
     tables = [load_table(path=path, raw=raw).astype(object) for path in paths]
+    tables += [load_table(path=path).astype(object) for path in chat]
     frame = pd.concat(tables, ignore_index=True)
     for column in frame:
         values = frame[column].where(frame[column].notna(), None)
         if all(isinstance(value, str) for value in values.dropna()):
             frame[column] = values.fillna("")
         else:
-            frame[column] = own_column(frame.assign(**{str(column): values}), column, str(paths))
+            mixed = frame.assign(**{str(column): values})
+            frame[column] = own_column(mixed, column, ", ".join([*paths, *chat]))
     return frame
 
 

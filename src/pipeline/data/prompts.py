@@ -7,7 +7,7 @@ import pandas as pd
 
 from pipeline.data import datasets
 from pipeline.model import chat
-from pipeline.model.tokenization import encode
+from pipeline.model.tokenization import encode, with_answer
 
 FEW = 10
 """Prompts of a label and split below which a warning says so."""
@@ -101,6 +101,22 @@ def select_prompts(
             )
         prompts = there
     return prompts
+
+
+def answered_tokens(prompts: pd.DataFrame, tokenizer: Any) -> list[list[int]]:
+    """Tokenize prompts with their answers.
+
+    Raises:
+        ValueError: a prompt without an answer, or whose tokens change if the answer follows.
+    """
+    rows = zip(prompts["tokens"], prompts["prompt"], prompts["answer"], prompts["raw"], strict=True)
+    tokens = []
+    for ids, prompt, answer, raw in rows:
+        full, _ = with_answer(tokenizer, prompt, answer, raw=bool(raw))
+        if full[: len(ids)] != list(map(int, ids)):
+            raise ValueError(f"the tokens of answer {answer!r} do not follow those of {prompt!r}")
+        tokens.append(full)
+    return tokens
 
 
 def check_pairs(prompts: pd.DataFrame, column: str, labels: tuple[str, str]) -> None:

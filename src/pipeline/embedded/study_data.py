@@ -14,6 +14,7 @@ from pipeline.embedded import (
     prompt_tables,
     relation_prompts,
     sense_prompts,
+    skill_prompts,
     sum_prompts,
     task_prompts,
     vocabulary_prompts,
@@ -25,6 +26,7 @@ def write_study_data(folder: Path, seed: int) -> None:
     """Write each table as FOLDER/NAME.jsonl."""
     tables = {
         "capitals": lens_prompts.capitals(Random(seed)),
+        "chat_skills": skill_prompts.chat_skills(Random(seed)),
         "fact_edits": lens_prompts.fact_edits(Random(seed)),
         "indirect_objects": circuit_prompts.indirect_objects(Random(seed)),
         "instructions": refusal.instructions(Random(seed)),
@@ -38,6 +40,7 @@ def write_study_data(folder: Path, seed: int) -> None:
         "quoted_questions": prompt_tables.quoted_questions(),
         "relations": relation_prompts.relations(),
         "senses": sense_prompts.senses(),
+        "skills": skill_prompts.skills(Random(seed)),
         "stories": probe_prompts.stories(Random(seed)),
         "sums": sum_prompts.sums(Random(seed)),
         "superstitions": concept_prompts.superstitions(Random(seed)),

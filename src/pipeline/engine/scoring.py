@@ -147,14 +147,46 @@ def score_answers(
     Raises:
         ValueError: not one answer per prompt, or a prompt or answer without a token.
     """
+    return _score_answered(model, prompts, answers, conditions, log_probability, batch_tokens, only)
+
+
+def score_and_match(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    conditions: Sequence[Condition],
+    *,
+    batch_tokens: int,
+    only: Sequence[int] | None = None,
+) -> Float[Tensor, "conditions prompts 2"]:
+    """Compute the score of `score_answers`, and whether greedy decoding begins with the answer.
+
+    The second score is 1 if each token of the answer is the top one after the prompt and the tokens
+    before, else 0. Arguments and errors as for `score_answers`.
+    """
+    score = log_probability_and_match
+    return _score_answered(model, prompts, answers, conditions, score, batch_tokens, only)
+
+
+def _score_answered(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    conditions: Sequence[Condition],
+    score: Score,
+    batch_tokens: int,
+    only: Sequence[int] | None,
+) -> Float[Tensor, "conditions prompts ..."]:
+    """Score prompts with their answers.
+
+    Raises:
+        ValueError: not one answer per prompt.
+    """
     if len(answers) != len(prompts):
         raise ValueError(f"{len(answers)} answers to {len(prompts)} prompts; valid: one per prompt")
-
     answered = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     ends = [len(prompt) for prompt in prompts]
-    scorer = Scorer(
-        model, answered, conditions, log_probability, batch_tokens=batch_tokens, ends=ends
-    )
+    scorer = Scorer(model, answered, conditions, score, batch_tokens=batch_tokens, ends=ends)
     return scorer(only)
 
 
@@ -172,21 +204,59 @@ def mean_loss(clean_run: CleanRun, start: Start, owners: list[int], rows: list[i
     return losses.sum(1) / targets.sum(1)
 
 
+def log_probability_and_match(
+    clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]
+) -> Tensor:
+    """Compute the scores of `score_and_match` for rows."""
+    losses, targets = _generated_scores(clean_run, start, owners, rows, _losses_and_tops)
+    losses, tops = losses.unbind(-1)
+    return torch.stack([-losses.sum(1), (tops.bool() | ~targets).all(1).float()], -1)
+
+
 def _generated_losses(
     clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]
 ) -> tuple[Float[Tensor, "rows pos"], Bool[Tensor, "rows pos"]]:
     """Return the loss of each token after the prompt, 0 elsewhere, and the mask of these tokens.
 
-    Losses are negative log-probabilities. The first position is the one after the start's column.
+    Losses are negative log-probabilities.
+    """
+    return _generated_scores(clean_run, start, owners, rows, _losses)
+
+
+def _generated_scores(
+    clean_run: CleanRun,
+    start: Start,
+    owners: list[int],
+    rows: list[int],
+    score: Callable[[LanguageModel, Tensor, Tensor], Tensor],
+) -> tuple[Float[Tensor, "rows pos ..."], Bool[Tensor, "rows pos"]]:
+    """Return the scores of each token after the prompt, 0 elsewhere, and the mask of these tokens.
+
+    The first position is the one after the start's column. `score` is given the model, the final
+    residual stream before each token and the tokens.
     """
     stream = clean_run.stream(start, owners, rows)
     ids = clean_run.ids[rows, start.column + 1 :]
     targets = clean_run.generated[rows, start.column + 1 :]
-    losses = torch.zeros(targets.shape, device=ids.device)
-    losses[targets] = _losses(clean_run.model, stream[:, :-1][targets], ids[targets])
+    scored = score(clean_run.model, stream[:, :-1][targets], ids[targets])
+    scores = torch.zeros(*targets.shape, *scored.shape[1:], device=ids.device)
+    scores[targets] = scored
     under = [clean_run.conditions[owner] for owner in owners]
-    check_finite(losses.isfinite().all(-1), clean_run.model.dtype, "log-probabilities", under)
-    return losses, targets
+    finite = scores.isfinite().flatten(1).all(-1)
+    check_finite(finite, clean_run.model.dtype, "log-probabilities", under)
+    return scores, targets
+
+
+def _losses_and_tops(
+    model: LanguageModel, stream: Float[Tensor, "n d_model"], targets: Int[Tensor, " n"]
+) -> Float[Tensor, "n 2"]:
+    """Return each target's negative log-probability, and 1 where it is the top token, else 0."""
+    scores = []
+    for hidden, tokens in zip(stream.split(_UNEMBEDDED), targets.split(_UNEMBEDDED), strict=True):
+        logits = lens_logits(model, hidden).float()
+        losses = torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
+        scores.append(torch.stack([losses, (logits.argmax(-1) == tokens).float()], -1))
+    return torch.cat(scores)
 
 
 def _losses(

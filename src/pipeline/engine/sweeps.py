@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pipeline.data.prompts import answered_tokens
 from pipeline.engine.chunks import CHUNK_TOKENS, Chunk, blocks
 from pipeline.engine.conditions import BASELINE, Condition, Edit, PerPrompt, PromptPositions
 from pipeline.engine.decoding import Decoding
@@ -21,7 +22,6 @@ from pipeline.measures.logits import NextToken
 from pipeline.measures.scale import TEXT_METRIC
 from pipeline.measures.scores import SCORE_COLUMNS, TEXT, long_table
 from pipeline.model.loading import LanguageModel
-from pipeline.model.tokenization import with_answer
 from pipeline.runs.scratch import run_or_resume
 
 COMPLETION_COLUMNS = [
@@ -170,7 +170,7 @@ def logit_jobs(
             jobs |= _jobs(name, prompts, _tokens(prompts), edited, scorer, [*metrics], budget)
         if answer_metrics:
             answered = prompts[prompts["answer"] != ""].reset_index(drop=True)
-            tokens = _with_answers(model, answered)
+            tokens = answered_tokens(answered, model.tokenizer)
             ends = [len(row) for row in answered["tokens"]]
             scorer = partial(Scorer, model, score=_scored_answers(answer_metrics), ends=ends)
             name = f"{part.name}-answers"
@@ -279,18 +279,6 @@ def _scored_answers(metrics: Mapping[str, Callable[[Tensor], Tensor]]) -> Score:
         return torch.stack([metric(logs).double() for metric in metrics.values()], -1)
 
     return score
-
-
-def _with_answers(model: LanguageModel, prompts: pd.DataFrame) -> list[list[int]]:
-    """Tokenize prompts with their answers; raise a ValueError if a prompt's tokens change."""
-    rows = zip(prompts["tokens"], prompts["prompt"], prompts["answer"], prompts["raw"], strict=True)
-    tokens = []
-    for ids, prompt, answer, raw in rows:
-        full, _ = with_answer(model.tokenizer, prompt, answer, raw=bool(raw))
-        if full[: len(ids)] != list(map(int, ids)):
-            raise ValueError(f"the tokens of answer {answer!r} do not follow those of {prompt!r}")
-        tokens.append(full)
-    return tokens
 
 
 def _tokens(prompts: pd.DataFrame) -> list[list[int]]:

@@ -1,0 +1,1 @@
+"""Fine-tuning on a skill, and what the other skills lose by it."""

@@ -1,0 +1,244 @@
+"""Figures of fine-tuning: what is gained on the trained skill, and what is lost elsewhere."""
+
+import itertools
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from pipeline.measures.forgetting import gains_and_losses, losses_compared, skill_changes
+from pipeline.measures.pareto import pareto_front
+from pipeline.measures.statistics import Estimate, estimate
+from pipeline.views.marks import GREY, legend_key
+from pipeline.views.panels import COLOURS, caption, legend, panels
+from pipeline.views.readings import table_of
+
+_ALPHA = 0.05
+_STYLES = ["-", (0, (4, 2)), (0, (1, 1.5))]
+"""Line styles of variants by turns, so that curves on top of each other are seen."""
+_LINEAR = 1e-3
+"""Divergence up to here is drawn on a linear scale, more on a logarithmic one."""
+_MARKERS = ("o", "s", "D", "^", "v", "P")
+"""Of a variant's steps, in order."""
+
+
+def gain_and_loss(
+    readings: Mapping[str, pd.DataFrame],
+    seed: int,
+    *,
+    answers: str,
+    texts: str,
+    control: str | None = None,
+    names: dict[str, str] = {},  # noqa: B006 - never changed
+) -> Figure:
+    """Draw the accuracy on the trained skill against what each variant loses, over its steps.
+
+    Left: against the mean change of accuracy on the other skills. Right: against the divergence of
+    the predictions of unrelated text.
+
+    Args:
+        readings: tables by name.
+        seed: of the bootstrap.
+        answers: of `tuned_answers`.
+        texts: of `tuned_texts`.
+        control: the variant that cannot learn the skill.
+        names: variant -> its name in the figure, if another.
+
+    Raises:
+        ValueError: no such reading or variant, or no other skill.
+    """
+    table, losses = table_of(readings, answers), table_of(readings, texts)
+    points = gains_and_losses(table, seed=seed).merge(_divergences(losses, seed))
+    start, tuned = points[points["step"] == 0].iloc[0], points[points["step"] > 0]
+    variants = list(dict.fromkeys(tuned["variant"]))
+    if control is not None and control not in variants:
+        raise ValueError(f"no variant {control!r}; valid: {', '.join(variants)}")
+    shown = [name for name in variants if name != control]
+    colours = dict(zip(shown, COLOURS * (1 + len(shown) // len(COLOURS)), strict=False))
+    styles: dict[str, dict[str, Any]] = {
+        name: {"color": colours.get(name, GREY), "ls": style}
+        for name, style in zip(variants, _line_styles(), strict=False)
+    }
+    with panels(2, 6.4, 4.8, shared=False) as (figure, (left, right)):
+        for axis, x in ((left, "others"), (right, "kl")):
+            for name in variants:
+                _draw_variant(axis, start, tuned[tuned["variant"] == name], x, styles[name])
+            axis.plot(start[x], start["target"], "o", ms=9, color="black", zorder=5)
+            axis.set_ylim(-0.04, 1.04)
+            axis.set_ylabel("right answers, trained skill (%)")
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
+            axis.grid(True, axis="both")
+        able = tuned[tuned["variant"].isin(shown)]
+        front = able[pareto_front(able["target"].to_numpy(), -able["others"].to_numpy())]
+        ring: dict[str, Any] = {"mfc": "none", "mew": 1.6, "color": "black"}
+        left.plot(front["others"], front["target"], "o", ms=14, zorder=6, **ring)
+        left.set_xlabel("change of right answers, other skills (points)")
+        left.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
+        left.set_title("Gain against other skills")
+        right.set_xscale("symlog", linthresh=_LINEAR, linscale=0.4)
+        right.set_xlim(left=-0.3 * _LINEAR)
+        right.set_xlabel("divergence on unrelated text (nats a token)")
+        right.set_title("Gain against unrelated text")
+        steps = sorted(tuned["step"].unique())
+        keys = {names.get(name, name): legend_key(lw=2.4, **styles[name]) for name in variants}
+        keys["before the training"] = legend_key(color="black", lw=0, marker="o", ms=9)
+        keys |= {
+            f"after {step} steps": legend_key(color=GREY, lw=0, marker=marker, ms=7)
+            for step, marker in zip(steps, _MARKERS, strict=False)
+        }
+        keys["no other beats it"] = legend_key(lw=0, marker="o", ms=12, **ring)
+        legend(figure, keys)
+        others = table[~table["trained"]]
+        n_others = others["sample"].nunique()
+        caption(
+            figure,
+            [
+                f"{_splits(table)}: n = {table['sample'].nunique() - n_others} prompts of the",
+                f"trained skill, n = {n_others} of {others['label'].nunique()} other skills, which",
+                f"weigh the same; KL over n = {losses['text'].nunique()} texts that no variant was",
+                "trained on.",
+                "Lines at points: 95 % intervals, over topics, over skills and over texts.",
+                "Control: trained on the answers of other prompts." if control else "No control.",
+                _compared_in_words(table, shown, names, seed),
+            ],
+        )
+    return figure
+
+
+def _compared_in_words(
+    answers: pd.DataFrame, shown: list[str], names: Mapping[str, str], seed: int
+) -> str:
+    """State by how many points the others differ from the first variant on other skills."""
+    first, *rest = shown
+    if not rest:
+        return ""
+    compared = losses_compared(answers, first, seed=seed)
+    words = [f"{names.get(name, name)} {_in_points(compared[name])}" for name in rest]
+    return f"On other skills after the last step, points above {names.get(first, first)}: " + (
+        ", ".join(words) + "."
+    )
+
+
+def _in_points(difference: Estimate) -> str:
+    mean, low, high = (
+        f"{100 * value:+.0f}" for value in (difference.mean, difference.low, difference.high)
+    )
+    return mean if np.isnan(difference.low) else f"{mean} ({low} to {high})"
+
+
+def _line_styles() -> Iterator[Any]:
+    """Yield line styles by turns, another one where the colours begin again."""
+    for number in itertools.count():
+        yield _STYLES[(number + number // len(COLOURS)) % len(_STYLES)]
+
+
+def _draw_variant(
+    axis: Axes, start: pd.Series, rows: pd.DataFrame, x: str, style: dict[str, Any]
+) -> None:
+    """Draw a variant's path from the unchanged model over its steps, with intervals."""
+    rows = rows.sort_values("step")
+    path = pd.concat([start.to_frame().T, rows])
+    axis.plot(path[x].astype(float), path["target"].astype(float), lw=1.8, alpha=0.8, **style)
+    thin: dict[str, Any] = {"color": style["color"], "lw": 0.9, "alpha": 0.6}
+    axis.vlines(rows[x], rows["target_low"], rows["target_high"], **thin)
+    axis.hlines(rows["target"], rows[f"{x}_low"], rows[f"{x}_high"], **thin)
+    for (_, row), marker in zip(rows.iterrows(), _MARKERS, strict=False):
+        axis.plot(row[x], row["target"], marker=marker, ms=7, zorder=4, color=style["color"])
+
+
+def _wrapped(name: str) -> str:
+    """Break a name into lines of at most 13 letters, but not inside "5 %"."""
+    return textwrap.fill(name.replace(" %", "\N{NO-BREAK SPACE}%"), 13)
+
+
+def _splits(table: pd.DataFrame) -> str:
+    return f"{', '.join(table['split'].unique()).capitalize()} split"
+
+
+def _divergences(texts: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Estimate the mean divergence of each variant and step over texts."""
+    rows = []
+    for (variant, step), part in texts.groupby(["variant", "step"], sort=False):
+        kl = estimate(part["kl"], part["text"], proportion=False, seed=seed)
+        rows.append((variant, step, kl.mean, kl.low, kl.high))
+    return pd.DataFrame(rows, columns=["variant", "step", "kl", "kl_low", "kl_high"])
+
+
+def skill_map(
+    readings: Mapping[str, pd.DataFrame],
+    seed: int,
+    *,
+    answers: str,
+    step: int | None = None,
+    names: dict[str, str] = {},  # noqa: B006 - never changed
+) -> Figure:
+    """Draw the change of each skill's accuracy under each variant as a map.
+
+    Args:
+        readings: tables by name.
+        seed: of the bootstrap.
+        answers: of `tuned_answers`.
+        step: the checkpoint; None for each variant's last.
+        names: variant -> its name in the figure, if another.
+
+    Raises:
+        ValueError: no such reading or checkpoint.
+    """
+    table = table_of(readings, answers)
+    changes = skill_changes(table, seed=seed)
+    if step is not None and step not in set(changes["step"]):
+        valid = ", ".join(map(str, sorted(changes["step"].unique())))
+        raise ValueError(f"step {step} has no weights; valid: {valid}")
+    last = changes.groupby("variant")["step"].transform("max") if step is None else step
+    shown = changes[changes["step"] == last]
+    variants, labels = (list(dict.fromkeys(shown[name])) for name in ("variant", "label"))
+    grid = shown.pivot(index="label", columns="variant", values="change")
+    passing = shown.pivot(index="label", columns="variant", values="p_adjusted") < _ALPHA
+    grid, passing = (part.loc[labels, variants] for part in (100 * grid, passing))
+    before = shown.drop_duplicates("label").set_index("label")["before"]
+    height = 0.42 * len(labels) + 1.2
+    with panels(1, 1.15 * len(variants) + 4.6, height) as (figure, (axis,)):
+        axis.imshow(grid, cmap="RdBu", vmin=-100, vmax=100, aspect="auto")
+        for (row, column), change in np.ndenumerate(grid.to_numpy()):
+            passes = passing.to_numpy()[row, column]
+            style: dict[str, Any] = {
+                "weight": "bold" if passes else "normal",
+                "ha": "center",
+                "va": "center",
+            }
+            colour = "white" if abs(change) > 55 else "#222222" if passes else "#777777"
+            text = f"{change:+.0f}".replace("-", "\N{MINUS SIGN}")
+            axis.text(column, row, text, color=colour, **style)
+        wrapped = [_wrapped(names.get(name, name)) for name in variants]
+        axis.set_xticks(range(len(variants)), wrapped, fontsize=10)
+        axis.set_yticks(
+            range(len(labels)), [f"{label} ({100 * before[label]:.0f} %)" for label in labels]
+        )
+        for tick, label in zip(axis.get_yticklabels(), labels, strict=True):
+            if bool(shown.loc[shown["label"] == label, "trained"].any()):
+                tick.set_fontweight("bold")
+        axis.grid(False)
+        axis.tick_params(length=0)
+        axis.set_title("Change of right answers by skill (points)")
+        bar = figure.colorbar(ScalarMappable(Normalize(-100, 100), "RdBu"), ax=axis, pad=0.01)
+        bar.set_label("change (points)", fontsize=11)
+        steps = sorted(shown["step"].unique())
+        n = shown.drop_duplicates("label")["n"]
+        caption(
+            figure,
+            [
+                f"After {', '.join(map(str, steps))} steps. Beside the skills: right before the",
+                "training; the trained skill in bold letters.",
+                f"{_splits(table)}, n = {n.min()} to {n.max()} prompts a skill, the same before",
+                "and after. Bold: p < 0.05, t test over topics, Benjamini-Hochberg over",
+                f"{len(changes)} changes at all checkpoints; grey: not told from noise.",
+            ],
+        )
+    return figure
