@@ -161,7 +161,7 @@ def kl_divergence(
 
 def token_groups(
     tokenizer: Any, groups: Mapping[str, Sequence[str]]
-) -> list[Int[Tensor, " words"]]:
+) -> list[Int[Tensor, "_"]]:
     """Return the token ids of each group of words.
 
     Raises:
@@ -177,7 +177,7 @@ def token_groups(
 
 
 def group_levels(
-    logits: Float[Tensor, "rows vocab"], groups: Sequence[Int[Tensor, " words"]]
+    logits: Float[Tensor, "rows vocab"], groups: Sequence[Int[Tensor, "_"]]
 ) -> Float64[Tensor, "rows groups"]:
     """Compute the log of each group's summed probability, in nats.
 

@@ -220,7 +220,7 @@ def _essence_of(
     site: Site,
     batches: list[_Batch],
     change: Float[Tensor, "facts d_model"],
-) -> list[Float[Tensor, "rows vocab"]]:
+) -> list[Float[Tensor, "_ vocab"]]:
     """Return the unedited log-probabilities after the essence prompts of each pass."""
     with torch.no_grad():
         return [
@@ -236,7 +236,7 @@ def _losses(
     batches: list[_Batch],
     change: Float[Tensor, "facts d_model"],
     targets: Int[Tensor, " facts"],
-    old: list[Float[Tensor, "rows vocab"]],
+    old: list[Float[Tensor, "_ vocab"]],
     recipe: Recipe,
 ) -> tuple[Float[Tensor, " facts"], Float[Tensor, " facts"]]:
     """Return each fact's loss without decay, and p(target) in the bare prompt; add gradients."""
