@@ -159,9 +159,7 @@ def kl_divergence(
     return divergence(after.clean(layer), after.logits(layer))
 
 
-def token_groups(
-    tokenizer: Any, groups: Mapping[str, Sequence[str]]
-) -> list[Int[Tensor, "_"]]:
+def token_groups(tokenizer: Any, groups: Mapping[str, Sequence[str]]) -> list[Int[Tensor, "_"]]:
     """Return the token ids of each group of words.
 
     Raises:
