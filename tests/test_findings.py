@@ -78,3 +78,10 @@ def test_the_page_has_commands_numbers_and_figures():
     assert "\n\nBecause.\n\n" in page
     assert "![Why?](figures/x/f.png)" in page and "On the embedded model" not in page
     assert parse(["run", "lists", "model=m", "a=[1,2]"]).overrides == ["model=m", "a=[1,2]"]
+
+
+def test_nodes_that_a_run_leaves_out_are_left_out_again():
+    left_out = ["~sweep.arms.everywhere", "~figures.everywhere", "~figures.damage"]
+    run = compose_study("truthfulness", ["text=null", *left_out], root=ROOT)
+    assert overrides_of(run, compose_study("truthfulness", root=ROOT)) == ["text=null", *left_out]
+    assert compose_study("truthfulness", shortest_overrides(run, ROOT), root=ROOT).id == run.id

@@ -70,6 +70,17 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+_NODES = ("fits", "sweep.arms", "sweep.logit_metrics", "readings", "score.metrics", "figures")
+"""Sections of nodes, which a run may leave out one by one."""
+
+
+def _nodes(config: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """Return the nodes of a section by name; none if the study has no such section."""
+    for part in section.split("."):
+        config = config.get(part) or {}
+    return config
+
+
 def overrides_of(study: Study, default: Study, model: str | None = None) -> list[str]:
     """List the overrides that turn a study's file into this run of it.
 
@@ -88,9 +99,15 @@ def overrides_of(study: Study, default: Study, model: str | None = None) -> list
         for key, value in ran.items()
         # A mapping that is left out altogether has no key of its own in the file's config.
         if as_is.get(key, as_is) != value
+        and value != {}
         # Arms take their layers from the sweep's.
         and (key == "sweep.layers" or value != ran.get("sweep.layers", ran))
     ]
+    for section in _NODES:
+        if study.config[section.partition(".")[0]] is None:
+            continue
+        ours, theirs = (_nodes(each.config, section) for each in (study, default))
+        changed += [f"~{section}.{name}" for name in theirs if name not in ours]
     if study.model.path == default.model.path:
         return changed
     return [f"model={model}" if model else f"model=local model.path={study.model.path}", *changed]
