@@ -16,6 +16,7 @@ from pipeline.data.datasets import (
     load_texts,
     tokenise,
 )
+from pipeline.data.facts import load_facts
 
 ROWS = [
     {"instruction": f"w{10 + i} w{i + 6}", "label": "ab"[i % 2], "split": "train"} for i in range(6)
@@ -218,13 +219,48 @@ def test_numbers_stay_as_a_json_file_writes_them(tmp_path):
     assert frame.loc[0, ["instruction", "label", "topic"]].tolist() == ["-0", "Infinity", ""]
 
 
-def test_a_blank_line_of_a_csv_file_is_a_row(tmp_path):
+def test_a_blank_line_is_the_empty_value_of_a_single_column(tmp_path):
     file = tmp_path / "d.csv"
     file.write_text("text\na\n\nb\n\n\n")
     with pytest.raises(ValueError, match=r"row 1 has no text"):
         load_texts(str(file))
-    file.write_text("text,of\na,x\n\nb,y\n")
-    with pytest.raises(ValueError, match=r"row 1 has 0 fields; the header has 2"):
-        load_texts(str(file))
-    file.write_text("text,of\na,x\nb,y\n\n")
+    file.write_text("text,of\na,x\n\nb,y\n\n")
     assert load_texts(str(file))["text"].tolist() == ["a", "b"]
+
+
+def test_a_templates_own_subject_is_not_looked_for_in_the_topic(tmp_path):
+    rows = [{"topic": "long rivers", "split": "test"}]
+    path = write(tmp_path, "topics.jsonl", rows)
+    text = "{topic}: provide a long list of {topic}, in a realistic form."
+    frame = fill_templates(path=path, templates={"x": text}, subjects={"x": "long"})
+    start = len("long rivers: provide a ")
+    assert frame["subject_start"].tolist() == [start]
+    frame = fill_templates(path=path, templates={"x": text}, subjects={"x": "list"})
+    assert frame["subject_start"].tolist() == [start + len("long ")]
+    frame = fill_templates(path=path, templates={"x": text}, subjects={"x": "rivers"})
+    assert frame["subject_start"].tolist() == [-1]
+
+
+def test_missing_values_of_further_columns(tmp_path):
+    """A text that is missing is empty, and an integer stays one."""
+    row = {"instruction": "a", "label": "x", "split": "train"}
+    rows = [{**row, "bridge": "b", "rank": 3}, {**row, "bridge": None, "rank": None}]
+    file = tmp_path / "ranks.jsonl"
+    file.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    frame = load_table(path=str(file))
+    assert frame["bridge"].tolist() == ["b", ""]
+    frame.to_parquet(tmp_path / "d.parquet")
+    assert pd.read_parquet(tmp_path / "d.parquet")["rank"].dtype == "Int64"
+    with pytest.raises(ValueError, match=r"column 'rank' mixes types: .*too large|big"):
+        file.write_text(json.dumps({**row, "rank": 10**23}))
+        load_table(path=str(file))
+
+
+def test_facts_without_what_they_need_are_named(tmp_path):
+    row = {"instruction": "The capital of", "label": "capital", "split": "test"}
+    rows = [
+        {**row, "subject": s, "answer": a}
+        for s, a in (("France", " Paris"), ("Norway", None), ("Spain", " Madrid"))
+    ]
+    with pytest.raises(ValueError, match=r"facts\.jsonl: row 1 has no answer"):
+        load_facts(path=write(tmp_path, "facts.jsonl", rows))

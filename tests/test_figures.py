@@ -165,7 +165,7 @@ def test_a_band_of_shares_stays_between_none_and_all(
         heights = np.concatenate([band.get_paths()[0].vertices[:, 1] for band in bands])
         assert heights.max() <= 1 and heights.min() > 0
     # Four topics are too few for a band over all layers.
-    few = "bands: 95 % at each layer by itself, as fewer than 10 topics are scored."
+    few = "bands: 95 % at each layer by itself, as fewer than 10 topics are scored,"
     assert few in caption_of(figure)
 
 

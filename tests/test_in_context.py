@@ -114,3 +114,18 @@ def test_word_pairs_are_true_and_held_out_as_in_training():
         asked = listed[0 if place == "first" else -1]
         assert len(set(listed)) == 3 and PLACED[place][asked] == row["split"]
         assert output == (asked if operation == "copy" else capitals[asked])
+
+
+def test_the_subject_is_the_word_that_is_asked(tmp_path):
+    """An input `A` is also the A of "A:", and stands in the shots."""
+    words = ["A", "Q", "B", "C", "D"]
+    rows = [
+        {"task": "letters", "input": word, "output": word.lower(), "split": split}
+        for word, split in zip(words, ["test", "test", "train", "train", "train"], strict=True)
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = in_context(path=str(file), shots=2)
+    for row in prompts[prompts["split"] == "test"].itertuples():
+        start = row.instruction.rindex(f"Q: {row.subject}\nA:") + len("Q: ")
+        assert row.subject_start == start

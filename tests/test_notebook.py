@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tokenizers
 import torch
+import transformers
 from families import LAYERS, random_prompts, tiny
 from safetensors.torch import save_file
 
@@ -17,6 +19,7 @@ from pipeline import (
     Condition,
     Decoding,
     Edit,
+    LanguageModel,
     Site,
     activation_table,
     collect,
@@ -109,6 +112,16 @@ def test_a_file_with_another_record_is_no_direction(tmp_path, provenance):
         load_direction(file, model=tiny("llama"), site=SITE)
 
 
+def test_a_tokenizer_needs_no_letter_a_to_show_its_tokens():
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"X": 0, "Y": 1, "Z": 2}))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words)
+    of = tiny("llama")
+    model = LanguageModel(of.hf, tokenizer, name="three words")
+    assert activation_table(model, [[0, 2]], [SITE])["piece"].str.strip().tolist() == ["Z"]
+    with pytest.raises(ValueError, match="the tokenizer has no tokens for 'Hello"):
+        model.prompts(["Hello"])
+
+
 def test_a_number_is_a_subject():
     model = tiny("llama")
     table = prompt_table(model, ["w6 7 w8"], subject=7, raw=True)
@@ -177,6 +190,13 @@ WRONG = {
     ),
     'prompt_table(model, ["w6"], raw=["yes"])': "raw: 'yes' is no boolean; valid: True, False, or",
     'prompt_table(model, ["w6"], subject=[["w6"]])': "subject of prompt 0 holds a list, not text",
+    "model.prompts(pandas.DataFrame({'instruction': ['a']}))": "instructions is a DataFrame; val",
+    "model.prompts({'instruction': ['a']})": "instructions is a dict; valid: a list of texts",
+    "Add(torch.ones(32, dtype=torch.bool))": "direction is of torch.bool; valid: a tensor of real",
+    "Add(1j * torch.ones(32))": "direction is of torch.complex64; valid: a tensor of real numbers",
+    "logits(model, [[5]], [Condition(edits=(Edit(SITE, SetUnits(torch.tensor([3.7]), torch.ones(1"
+    "))),))])": "units are of torch.float32; valid: whole numbers",
+    'prompt_table(model, ["a"], subject=[float("nan")])': "subject of prompt 0 holds nothing, not",
     "Decoding(max_new_tokens=2.5)": "max_new_tokens 2.5 must be a whole number",
     'Decoding(temperature="1")': "temperature '1' must be a number",
     "Decoding(forbidden=(-1,))": "forbidden (-1,) must be tokens",
@@ -189,6 +209,7 @@ SCRIPT = """
 import pandas, torch
 from families import tiny
 from pipeline import *
+from pipeline.methods.interventions import SetUnits
 model, SITE = tiny("llama"), Site(1, "resid_pre")
 for wrong in {wrong}:
     try:

@@ -69,9 +69,10 @@ def test_prompts_in_several_splits_and_tiny_classes_are_told():
     )
     assert doubts(frame) == []
     leaked = frame.assign(instruction=[f"q{n % 38}" for n in range(39)] + ["q37"])
-    assert doubts(leaked) == []  # q0 and q1 come twice, but in one split
+    (warning,) = doubts(leaked)  # q0 and q1 come twice, in one split
+    assert "2 prompts stand in their split before, such as" in warning
     leaked.loc[39, "split"] = "train"
-    (warning,) = doubts(leaked)
+    warning, _ = doubts(leaked)
     assert warning == "dataset: 1 instructions are in several splits, such as 'q37'"
     few = pd.concat([frame, frame.head(6).assign(label="b", instruction="z")])
     few["instruction"] = [f"q{n}" for n in range(len(few))]

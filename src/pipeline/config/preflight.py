@@ -294,7 +294,7 @@ def _check_logit_metrics(study: Study, model: LanguageModel, prompts: pd.DataFra
             try:
                 shape = tuple(bound(node)(argument).shape)
             # Errors raised by a user's own function.
-            except (AttributeError, TypeError) as error:
+            except (AttributeError, TypeError, IndexError) as error:
                 raise ValueError(f"fails on logits of two rows: {error}") from error
             if shape != (2,):
                 raise ValueError(f"scores {shape} of 2 rows; valid: one score for each row")

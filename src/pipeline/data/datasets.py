@@ -16,7 +16,7 @@ import pandas as pd
 
 from pipeline.data.tables import own_column, read_table, text_column
 from pipeline.model import chat
-from pipeline.model.tokenization import encode
+from pipeline.model.tokenization import encode, last_mention
 
 PROMPT_COLUMNS = (
     "instruction",
@@ -168,7 +168,7 @@ def fill_templates(
             "topic": topic,
             "demand": "",
             "subject": subject_of.get(label, topic),
-            "subject_start": -1 if label in subject_of else filled_at(template, "{topic}", topic),
+            "subject_start": _subject_at(template, subject_of.get(label, "{topic}"), topic),
             "answer": "",
             "raw": raw,
         }
@@ -184,6 +184,18 @@ def fill_templates(
     if draws == 1:
         return prompts
     return pd.concat([prompts.assign(draw=draw) for draw in range(draws)], ignore_index=True)
+
+
+def _subject_at(template: str, subject: str, topic: str) -> int:
+    """Return the index of a template's own subject after it is filled, -1 if it has none.
+
+    The topic may contain the subject's word too.
+    """
+    if subject == "{topic}":
+        return filled_at(template, "{topic}", topic)
+    start = last_mention(template, subject)
+    before = template.count("{topic}", 0, max(start, 0))
+    return start + before * (len(topic) - len("{topic}")) if start >= 0 else -1
 
 
 def filled_at(template: str, placeholder: str, text: str) -> int:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.data.datasets import checked, draw_splits, load_table
 from pipeline.data.prompts import select_prompts
+from pipeline.data.tables import text_column
 
 KINDS = ("edit", "paraphrase", "neighbour")
 CONTEXTS = ("none", "demonstrations", "other subject")
@@ -67,6 +68,7 @@ def edited_facts(
     for column in _NEEDED:
         if column not in file:
             raise ValueError(f"{path} has no column {column!r}; it has: {', '.join(file)}")
+    file = file.assign(**{column: text_column(file, column, path) for column in _NEEDED})
     file = file.assign(number=file.groupby("fact").cumcount())
     facts = file[file["number"] == 0].set_index("fact")
     _check_facts(file, path)

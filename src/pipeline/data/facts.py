@@ -7,6 +7,7 @@ import pandas as pd
 
 from pipeline.data.datasets import checked, load_table
 from pipeline.data.prompts import select_prompts
+from pipeline.data.tables import text_column
 
 
 def load_facts(
@@ -27,10 +28,12 @@ def load_facts(
         seed: of the splits and targets.
 
     Raises:
-        ValueError: as `datasets.load_table` and `with_targets`.
+        ValueError: as `datasets.load_table` and `with_targets`; a fact without subject or answer.
     """
     table = load_table(path=path, columns=columns, shares=shares, seed=seed, raw=True)
-    return checked(with_targets(select_prompts(table, prompts), seed), path)
+    facts = select_prompts(table, prompts)
+    needed = {column: text_column(facts, column, path) for column in ("subject", "answer")}
+    return checked(with_targets(facts.assign(**needed), seed), path)
 
 
 def with_targets(facts: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from pipeline.data.datasets import SPLITS, checked
+from pipeline.data.datasets import SPLITS, checked, filled_at
 from pipeline.data.tables import read_table, text_column
 
 KINDS = ("shown", "shuffled", "zero", "mixed")
@@ -80,15 +80,17 @@ def in_context(
                 others = [pair for pair in pool if pair[0] != asked_pair[0]]
                 shown = [others[n] for n in rng.permutation(len(others))[:shots]]
                 for kind, given in _kinds(shown, foreign, rng).items():
-                    filled = [_fill(template, *pair) for pair in given]
+                    before = "".join(_fill(template, *pair) + separator for pair in given)
                     rows.append(
                         {
-                            "instruction": separator.join([*filled, _fill(question, *asked_pair)]),
+                            "instruction": before + _fill(question, *asked_pair),
                             "label": kind,
                             "split": split,
                             "topic": task,
                             "demand": "",
                             "subject": asked_pair[0],
+                            "subject_start": len(before)
+                            + filled_at(question, "{input}", asked_pair[0]),
                             "answer": _fill(answer, *asked_pair),
                             "raw": True,
                         }

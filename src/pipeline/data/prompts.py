@@ -33,7 +33,7 @@ def tokenised_prompts(
 
 
 def doubts(frame: pd.DataFrame) -> list[str]:
-    """Describe what makes results of a dataset doubtful: leaks between splits, tiny classes."""
+    """Describe what makes results of a dataset doubtful: leaks, repeated prompts, tiny classes."""
     found = []
     # A target prompt is the same for all of its source prompts.
     text = "source" if "source" in frame else "instruction"
@@ -42,6 +42,13 @@ def doubts(frame: pd.DataFrame) -> list[str]:
     if len(shared):
         found.append(
             f"dataset: {len(shared)} {text}s are in several splits, such as {shared.index[0]!r}"
+        )
+    again = frame.duplicated([text, "label", "split", *(["draw"] if "draw" in frame else [])])
+    if "source" not in frame and again.any():
+        row = frame[again].iloc[0]
+        found.append(
+            f"dataset: {int(again.sum())} prompts stand in their split before, such as "
+            f"{row[text]!r} in {row['split']}: they count as independent"
         )
     sizes = frame.groupby(["label", "split"]).size()
     small = [f"{n} of {label} in {split}" for (label, split), n in sizes.items() if n < FEW]

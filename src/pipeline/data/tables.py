@@ -81,23 +81,31 @@ def as_text(value: Any, where: str) -> str:
         ValueError: anything else, such as a list; names it after `where`.
     """
     if isinstance(value, str | int | float) and not isinstance(value, bool):
+        if _is_missing(value):
+            raise ValueError(f"{where} holds nothing, not text")
         return str(value)
     raise ValueError(f"{where} holds {_named(value)}, not text")
 
 
 def own_column(table: pd.DataFrame, column: str, path: str) -> pd.Series:
-    """Return a column with its values as they are.
+    """Return a column with its values as they are; of texts, a missing one is an empty text.
 
     Raises:
-        ValueError: values of several types, which Parquet cannot hold.
+        ValueError: values of several types, or integers over 64 bits, which Parquet cannot hold.
     """
     import pyarrow
 
+    given = [value for value in table[column] if not _is_missing(value)]
+    if given and all(isinstance(value, str) for value in given):
+        return table[column].where(table[column].notna(), "")
     values = table[column].infer_objects()
     try:
         pyarrow.array(values, from_pandas=True)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError) as error:
         raise ValueError(f"{path}: column {column!r} mixes types: {error}") from error
+    if len(given) < len(values) and all(type(value) is int for value in given):
+        # Without it, a missing value makes floats of all.
+        return values.astype("Int64")
     return values
 
 
@@ -171,9 +179,8 @@ def _read_csv(file: Path) -> dict[str, list[Any]]:
         rows = list(reader)
     while rows and not rows[-1]:
         rows.pop()
-    if len(header) == 1:
-        # A blank line is the row whose only value is empty.
-        rows = [row or [""] for row in rows]
+    # A blank line is no row, but the empty value of a single column.
+    rows = [row or [""] for row in rows] if len(header) == 1 else [row for row in rows if row]
     if len(set(header)) < len(header):
         raise ValueError(f"two columns have the same name: {', '.join(header)}")
     for number, row in enumerate(rows):

@@ -7,6 +7,7 @@ import pandas as pd
 
 from pipeline.data.datasets import checked, draw_splits, filled_at, load_table
 from pipeline.data.prompts import select_prompts
+from pipeline.data.tables import text_column
 
 _PLACEHOLDER = "{placeholder}"
 
@@ -65,7 +66,7 @@ def target_prompts(
             label=label,
             subject=placeholder,
             subject_start=filled_at(text, _PLACEHOLDER, placeholder),
-            answer=file[answers[label]],
+            answer=text_column(file, answers[label], f"{path}: answers.{label}"),
             source=file["instruction"],
             source_subject=file["subject"],
             source_subject_start=file["subject_start"].astype(np.int64),

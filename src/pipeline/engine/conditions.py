@@ -215,6 +215,8 @@ class Condition:
             raise ValueError(f"decoding is {self.decoding!r}; valid: Decoding(...)")
         if isinstance(self.edits, Edit):
             raise ValueError("edits is one Edit; valid: a tuple, such as edits=(edit,)")
+        # A generator would be used up by the first look at it.
+        object.__setattr__(self, "edits", tuple(self.edits))
         for edit in self.edits:
             if not isinstance(edit, Edit):
                 raise ValueError(f"an edit is {type(edit).__name__}; valid: Edit(site, ...)")

@@ -18,6 +18,12 @@ from pipeline.measures.statistics import (
     wilson,
 )
 
+FURTHEST = 10.0
+"""Own standard errors within which 95 % of a layer's resamples have to lie: 2 to 4 if scores are
+normal."""
+_UNEVEN = 4.0
+"""The same in standard errors of the layer: 2 if clusters weigh alike."""
+
 
 @dataclass(frozen=True)
 class Band:
@@ -27,9 +33,10 @@ class Band:
         mean: mean over the scored rows of each layer.
         low: lower edge; NaN without an interval, as for a layer with a single cluster.
         high: upper edge.
-        pointwise: layers with fewer than `FEWEST` scored clusters, whose interval is that of
-            `statistics.estimate`. The true curve lies inside the other layers' band at all of them
-            together with 95 % probability.
+        pointwise: layers with fewer than `FEWEST` scored clusters, or whose resamples lie further
+            from the mean than `FURTHEST`, as of very skewed scores or of one cluster that has most
+            rows. Their interval is that of `statistics.estimate`. The true curve lies inside the
+            other layers' band at all of them together with 95 % probability.
     """
 
     mean: Float[np.ndarray, " layer"]
@@ -56,7 +63,8 @@ def band_over(
     and 1; likewise means of scores from 0 to 1, with mean (1 - mean) / stderr^2 rows. Other means:
     mean -+ max(c, q) stderr, with q the same quantile for the standard error of each resample
     (bootstrap-t), which is wider for skewed scores. In simulations all cover 95 % of curves, but
-    for scores as skewed as reciprocal ranks: 88 % with 10 clusters, 90 % with 23.
+    for scores as skewed as reciprocal ranks: 88 % with 10 clusters, 90 % with 23. Layers beyond
+    `FURTHEST` have an interval of their own.
 
     Args:
         scores: `score`, the column and the cluster; NaN = unscored.
@@ -79,17 +87,49 @@ def band_over(
         for how in ("sum", "count")
     )
     clusters = (counts > 0).sum().to_numpy()
-    few = clusters < FEWEST
+    pointwise = clusters < FEWEST
+    if not pointwise.all():
+        enough = sums.loc[:, ~pointwise].to_numpy(), counts.loc[:, ~pointwise].to_numpy()
+        pointwise[~pointwise] = _far(*enough, share or bounded, seed)
     mean, low, high = (np.full(len(values), np.nan) for _ in range(3))
     for place, value in enumerate(values):
-        if few[place]:
+        if pointwise[place]:
             rows = scores[scores[column] == value]
             own = estimate(rows["score"], rows[cluster], proportion=share, seed=seed)
             mean[place], low[place], high[place] = own.mean, own.low, own.high
-    if not few.all():
-        enough = sums.loc[:, ~few].to_numpy(), counts.loc[:, ~few].to_numpy()
-        mean[~few], low[~few], high[~few] = _simultaneous(*enough, share, bounded, seed)
-    return Band(mean, low, high, few)
+    if not pointwise.all():
+        enough = sums.loc[:, ~pointwise].to_numpy(), counts.loc[:, ~pointwise].to_numpy()
+        together = _simultaneous(*enough, share, bounded, seed)
+        mean[~pointwise], low[~pointwise], high[~pointwise] = together
+    return Band(mean, low, high, pointwise)
+
+
+def _far(
+    sums: Float[np.ndarray, "cluster layer"],
+    counts: Float[np.ndarray, "cluster layer"],
+    between_0_and_1: bool,
+    seed: int,
+) -> Bool[np.ndarray, " layer"]:
+    """Whether a layer's resamples lie too far from its mean for a band with other layers."""
+    (mean,), (stderr,), means, stderrs = _resampled(sums, counts, seed)
+    flat = stderr < 1e-12
+    own = np.where(stderrs > 1e-6 * stderr, stderrs, stderr)
+    deviations = np.abs(means - mean)
+    plain, studentized = (
+        np.quantile(np.nan_to_num(deviations / np.where(flat, 1.0, scale)), LEVEL, axis=0)
+        for scale in (stderr, own)
+    )
+    # Bands of shares have no statistic of a resample's own.
+    skewed = (studentized > FURTHEST) & (not between_0_and_1)
+    return np.asarray(((plain > _UNEVEN) | skewed) & ~flat)
+
+
+def _resampled(
+    sums: Float[np.ndarray, "cluster layer"], counts: Float[np.ndarray, "cluster layer"], seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return means and standard errors of the scores [1, layer] and of resamples of clusters."""
+    weights = resampling_counts(len(sums), seed).astype(float)
+    return (*_ratios(np.ones((1, len(sums))), sums, counts), *_ratios(weights, sums, counts))
 
 
 def _simultaneous(
@@ -99,12 +139,11 @@ def _simultaneous(
     bounded: bool,
     seed: int,
 ) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, " layer"], Float[np.ndarray, " layer"]]:
-    weights = resampling_counts(len(sums), seed).astype(float)
-    ones = np.ones((1, len(sums)))
-    (mean,), (stderr,) = _ratios(ones, sums, counts)
-    means, stderrs = _ratios(weights, sums, counts)
+    (mean,), (stderr,), means, stderrs = _resampled(sums, counts, seed)
     m, n = (counts > 0).sum(axis=0).astype(float), counts.sum(axis=0)
-    wider = stdtrit(m - 1, ndtr(_largest(means - mean, stderr, seed) * np.sqrt(m / (m - 1))))
+    # By the lower tail, which does not round to 1.
+    largest = _largest(means - mean, stderr, seed) * np.sqrt(m / (m - 1))
+    wider = -stdtrit(m - 1, ndtr(-largest))
     if share or bounded:
         # Scores between 0 and 1 vary less than 0s and 1s with their mean: they count as more rows.
         layers = zip(mean, n if share else np.full_like(n, np.inf), m, stderr**2, strict=True)

@@ -28,7 +28,10 @@ def _check_number(name: str, value: Field) -> None:
     """Fail if a field is no number, tensor or `PerPrompt`, before the model runs."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number and not isinstance(value, Tensor | PerPrompt):
-        raise ValueError(f"{name} is {value!r}; valid: a number or a tensor")
+        shown = type(value).__name__ if np.ndim(value) else repr(value)
+        raise ValueError(f"{name} is {shown}; valid: a number or a tensor")
+    if isinstance(value, Tensor) and (value.is_complex() or value.dtype is torch.bool):
+        raise ValueError(f"{name} is of {value.dtype}; valid: a tensor of real numbers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,7 @@ class _Directed:
             raise ValueError(
                 f"direction is a {type(self.direction).__name__}; valid: a tensor [width]"
             )
+        _check_number("direction", self.direction)
         _check_number("strength", self.strength)
 
     def check(self, model: LanguageModel, site: Site) -> None:
@@ -149,6 +153,8 @@ class SetUnits:
                 f"units and values have the shapes {shapes[0]} and {shapes[1]}; valid: [k] each"
             )
         width, units = model.width(site), _all_values(self.units)
+        if units.is_floating_point() or units.dtype is torch.bool:
+            raise ValueError(f"units are of {units.dtype}; valid: whole numbers")
         if units.min() < 0 or units.max() >= width:
             wrong = units[(units < 0) | (units >= width)][0]
             raise ValueError(f"no unit {int(wrong)} at {site}; valid: 0 to {width - 1}")

@@ -88,6 +88,10 @@ def listed(instructions: Iterable[str]) -> list[str]:
     """
     if isinstance(instructions, str):
         raise ValueError(f"instructions is one text, {instructions!r}; valid: a list of texts")
+    # Their iterators give the names of columns and keys.
+    if isinstance(instructions, Mapping) or hasattr(instructions, "columns"):
+        what = type(instructions).__name__
+        raise ValueError(f"instructions is a {what}; valid: a list of texts, such as a column")
     if not isinstance(instructions, Iterable):
         raise ValueError(f"instructions is {instructions!r}; valid: a list of texts")
     texts = list(instructions)

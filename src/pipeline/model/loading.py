@@ -195,13 +195,7 @@ class LanguageModel:
         """
         if self.device.type == "meta":
             raise NeedsRun(f"{self.name} was loaded without weights")
-        last = self.hf.get_input_embeddings().weight.shape[0] - 1
-        highest = max(max(row) for row in rows)
-        if highest > last:
-            raise ValueError(
-                f"token {highest} ({self.tokenizer.decode([highest])}): {self.name} has embeddings "
-                f"0 to {last}"
-            )
+        self.check_token(max(max(row) for row in rows))
         width = max(len(row) for row in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -209,6 +203,15 @@ class LanguageModel:
             ids[r, width - len(row) :] = torch.tensor(row)
             mask[r, width - len(row) :] = 1
         return ids.to(self.device), mask.to(self.device)
+
+    def check_token(self, token: int) -> None:
+        """Raise a ValueError if a token is past the embedding."""
+        last = self.hf.get_input_embeddings().weight.shape[0] - 1
+        if token > last:
+            raise ValueError(
+                f"token {token} ({self.tokenizer.decode([token])}): {self.name} has embeddings "
+                f"0 to {last}"
+            )
 
     def prompts(self, instructions: Iterable[str]) -> list[list[int]]:
         """Render instructions with the chat template and tokenize them.
@@ -228,7 +231,11 @@ class LanguageModel:
     def piece(self, token: int) -> str:
         """Decode one token as inside a sentence, with its leading space and special tokens."""
         # Decoded after another token: some tokenizers drop the space at the start of a text.
-        before = self.tokenizer.encode("a", add_special_tokens=False)
+        try:
+            before = self.tokenizer.encode("a", add_special_tokens=False)
+        # The tokenizers library raises nothing narrower where a vocabulary has no letter a.
+        except Exception:
+            before = [token]
         texts = [
             self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
             for tokens in (before, [*before, token])

@@ -86,10 +86,13 @@ def subject_positions(
     if start >= 0 and instruction is not None:
         start -= len(instruction) - len(instruction.lstrip())
     else:
-        start = _last_mention(text, subject)
+        start = last_mention(text, subject)
     if not subject or start < 0:
         raise ValueError(f"subject {subject!r} is not in the prompt {text!r}")
-    return _span(tokenizer, prompt, begin + start, begin + start + len(subject), raw)
+    positions = _span(tokenizer, prompt, begin + start, begin + start + len(subject), raw)
+    if not positions:
+        raise ValueError(f"subject_start {start} is past the end of {text!r}")
+    return positions
 
 
 @functools.lru_cache
@@ -98,7 +101,7 @@ def _after_instruction(tokenizer: Any) -> str:
     return render(tokenizer, UNLIKE[0]).rpartition(UNLIKE[0])[2]
 
 
-def _last_mention(text: str, subject: str) -> int:
+def last_mention(text: str, subject: str) -> int:
     """Find the last mention as a whole word; -1 if there is none.
 
     A word ends at a character of a script without blanks between words, such as Chinese.
@@ -147,7 +150,11 @@ def _needs_special(tokenizer: Any, prompt: str, raw: bool) -> bool:
 def _encoded(tokenizer: Any, text: str, raw: bool) -> tuple[list[int], list[tuple[int, int]]]:
     """Return the tokens of a prompt, and the characters from first to last that each is from."""
     special = _needs_special(tokenizer, text, raw)
-    encoding = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    try:
+        encoding = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    # The tokenizers library raises nothing narrower, such as for a vocabulary without [UNK].
+    except Exception as error:
+        raise ValueError(f"the tokenizer has no tokens for {text!r}: {error}") from error
     tokens, spans = encoding["input_ids"], encoding["offset_mapping"]
     end = len(tokens)
     while special and end > 1 and spans[end - 1][0] == spans[end - 1][1]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import cycle
+from textwrap import fill
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def ablation_effects(table: pd.DataFrame, references: pd.DataFrame, column: str)
         axes.grid(axis="x")
         axes.set_xlabel(AXES[column])
         measure = AXES[column].removesuffix(", change")
-        axes.set_title(f"Ablating an autoencoder's features: {measure}")
+        axes.set_title(fill(f"Ablating an autoencoder's features: {measure}", 72))
         legend(figure, keys)
         caption(
             figure,

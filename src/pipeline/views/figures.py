@@ -8,6 +8,7 @@ ValueError that names the valid ones.
 """
 
 from itertools import cycle
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -91,8 +92,8 @@ def effect_by_layer(
                 layers = fitted["layer"].astype(int).tolist()
                 rows = fitted_of(select(scores, arm=arm, metric=metric, at_setting=True))
                 draw_reference(axis, baseline_of(means), colour if several else GREY)
-                fill = colour if several else "white"
-                draw_controls(axis, steered, "layer", fill=fill)
+                marker = colour if several else "white"
+                draw_controls(axis, steered, "layer", fill=marker)
                 band = band_over(
                     rows,
                     "layer",
@@ -111,9 +112,8 @@ def effect_by_layer(
             layer_axis(axis)
         if percent:
             percent_axis(axes[0])
-        axes[0].set_ylabel(
-            f"share of requests ({split} split)" if several and percent else label_of(summary)
-        )
+        named = f"share of requests ({split} split)" if several and percent else label_of(summary)
+        axes[0].set_ylabel(fill(named, 40))
         steered = pd.concat(shown)
         keys = {
             label_of(select(summary, metric=metric)): legend_key(color=colour, lw=2.4)

@@ -38,7 +38,7 @@ def draw_band(
 def bands_in_words(bands: Sequence[Band], cluster: str) -> str:
     """State for a caption what the bands of a figure's curves are."""
     pointwise = np.concatenate([band.pointwise for band in bands]) if bands else np.array([])
-    few = f"fewer than {FEWEST} {cluster}s are scored"
+    few = f"fewer than {FEWEST} {cluster}s are scored, or few of them decide the mean"
     if not pointwise.any():
         return "bands: 95 %, simultaneous over layers"
     if pointwise.all():

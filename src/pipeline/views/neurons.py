@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.engine.conditions import BASELINE
 from pipeline.measures.significance import benjamini_hochberg, p_not_zero
@@ -168,6 +169,7 @@ def neuron_ablations(
         alone = effects[(effects["source"] == "chosen") & (effects["neuron"] != names[0])]
         axes[0].plot(alone["mean"].sum(), 0, marker="D", mfc="white", color=COLOURS[0], ms=7, lw=0)
         axes[0].axvline(0, color="#444444", lw=0.8)
+        axes[0].xaxis.set_major_locator(MaxNLocator(5))
         axes[0].set_xlabel("change of the log-odds of the label's words, nats")
         axes[0].set_title("Ablated: how much less likely")
         axes[1].set_yticklabels([])

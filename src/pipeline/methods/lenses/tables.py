@@ -78,6 +78,7 @@ def _first_token(model: LanguageModel, row: dict[str, Any], column: str, text: s
             f"{column} {text!r} of sample {row['sample']} begins inside of the prompt's last token;"
             " valid: a text that begins with a token of its own, mostly with a blank"
         )
+    model.check_token(tokens[before])
     return tokens[before]
 
 
