@@ -107,8 +107,8 @@ def _run_stages(study: Study, folder: Path) -> None:
             continue
         (folder / name).unlink(missing_ok=True)
         # Quickly made; figures name their run, and W&B has each run's numbers.
-        own = stage.name in ("score_metrics", "plot_figures")
-        other = None if own else reused(folder, stage.outputs, name, key)
+        anew = stage.name in ("score_metrics", "plot_figures")
+        other = None if anew else reused(folder, stage.outputs, name, key)
         if other is not None:
             print(f"{stage}: the same as in {other}, taken from there")
             for warning in take_record(stages.ROOT, study.name, other, study.id, words):
@@ -144,10 +144,11 @@ def _say_cost(study: Study, cost: "Cost", folder: Path) -> None:
 def _list(options: argparse.Namespace) -> None:
     from pipeline.runs.outputs import outputs, uncomposed
 
-    listed = outputs(_project())
+    root = _project()
+    listed = outputs(root)
     if not listed:
         print("no outputs yet: dvc repro, or actsweep run STUDY")
-    for name in uncomposed(_project()):
+    for name in uncomposed(root):
         print(f"outputs/{name} has no config here, as after `dvc checkout`: dvc repro compose")
     for output in listed:
         unfinished = "" if output.finished else "  (unfinished)"
