@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.data.datasets import load_tables, tokenise
 from pipeline.engine.conditions import Condition
-from pipeline.engine.scoring import score_and_match, score_answers
+from pipeline.engine.scoring import log_probability_and_match, score_answers
 from pipeline.measures.forgetting import gains_and_losses, losses_compared, skill_changes
 from pipeline.measures.statistics import wilson
 from pipeline.methods.fine_tuning.readings import (
@@ -79,7 +79,8 @@ def test_a_match_is_what_greedy_decoding_writes_first():
     answers = [greedy(model.hf, tokens, 1 + n) for n, tokens in enumerate(prompts)]
     answers[3] = [*answers[3][:-1], (answers[3][-1] + 1) % 200]
     answers[2] = [(answers[2][0] + 1) % 200, *answers[2][1:]]
-    (scores,) = score_and_match(model, prompts, answers, [Condition()], batch_tokens=30)
+    match = log_probability_and_match
+    (scores,) = score_answers(model, prompts, answers, [Condition()], batch_tokens=30, score=match)
     assert scores[:, 1].tolist() == [1, 1, 0, 0, 1]
     (expected,) = score_answers(model, prompts, answers, [Condition()], batch_tokens=30)
     torch.testing.assert_close(scores[:, 0], expected)

@@ -111,6 +111,37 @@ def test_fields_of_other_shapes_stand_beside_each_other():
     assert torch.equal(same[0], same[1])
 
 
+@dataclass(frozen=True, eq=False)
+class Returns:
+    """Returns what is no edited activation."""
+
+    what: ClassVar = None
+
+    def edit(self, hidden):
+        return self.what(hidden)
+
+
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        (lambda hidden: hidden.mean(-1, keepdim=True), r"\[2, 5, 1\]"),
+        (lambda hidden: hidden[:, -1:], r"\[2, 1, 32\]"),
+        (lambda hidden: None, "NoneType"),
+    ],
+)
+def test_an_edit_of_another_shape_is_not_broadcast(what, named, monkeypatch):
+    monkeypatch.setattr(Returns, "what", staticmethod(what))
+    message = rf"Returns at blocks.1.resid_pre returns {named}; valid: the edited activation"
+    with pytest.raises(ValueError, match=message):
+        score_last(
+            tiny("llama"),
+            [[5, 6, 7, 8, 9], [5, 7, 6, 9, 8]],
+            [edited(1, Returns())],
+            lambda x: x,
+            batch_tokens=10**6,
+        )
+
+
 @pytest.mark.parametrize("kind", [Add, Subtract, ProjectOut])
 def test_a_number_is_no_direction(kind):
     with pytest.raises(ValueError, match=r"direction is a number; valid: a vector \[width\]"):

@@ -214,6 +214,12 @@ def test_a_prompt_is_the_same_every_day_however_its_template_finds_the_date(head
     assert chat.render(made, "Why?") == "26 <user>Why?<end><answer>"
 
 
+def test_a_template_that_draws_at_random_is_refused():
+    made = byte_tokenizer("{{ ['Hi', 'Hello'] | random }} " + TURNS, adds_bos=False)
+    with pytest.raises(ValueError, match="draws at random: a prompt would not be the same twice"):
+        chat.announce(made)
+
+
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
@@ -224,6 +230,7 @@ def test_a_prompt_is_the_same_every_day_however_its_template_finds_the_date(head
         ({"no_repeat_ngram_size": 1}, "no_repeat_ngram_size 1"),
         ({"forced_eos_token_id": 2}, "forced_eos_token_id 2"),
         ({"min_new_tokens": 8}, "min_new_tokens 8"),
+        ({"num_return_sequences": 3, "do_sample": True}, "num_return_sequences 3"),
         ({"eos_token_id": 7}, "eos_token_id 7, without the tokenizer's 3"),
     ],
 )
@@ -237,6 +244,14 @@ def test_what_generate_heeds_and_the_engine_does_not_is_named(folder, setting, n
     (record,) = caplog.records
     assert record.getMessage().startswith("completions do not follow the generation_config of")
     assert record.getMessage().endswith(f": {named}")
+
+
+@pytest.mark.parametrize("setting", [{"num_return_sequences": 3}, {"max_new_tokens": 0}])
+def test_a_generation_config_that_transformers_refuses_is_named(folder, setting):
+    edit(folder, "generation_config.json", **setting)
+    (name,) = setting
+    with pytest.raises(ValueError, match=rf"generation_config.json is not valid: .*`{name}`"):
+        LanguageModel.load(str(folder))
 
 
 def test_sampling_settings_of_a_generation_config_are_the_studys_to_choose(folder, caplog):

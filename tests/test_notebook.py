@@ -1,5 +1,6 @@
 """What a notebook needs daily, against the engine and transformers, and what goes wrong there."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,15 +94,14 @@ def test_a_direction_is_saved_and_loaded_for_its_model_and_site(tmp_path, monkey
     model = tiny("llama")
     monkeypatch.setattr(model, "weights", "abc")
     direction = torch.arange(model.d_model) / 3
-    save_direction(tmp_path / "d.safetensors", direction, model=model, site=SITE)
-    assert torch.equal(
-        load_direction(tmp_path / "d.safetensors", model=model, site=SITE), direction
-    )
+    file = tmp_path / "of today" / "d.safetensors"
+    save_direction(file, direction, model=model, site=SITE)
+    assert torch.equal(load_direction(file, model=model, site=SITE), direction)
     with pytest.raises(ValueError, match=r"is of blocks\.1\.resid_pre, this is blocks\.2"):
-        load_direction(tmp_path / "d.safetensors", model=model, site=Site(2, "resid_pre"))
+        load_direction(file, model=model, site=Site(2, "resid_pre"))
     monkeypatch.setattr(model, "weights", "def")
     with pytest.raises(ValueError, match="model abc, this is def"):
-        load_direction(tmp_path / "d.safetensors", model=model, site=SITE)
+        load_direction(file, model=model, site=SITE)
 
 
 @pytest.mark.parametrize("provenance", ["[]", "{", "3", '{"model": "x"}', '{"sites": 5}'])
@@ -262,3 +262,12 @@ def test_every_name_at_the_top_is_there():
     assert dir(pipeline) == sorted(pipeline.__all__)
     for name in pipeline.__all__:
         assert getattr(pipeline, name).__doc__
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_threads_wait_shortly_for_each_other_unless_the_user_says(given, kept):
+    code = "import pipeline, os; print(os.environ['GOMP_SPINCOUNT'])"
+    others = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=others | given, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == kept

@@ -4,8 +4,13 @@ The names below are what a notebook needs; they are imported when first used, so
 only for what it takes.
 """
 
+import os
 from importlib import import_module
 from typing import Any
+
+# Threads of one operation spin while they wait for each other; OpenMP's 300 000 turns cost little
+# on idle cores and most of the time where other processes use them. Read when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 _NAMES = {
     "ActivationStore": "pipeline.store.store",

@@ -114,14 +114,9 @@ def load_tables(
     tables = [load_table(path=path, raw=raw).astype(object) for path in paths]
     tables += [load_table(path=path).astype(object) for path in chat]
     frame = pd.concat(tables, ignore_index=True)
-    for column in frame:
-        values = frame[column].where(frame[column].notna(), None)
-        if all(isinstance(value, str) for value in values.dropna()):
-            frame[column] = values.fillna("")
-        else:
-            mixed = frame.assign(**{str(column): values})
-            frame[column] = own_column(mixed, column, ", ".join([*paths, *chat]))
-    return frame
+    frame = frame.where(frame.notna(), None)
+    named = ", ".join([*paths, *chat])
+    return frame.assign(**{column: own_column(frame, column, named) for column in frame})
 
 
 def fill_templates(

@@ -191,11 +191,23 @@ class EditTable:
             self._pending -= group.edits
             every_row = len(group.rows) == len(hidden)
             before = changed if every_row else changed[group.rows]
-            after = group.intervention.edit(before.float()).to(hidden.dtype)
+            after = _edited(site, group.intervention, before.float()).to(hidden.dtype)
             if mask is not None:
                 after = torch.where(mask, after, before)
             changed = after if every_row else changed.index_copy(0, group.rows, after)
         return None if changed is hidden else changed
+
+
+def _edited(site: Site, intervention: Any, hidden: Float[Tensor, "rows pos width"]) -> Tensor:
+    """Apply an intervention; fail if what it returns would be broadcast to the activation."""
+    edited = intervention.edit(hidden)
+    if not isinstance(edited, Tensor) or edited.shape != hidden.shape:
+        got = list(edited.shape) if isinstance(edited, Tensor) else type(edited).__name__
+        raise ValueError(
+            f"{type(intervention).__name__} at {site} returns {got}; valid: the edited activation, "
+            f"{list(hidden.shape)}"
+        )
+    return edited
 
 
 def _check_tokens(

@@ -128,72 +128,13 @@ def cross_entropy(
     return Scorer(model, texts, conditions, mean_loss, batch_tokens=batch_tokens, ends=ends)(only)
 
 
-def score_answers(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    conditions: Sequence[Condition],
-    *,
-    batch_tokens: int,
-    only: Sequence[int] | None = None,
-) -> Float[Tensor, "conditions prompts"]:
-    """Compute the log-probability of each prompt's answer, in nats, summed over its tokens.
-
-    log p(answer | prompt) = sum_i log p(answer_i | prompt, answer_<i)
-
-    `answers` are the tokens of one answer per prompt; position rules see them as generated tokens.
-    Other arguments and errors as for `score_change`.
-
-    Raises:
-        ValueError: not one answer per prompt, or a prompt or answer without a token.
-    """
-    return _score_answered(model, prompts, answers, conditions, log_probability, batch_tokens, only)
-
-
-def score_and_match(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    conditions: Sequence[Condition],
-    *,
-    batch_tokens: int,
-    only: Sequence[int] | None = None,
-) -> Float[Tensor, "conditions prompts 2"]:
-    """Compute the score of `score_answers`, and whether greedy decoding begins with the answer.
-
-    The second score is 1 if each token of the answer is the top one after the prompt and the tokens
-    before, else 0. Arguments and errors as for `score_answers`.
-    """
-    score = log_probability_and_match
-    return _score_answered(model, prompts, answers, conditions, score, batch_tokens, only)
-
-
-def _score_answered(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    conditions: Sequence[Condition],
-    score: Score,
-    batch_tokens: int,
-    only: Sequence[int] | None,
-) -> Float[Tensor, "conditions prompts ..."]:
-    """Score prompts with their answers.
-
-    Raises:
-        ValueError: not one answer per prompt.
-    """
-    if len(answers) != len(prompts):
-        raise ValueError(f"{len(answers)} answers to {len(prompts)} prompts; valid: one per prompt")
-    answered = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-    ends = [len(prompt) for prompt in prompts]
-    scorer = Scorer(model, answered, conditions, score, batch_tokens=batch_tokens, ends=ends)
-    return scorer(only)
-
-
 def log_probability(
     clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]
 ) -> Tensor:
-    """Compute the score of `score_answers` for rows."""
+    """Compute the log-probability of rows' generated tokens, in nats, summed over tokens.
+
+    log p(answer | prompt) = sum_i log p(answer_i | prompt, answer_<i)
+    """
     losses, _ = _generated_losses(clean_run, start, owners, rows)
     return -losses.sum(1)
 
@@ -207,10 +148,40 @@ def mean_loss(clean_run: CleanRun, start: Start, owners: list[int], rows: list[i
 def log_probability_and_match(
     clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]
 ) -> Tensor:
-    """Compute the scores of `score_and_match` for rows."""
+    """Compute the log-probability of rows' generated tokens, and whether decoding begins with them.
+
+    The second score is 1 if each token is the top one after the prompt and the tokens before, else
+    0.
+    """
     losses, targets = _generated_scores(clean_run, start, owners, rows, _losses_and_tops)
     losses, tops = losses.unbind(-1)
     return torch.stack([-losses.sum(1), (tops.bool() | ~targets).all(1).float()], -1)
+
+
+def score_answers(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    conditions: Sequence[Condition],
+    *,
+    batch_tokens: int,
+    only: Sequence[int] | None = None,
+    score: Score = log_probability,
+) -> Float[Tensor, "conditions prompts ..."]:
+    """Score each prompt's answer: by default log p(answer | prompt), in nats.
+
+    `answers` are the tokens of one answer per prompt; position rules see them as generated tokens.
+    Other arguments and errors as for `score_change`.
+
+    Raises:
+        ValueError: not one answer per prompt, or a prompt or answer without a token.
+    """
+    if len(answers) != len(prompts):
+        raise ValueError(f"{len(answers)} answers to {len(prompts)} prompts; valid: one per prompt")
+    answered = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    ends = [len(prompt) for prompt in prompts]
+    scorer = Scorer(model, answered, conditions, score, batch_tokens=batch_tokens, ends=ends)
+    return scorer(only)
 
 
 def _generated_losses(

@@ -1,5 +1,6 @@
 """Curves over layers with 95 % bands, simultaneous where enough clusters are scored."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,88 +87,99 @@ def band_over(
         .astype(float)
         for how in ("sum", "count")
     )
-    clusters = (counts > 0).sum().to_numpy()
-    pointwise = clusters < FEWEST
-    if not pointwise.all():
-        enough = sums.loc[:, ~pointwise].to_numpy(), counts.loc[:, ~pointwise].to_numpy()
-        pointwise[~pointwise] = _far(*enough, share or bounded, seed)
+    layers = _resampled(sums.to_numpy(), counts.to_numpy(), seed)
+    pointwise = layers.clusters < FEWEST
+    pointwise[~pointwise] = _far(layers.of(~pointwise), share or bounded)
     mean, low, high = (np.full(len(values), np.nan) for _ in range(3))
-    for place, value in enumerate(values):
-        if pointwise[place]:
-            rows = scores[scores[column] == value]
-            own = estimate(rows["score"], rows[cluster], proportion=share, seed=seed)
-            mean[place], low[place], high[place] = own.mean, own.low, own.high
-    if not pointwise.all():
-        enough = sums.loc[:, ~pointwise].to_numpy(), counts.loc[:, ~pointwise].to_numpy()
-        together = _simultaneous(*enough, share, bounded, seed)
-        mean[~pointwise], low[~pointwise], high[~pointwise] = together
+    for place in map(int, np.flatnonzero(pointwise)):
+        rows = scores[scores[column] == values[place]]
+        own = estimate(rows["score"], rows[cluster], proportion=share, seed=seed)
+        mean[place], low[place], high[place] = own.mean, own.low, own.high
+    together = _simultaneous(layers.of(~pointwise), share, bounded, seed)
+    mean[~pointwise], low[~pointwise], high[~pointwise] = together
     return Band(mean, low, high, pointwise)
 
 
-def _far(
-    sums: Float[np.ndarray, "cluster layer"],
-    counts: Float[np.ndarray, "cluster layer"],
-    between_0_and_1: bool,
-    seed: int,
-) -> Bool[np.ndarray, " layer"]:
-    """Whether a layer's resamples lie too far from its mean for a band with other layers."""
-    (mean,), (stderr,), means, stderrs = _resampled(sums, counts, seed)
-    flat = stderr < 1e-12
-    own = np.where(stderrs > 1e-6 * stderr, stderrs, stderr)
-    deviations = np.abs(means - mean)
-    plain, studentized = (
-        np.quantile(np.nan_to_num(deviations / np.where(flat, 1.0, scale)), LEVEL, axis=0)
-        for scale in (stderr, own)
-    )
-    # Bands of shares have no statistic of a resample's own.
-    skewed = (studentized > FURTHEST) & (not between_0_and_1)
-    return np.asarray(((plain > _UNEVEN) | skewed) & ~flat)
+@dataclass(frozen=True)
+class _Resampled:
+    """Scored clusters and rows of each layer, its mean, and those of resamples of whole clusters.
+
+    A resample without a scored row of a layer has NaN.
+    """
+
+    clusters: Float[np.ndarray, " layer"]
+    rows: Float[np.ndarray, " layer"]
+    mean: Float[np.ndarray, " layer"]
+    stderr: Float[np.ndarray, " layer"]
+    means: Float[np.ndarray, "resample layer"]
+    stderrs: Float[np.ndarray, "resample layer"]
+
+    def of(self, chosen: Bool[np.ndarray, " layer"]) -> "_Resampled":
+        return _Resampled(**{name: values[..., chosen] for name, values in vars(self).items()})
+
+    @functools.cached_property
+    def flat(self) -> Bool[np.ndarray, " layer"]:
+        """Layers without variance."""
+        return self.stderr < 1e-12
+
+    @functools.cached_property
+    def own(self) -> Float[np.ndarray, "resample layer"]:
+        """Standard errors of resamples; one without variance has the layer's."""
+        return np.where(self.stderrs > 1e-6 * self.stderr, self.stderrs, self.stderr)
+
+    def distances(
+        self, stderr: Float[np.ndarray, "*resample layer"]
+    ) -> Float[np.ndarray, "resample layer"]:
+        """Compute the distance of each resample's mean in standard errors; 0 where it has none."""
+        return np.nan_to_num(np.abs(self.means - self.mean) / np.where(self.flat, 1.0, stderr))
 
 
 def _resampled(
     sums: Float[np.ndarray, "cluster layer"], counts: Float[np.ndarray, "cluster layer"], seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return means and standard errors of the scores [1, layer] and of resamples of clusters."""
+) -> _Resampled:
     weights = resampling_counts(len(sums), seed).astype(float)
-    return (*_ratios(np.ones((1, len(sums))), sums, counts), *_ratios(weights, sums, counts))
+    (mean,), (stderr,) = _ratios(np.ones((1, len(sums))), sums, counts)
+    clusters, rows = (counts > 0).sum(axis=0).astype(float), counts.sum(axis=0)
+    return _Resampled(clusters, rows, mean, stderr, *_ratios(weights, sums, counts))
+
+
+def _far(layers: _Resampled, between_0_and_1: bool) -> Bool[np.ndarray, " layer"]:
+    """Whether a layer's resamples lie too far from its mean for a band with other layers."""
+    plain, studentized = (
+        np.quantile(layers.distances(stderr), LEVEL, axis=0)
+        for stderr in (layers.stderr, layers.own)
+    )
+    # Bands of shares have no statistic of a resample's own.
+    skewed = (studentized > FURTHEST) & (not between_0_and_1)
+    return np.asarray(((plain > _UNEVEN) | skewed) & ~layers.flat)
 
 
 def _simultaneous(
-    sums: Float[np.ndarray, "cluster layer"],
-    counts: Float[np.ndarray, "cluster layer"],
-    share: bool,
-    bounded: bool,
-    seed: int,
+    layers: _Resampled, share: bool, bounded: bool, seed: int
 ) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, " layer"], Float[np.ndarray, " layer"]]:
-    (mean,), (stderr,), means, stderrs = _resampled(sums, counts, seed)
-    m, n = (counts > 0).sum(axis=0).astype(float), counts.sum(axis=0)
+    mean, stderr, m = layers.mean, layers.stderr, layers.clusters
+    if not len(mean):
+        return mean, mean, mean
     # By the lower tail, which does not round to 1.
-    largest = _largest(means - mean, stderr, seed) * np.sqrt(m / (m - 1))
+    largest = _largest(layers, stderr, seed) * np.sqrt(m / (m - 1))
     wider = -stdtrit(m - 1, ndtr(-largest))
     if share or bounded:
         # Scores between 0 and 1 vary less than 0s and 1s with their mean: they count as more rows.
-        layers = zip(mean, n if share else np.full_like(n, np.inf), m, stderr**2, strict=True)
-        return mean, *wilson(mean, np.array([effective_rows(*each) for each in layers]), wider)
-    # A resample without variance has no statistic of its own.
-    own = np.where(stderrs > 1e-6 * stderr, stderrs, stderr)
-    critical = np.maximum(wider, _largest(means - mean, own, seed))
+        n = layers.rows if share else np.full_like(m, np.inf)
+        rows = [effective_rows(*each) for each in zip(mean, n, m, stderr**2, strict=True)]
+        return mean, *wilson(mean, np.array(rows), wider)
+    critical = np.maximum(wider, _largest(layers, layers.own, seed))
     return mean, mean - critical * stderr, mean + critical * stderr
 
 
-def _largest(
-    deviations: Float[np.ndarray, "resample layer"],
-    stderr: Float[np.ndarray, "*resample layer"],
-    seed: int,
-) -> float:
-    """Return the 95 % quantile over resamples of the largest statistic of any layer.
+def _largest(layers: _Resampled, stderr: Float[np.ndarray, "*resample layer"], seed: int) -> float:
+    """Return the 95 % quantile over resamples of the largest distance of any layer.
 
-    A layer without variance has no statistic; it contributes standard normal noise. NaN, of a
-    resample without a scored row of a layer, counts as 0.
+    A layer without variance contributes standard normal noise.
     """
-    flat = stderr < 1e-12
-    noise = np.abs(np.random.default_rng(seed).standard_normal(deviations.shape))
-    t = np.nan_to_num(np.abs(deviations) / np.where(flat, 1.0, stderr))
-    return float(np.quantile(np.where(flat, noise, t).max(axis=1), LEVEL))
+    noise = np.abs(np.random.default_rng(seed).standard_normal(layers.means.shape))
+    largest = np.where(layers.flat, noise, layers.distances(stderr)).max(axis=1)
+    return float(np.quantile(largest, LEVEL))
 
 
 def _ratios(

@@ -160,6 +160,8 @@ def save_direction(
 ) -> None:
     """Write a direction in float32, with the model and site that it belongs to.
 
+    Makes the folder of the path if there is none.
+
     Raises:
         ValueError: another width than the site's, or values that are not finite.
     """
@@ -175,6 +177,7 @@ def save_direction(
         )
     provenance = Provenance(model.weights, sites=(str(site),), how="saved from a notebook")
     record = {"provenance": json.dumps(provenance.record, sort_keys=True)}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     save_file({"direction": direction.detach().float().cpu().contiguous()}, path, metadata=record)
 
 

@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import jinja2
 import jinja2.meta
+import jinja2.nodes
 from transformers.utils import chat_template_utils
 
 log = logging.getLogger(__name__)
@@ -122,9 +123,10 @@ def announce(
     """Warn if there is no chat template, or if it takes no system turn.
 
     Raises:
-        ValueError: a variable that the template does not have, or a template that fails.
+        ValueError: a variable that the template does not have, or a template that fails or draws at
+            random.
     """
-    _check_variables(tokenizer, variables or {})
+    _check_template(tokenizer, variables or {})
     render(tokenizer, UNLIKE[0], variables=variables)
     if tokenizer.chat_template is None:
         log.warning("the tokenizer has no chat template: prompts are the instruction and a newline")
@@ -132,15 +134,18 @@ def announce(
         log.warning("the chat template takes no system turn: its text precedes the instruction")
 
 
-def _check_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:
-    """Fail if the chat template has no such variable: setting it would change nothing."""
+def _check_template(tokenizer: Any, variables: Mapping[str, Any]) -> None:
+    """Fail if a prompt would not be the same twice, or if a variable would change nothing."""
     # A tag of transformers, which plain jinja does not know.
     template = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", tokenizer.chat_template or "")
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     try:
-        names = jinja2.meta.find_undeclared_variables(environment.parse(template)) - _SET
+        parsed = environment.parse(template)
+        names = jinja2.meta.find_undeclared_variables(parsed) - _SET
     except jinja2.TemplateError as error:
         raise ValueError(f"the chat template fails: {error}") from error
+    if any(item.name == "random" for item in parsed.find_all(jinja2.nodes.Filter)):
+        raise ValueError("the chat template draws at random: a prompt would not be the same twice")
     for variable in variables:
         if variable not in names:
             raise ValueError(

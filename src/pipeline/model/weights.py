@@ -49,6 +49,7 @@ _INERT = {
     "remove_invalid_values": False,
     "renormalize_logits": False,
     "max_time": None,
+    "num_return_sequences": 1,
 }
 """Options of a generation config that the engine does not apply, with their inert values."""
 
@@ -141,7 +142,8 @@ def check_files(path: str) -> None:
     """Check the files of a local folder without reading the weights; skip a Hub id.
 
     Raises:
-        ValueError: a truncated file, a pointer in place of a file, or an adapter.
+        ValueError: a truncated file, a pointer in place of a file, an adapter, or a generation
+            config that transformers refuses.
     """
     folder = Path(path)
     for file in sorted(folder.glob("adapter_*")):
@@ -149,7 +151,7 @@ def check_files(path: str) -> None:
             f"model.path {path!r} has an adapter ({file.name}), which would not be "
             "applied; merge it into the weights first"
         )
-    check_object(path, folder / "generation_config.json")
+    _check_generation(path, folder / "generation_config.json")
     for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
         with file.open("rb") as content:
             if content.read(len(_LFS_POINTER)) == _LFS_POINTER:
@@ -165,6 +167,15 @@ def check_files(path: str) -> None:
                 raise ValueError(
                     f"the weights of model.path {path!r} are damaged: {file.name}: {error}"
                 ) from error
+
+
+def _check_generation(path: str, file: Path) -> None:
+    check_object(path, file)
+    if file.is_file():
+        try:
+            transformers.GenerationConfig.from_pretrained(file.parent)
+        except ValueError as error:
+            raise ValueError(f"model.path {path!r}: {file.name} is not valid: {error}") from error
 
 
 def _check_floating(path: str, file: Path, weights: Any) -> None:

@@ -14,7 +14,11 @@ from torch import Tensor
 from pipeline.data.prompts import answered_tokens, select_prompts
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition
-from pipeline.engine.scoring import cross_entropy, score_and_match
+from pipeline.engine.scoring import (
+    cross_entropy,
+    log_probability_and_match,
+    score_answers,
+)
 from pipeline.methods.fine_tuning.weights import TunedWeights
 from pipeline.methods.lenses.maps import text_parts, tokens_of
 from pipeline.methods.prompting.completion_scores import log_probabilities_after
@@ -72,8 +76,13 @@ def tuned_answers(
     )
 
     def scored() -> pd.DataFrame:
-        log_p, right = score_and_match(
-            model, rows, answers, [Condition()], batch_tokens=model.batch_tokens
+        log_p, right = score_answers(
+            model,
+            rows,
+            answers,
+            [Condition()],
+            batch_tokens=model.batch_tokens,
+            score=log_probability_and_match,
         )[0].T
         return table.assign(log_p=log_p.double().numpy(), right=right.double().numpy())
 
