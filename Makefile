@@ -48,7 +48,7 @@ $(SMOLLM2): | $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,fonts]"
 	touch $@
 
 $(PEERS)/.installed: pyproject.toml constraints.txt $(wildcard benchmarks/requirements-*.txt)

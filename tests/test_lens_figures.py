@@ -1,5 +1,8 @@
 """Figures of lenses and of next tokens draw the numbers of their tables, in glyphs there are."""
 
+import warnings
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -205,6 +208,16 @@ def test_a_chinese_font_is_used_where_there_is_one(monkeypatch):
         monkeypatch.undo()
         glyphs.families.cache_clear()
         glyphs._glyphs.cache_clear()
+
+
+def test_the_packaged_font_draws_chinese_tokens():
+    pytest.importorskip("noto_cjk_sans_otc", reason="pip install 'actsweep[fonts]' is missing")
+    assert drawable("饿猫") == "饿猫"
+    figure = plt.figure()
+    figure.text(0.5, 0.5, "饿猫", fontfamily=glyphs.families())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, of a glyph that is missing
+        figure.canvas.draw()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """Token texts in a form that figures can draw."""
 
 from functools import cache
+from importlib.resources import files
+from importlib.util import find_spec
 
 from matplotlib.font_manager import findfont, fontManager, get_font
 
@@ -9,6 +11,7 @@ from pipeline.views.dashboard import visible
 FAMILIES = (
     "DejaVu Sans",
     "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
     "Noto Sans SC",
     "Source Han Sans SC",
     "WenQuanYi Zen Hei",
@@ -16,11 +19,15 @@ FAMILIES = (
     "Microsoft YaHei",
 )
 """The first ships with matplotlib; the others have Chinese glyphs."""
+_PACKAGED = "noto_cjk_sans_otc"
+"""Package of the second, of the extra `fonts`."""
 
 
 @cache
 def families() -> list[str]:
     """Return the installed `FAMILIES`, for the `fontfamily` of a text."""
+    if find_spec(_PACKAGED) is not None:
+        fontManager.addfont(str(files(_PACKAGED) / "NotoSansCJK-Regular.ttc"))
     installed = set(fontManager.get_font_names())
     return [family for family in FAMILIES if family in installed]
 
