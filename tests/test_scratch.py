@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -176,6 +177,26 @@ def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert list(progress([1, 2], "completions", "chunk")) == [1, 2]
     assert "2/2" in capsys.readouterr().err
+
+
+def test_lines_of_inner_work_leave_time_for_those_of_the_outer(capsys, monkeypatch):
+    """A clock that moves by 3 s at each look; lines come every 10 s."""
+    clock = itertools.count(0, 3)
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(module, "_latest", 0)
+    for _ in progress(range(4), "texts", "chunk"):
+        assert list(progress(range(6), "scores", "batch", brief=True)) == list(range(6))
+    named = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert [name for name in named if "texts" in name] == [
+        f"texts: {done} of 4 chunks" for done in (1, 2, 3, 4)
+    ]
+    assert 4 <= sum("scores" in name for name in named) <= 8
+
+
+def test_brief_work_leaves_no_bar_behind(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert list(progress([1, 2], "scores", "batch", brief=True)) == [1, 2]
+    assert "2/2" not in capsys.readouterr().err
 
 
 def test_quick_work_says_nothing_off_a_terminal(capsys):

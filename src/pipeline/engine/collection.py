@@ -16,6 +16,7 @@ from pipeline.engine.memory import in_batches
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.runs.progress import progress
 
 
 def collect(
@@ -80,7 +81,8 @@ def _collect(
     order = np.lexsort((table["position"], table["prompt"]))
     row_numbers = torch.from_numpy(np.argsort(order)).split([len(frame) for frame in frames])
     gathered: dict[Site, Tensor] = {}
-    for block, numbers in zip(packed, row_numbers, strict=True):
+    both = list(zip(packed, row_numbers, strict=True))
+    for block, numbers in progress(both, "activations", "batch", brief=True):
         # Padded again, because keeping all batches would fill the device.
         ids, mask = model.pad([prompts[p] for p in block])
         _, chosen = _chosen(prompts, block, rule, mask)

@@ -13,6 +13,7 @@ from pipeline.engine.memory import in_batches
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.runs.progress import progress
 
 Affine = tuple[Float[Tensor, "d_model d_model"], Float[Tensor, " d_model"]]
 """W and b of a map z = W h + b."""
@@ -70,7 +71,8 @@ def _mean_affine(
     weights = {layer: torch.empty(width, width, dtype=torch.float64) for layer in layers}
     read = {layer: torch.empty(n, width, dtype=torch.float64) for layer in layers}
     eye = torch.eye(width, dtype=final.dtype, device=final.device)
-    for rows in torch.arange(width).split(max(1, batch_tokens // ids.numel())):
+    split = torch.arange(width).split(max(1, batch_tokens // ids.numel()))
+    for rows in progress(split, "Jacobians", "batch", brief=True):
         # Rows are independent: the gradient of a sum over prompts is that of each prompt.
         directions = eye[rows.to(eye.device), None, :].expand(-1, n, -1)
         gradients = torch.autograd.grad(

@@ -23,6 +23,7 @@ from pipeline.engine.memory import in_batches
 from pipeline.engine.restart import CleanRun, Start
 from pipeline.model.hooks import with_hooks
 from pipeline.model.loading import LanguageModel
+from pipeline.runs.progress import progress
 
 Score = Callable[[CleanRun, Start, list[int], list[int]], Tensor]
 """Scores rows that share a start, given each row's condition and its prompt's index in the block.
@@ -91,7 +92,8 @@ class Scorer:
         lengths = [self._lengths[number] for number in numbers]
         computed = pass_tokens(model, batch_tokens)
         block_budget = block_tokens(batch_tokens, len(table.conditions))
-        for members in blocks(lengths, min(computed, block_budget)):
+        split = list(blocks(lengths, min(computed, block_budget)))
+        for members in progress(split, "scores", "batch", brief=True):
             block = [numbers[n] for n in members]
             ends = None if self._ends is None else [self._ends[number] for number in block]
             clean_run = CleanRun(model, self._prompts, block, table, ends=ends, clean=self._clean)

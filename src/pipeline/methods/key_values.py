@@ -25,6 +25,7 @@ from pipeline.model.unembedding import (
     readout_vectors,
     value_vectors,
 )
+from pipeline.runs.progress import progress
 
 _VALUES = 256
 """Value vectors unembedded at a time: 0.25 GB for a vocabulary of 256 thousand."""
@@ -205,7 +206,8 @@ def _strongest_contexts(
     width = model.width(sites[0])
     best = torch.full((len(layers), width), -torch.inf)
     places = torch.zeros(len(layers), width, 2, dtype=torch.long)
-    for block in passes(model, [len(text) for text in texts], batch_tokens):
+    split = passes(model, [len(text) for text in texts], batch_tokens)
+    for block in progress(split, "keys", "batch", brief=True):
         ids, mask = model.pad([texts[number] for number in block])
         positions = hooks.token_positions(mask)
         valid = (mask == 1) & (positions > 0)

@@ -69,7 +69,7 @@ def axes_map(
         caption(
             figure,
             [
-                f"Cells: mean {called}; hatched: not measured.",
+                f"Cells: {called}, mean; hatched: not measured.",
                 f"{split.capitalize()} split, prompts labelled {labels[0]}, "
                 f"{counts_in_words(mapped)}.",
                 baseline_in_words(means),

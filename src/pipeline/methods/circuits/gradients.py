@@ -23,6 +23,7 @@ from pipeline.methods.circuits.components import (
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site, undivided
+from pipeline.runs.progress import progress
 
 EMBED = Site(0, "embed")
 ROLES = ("answer", "foil", "foil again", "last", "other")
@@ -141,7 +142,8 @@ def batches(model: LanguageModel, prompts: pd.DataFrame, batch_tokens: int) -> I
     clean, corrupted = tokens_of(prompts), corrupted_tokens(model, prompts)
     ids = answer_ids(model, prompts)
     check_context(model, clean)
-    for block in passes(model, list(map(len, clean)), batch_tokens):
+    split = passes(model, list(map(len, clean)), batch_tokens)
+    for block in progress(split, "attribution", "batch", brief=True):
         (rows, mask), (others, _) = (
             model.pad([tokens[number] for number in block]) for tokens in (clean, corrupted)
         )

@@ -15,6 +15,7 @@ from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.model.unembedding import unembedded
+from pipeline.runs.progress import progress
 
 _GRADIENTS = 4
 """A pass with gradients holds the activations of all layers: a quarter of the usual tokens."""
@@ -140,7 +141,7 @@ def _optimised(
     adam = torch.optim.Adam([change], lr=recipe.rate)
     old = _essence_of(model, contexts, site, batches, change)
     updates = torch.zeros(contexts.facts, dtype=torch.long)
-    for step in range(recipe.steps + 1):
+    for step in progress(range(recipe.steps + 1), f"values of {site}", "step", brief=True):
         adam.zero_grad()
         losses, likely = _losses(model, contexts, site, batches, change, targets, old, recipe)
         penalty = recipe.decay * change.norm(dim=-1) / norms**2

@@ -25,6 +25,7 @@ from pipeline.methods.relations.fits import expanded_layers
 from pipeline.model import chat, hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.runs.progress import progress
 
 _PREFIX_TOKENS = (5, 10)
 """Lengths of prefixes in turn, as in the reference implementation."""
@@ -103,7 +104,7 @@ def rome(
     targets = continuation_tokens(model, edited, [target])[:, 0]
     contexts = contexts_of(model, edited, _prefixes(model, corpus, prefixes, seed), essence)
     by_layer = {}
-    for layer in chosen:
+    for layer in progress(chosen, "edits", "layer"):
         moment = in_batches(
             model,
             model.batch_tokens,
@@ -177,7 +178,8 @@ def _second_moment(
     """Compute E[k kT] over all tokens but the first of each text."""
     total = torch.zeros(model.width(site), model.width(site), dtype=torch.float64)
     count = 0
-    for block in passes(model, [len(row) for row in tokens], batch_tokens):
+    split = passes(model, [len(row) for row in tokens], batch_tokens)
+    for block in progress(split, f"keys of {site}", "batch", brief=True):
         ids, mask = model.pad([tokens[number] for number in block])
         used = (mask == 1) & (hooks.token_positions(mask) > 0)
         keys = hooks.read(model, [site], ids, mask, partial(_rows_of, used))[site].double()

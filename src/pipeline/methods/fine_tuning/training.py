@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from pipeline.data.datasets import dataset_digest
 from pipeline.data.prompts import select_prompts
@@ -30,6 +29,7 @@ from pipeline.methods.provenance import Provenance
 from pipeline.model.hooks import token_positions
 from pipeline.model.loading import LanguageModel
 from pipeline.model.replaced_weights import block_weights
+from pipeline.runs.progress import progress
 
 
 def fine_tuned(
@@ -129,19 +129,19 @@ def train(
     tensors = trainable(model, rank, torch.Generator().manual_seed(seed))
     parameters = [tensor.requires_grad_() for tensor in tensors.values()]
     optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
-    own = block_weights(model)
+    weights = block_weights(model)
     kept: dict[int, dict[str, Tensor]] = {}
     curve: list[dict[str, float]] = []
     times = [0] * len(rows)
     drawn = batches(rows, batch=batch, replay=replay, seed=seed)
-    for step in tqdm(range(1, checkpoints[-1] + 1), desc="fine-tune", unit="step", disable=None):
+    for step in progress(range(1, checkpoints[-1] + 1), "fine-tuning", "step"):
         members = next(drawn)
         losses = np.empty(batch)
         optimizer.zero_grad()
         for part in passes(model, [len(rows[n].tokens) for n in members], model.batch_tokens):
-            tuned = merged(own, tensors, rank)
-            weights = {name: value.to(own[name].dtype) for name, value in tuned.items()}
-            of_rows = row_losses(model, weights, [rows[members[n]] for n in part])
+            tuned = merged(weights, tensors, rank)
+            cast = {name: value.to(weights[name].dtype) for name, value in tuned.items()}
+            of_rows = row_losses(model, cast, [rows[members[n]] for n in part])
             (of_rows.sum() / batch).backward()
             losses[part] = of_rows.detach().cpu().numpy()
         if not np.isfinite(losses).all():

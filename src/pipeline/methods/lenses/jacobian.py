@@ -24,6 +24,7 @@ from pipeline.methods.provenance import Provenance
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site, chosen_layers
+from pipeline.runs.progress import progress
 
 
 def jacobian_lens(
@@ -96,7 +97,8 @@ def mean_jacobians(
     """Average the summed Jacobians of texts: one backward pass per batch and output dimension."""
     width = model.d_model
     total = torch.zeros(len(layers), width, width, dtype=torch.float64)
-    for block in passes(model, [len(text) for text in texts], batch_tokens):
+    split = passes(model, [len(text) for text in texts], batch_tokens)
+    for block in progress(split, "Jacobians", "batch", brief=True):
         ids, mask = model.pad([texts[number] for number in block])
         positions = hooks.token_positions(mask)
         ends = mask.sum(-1, keepdim=True) - 1

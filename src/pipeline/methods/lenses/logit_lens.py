@@ -20,6 +20,7 @@ from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.model.unembedding import lens_logits
+from pipeline.runs.progress import progress
 
 _UNEMBEDDED = 128
 """Positions unembedded at a time: 0.3 GB in float64 for a vocabulary of 256 thousand.
@@ -149,7 +150,8 @@ def _measured(
     result = torch.empty(
         int(starts[-1]), len(layers) + 1, 4 + 2 * named.shape[1], dtype=torch.float64
     )
-    for block in passes(model, [len(prompt) for prompt in prompts], batch_tokens):
+    split = passes(model, [len(prompt) for prompt in prompts], batch_tokens)
+    for block in progress(split, "lens", "batch", brief=True):
         ids, mask = model.pad([prompts[number] for number in block])
         owners = [r for r, number in enumerate(block) for _ in places[number]]
         at = [

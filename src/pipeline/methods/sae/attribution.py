@@ -21,6 +21,7 @@ from pipeline.methods.sae.interventions import ablate
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.runs.progress import progress
 
 _HELD = 2**26
 """Feature activations held at a time, [rows, pos, feature]: 0.27 GB for each of a few tensors."""
@@ -114,7 +115,8 @@ def _attribute(
         str(site): np.zeros((longest, sae.n_features), dtype=np.int32)
         for site, sae in by_site.items()
     }
-    for block in blocks([len(prompt) for prompt in prompts], batch_tokens):
+    split = list(blocks([len(prompt) for prompt in prompts], batch_tokens))
+    for block in progress(split, "attribution", "batch", brief=True):
         ids, mask = model.pad([prompts[p] for p in block])
         numbers = torch.tensor(block, device=model.device)
         activations, gradients, metric = hooks.differentiate(

@@ -3,17 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
-from tqdm import tqdm
 
 from pipeline.methods.provenance import Provenance
 from pipeline.methods.sae.autoencoder import KINDS, SparseAutoencoder
 from pipeline.methods.sae.topk import decode, largest
+from pipeline.runs.progress import progress
 from pipeline.store.shuffling import shuffled_batches
 from pipeline.store.store import ActivationStore
 
@@ -126,26 +127,26 @@ def train(
     sites = list(dict.fromkeys(recipe.site for recipe in recipes))
     steps = passes * math.ceil(n_rows / batch_rows)
     learners: list[_Learner] = []
-    with tqdm(total=steps, desc="autoencoders", unit="step", disable=None) as bar:
-        for number in range(passes):
-            batches = shuffled_batches(
-                store,
-                sites,
-                mask,
-                batch_rows=batch_rows,
-                buffer_rows=buffer_rows,
-                seed=seed + number,
-            )
-            for batch in batches:
-                on_device = {site: rows.to(device) for site, rows in batch.items()}
-                if not learners:
-                    learners = [
-                        _Learner(recipe, on_device[recipe.site], steps, seed + index)
-                        for index, recipe in enumerate(recipes)
-                    ]
-                for learner in learners:
-                    learner.step(on_device[learner.recipe.site])
-                bar.update()
+    batches = chain.from_iterable(
+        shuffled_batches(
+            store,
+            sites,
+            mask,
+            batch_rows=batch_rows,
+            buffer_rows=buffer_rows,
+            seed=seed + number,
+        )
+        for number in range(passes)
+    )
+    for _ in progress(range(steps), "autoencoders", "step"):
+        on_device = {site: rows.to(device) for site, rows in next(batches).items()}
+        if not learners:
+            learners = [
+                _Learner(recipe, on_device[recipe.site], steps, seed + index)
+                for index, recipe in enumerate(recipes)
+            ]
+        for learner in learners:
+            learner.step(on_device[learner.recipe.site])
     origin = store.fingerprint
     return [
         learner.finish(
