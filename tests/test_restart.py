@@ -12,8 +12,8 @@ from pipeline.engine.edit_table import EditTable
 from pipeline.engine.restart import CleanRun
 from pipeline.engine.scoring import cross_entropy, score_last
 from pipeline.methods.interventions import Add, ProjectOut, Replace
-from pipeline.model.hooks import starting_at
 from pipeline.model.sites import Site
+from pipeline.model.starting import starting_at
 
 PROMPTS = random_prompts(5, seed=3)
 OWN = PromptPositions("own", [tuple(range(n % 3, len(p))) for n, p in enumerate(PROMPTS)])

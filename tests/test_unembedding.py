@@ -6,9 +6,9 @@ import pytest
 import torch
 from families import FAMILIES, LAYERS, VOCAB, WIDTH, random_prompts, tiny, tokenizer
 
-from pipeline.model.hooks import starting_at
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.model.starting import starting_at
 from pipeline.model.unembedding import direct_logits
 
 STREAM = Site(2, "resid_post")

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import DynamicCache
 
 from pipeline.engine.limits import check_context, check_listed_run
 from pipeline.engine.memory import in_batches
@@ -32,7 +33,8 @@ def mean_affine(
     z is the last block's output at the last token and h the output of a layer at the prompt's
     position. W = mean dz/dh and b = mean(z - (dz/dh) h) over prompts, in float64. dz/dh is the
     total derivative through all later positions. One forward pass serves all prompts and layers;
-    a backward pass serves several dimensions of z at once, at most `batch_tokens` tokens.
+    a backward pass, through the tokens from the first of the positions on, serves several
+    dimensions of z at once, at most `batch_tokens` tokens.
 
     Returns:
         W [d_model (z), d_model (h)] and b [d_model] by layer.
@@ -71,7 +73,7 @@ def _mean_affine(
     weights = {layer: torch.empty(width, width, dtype=torch.float64) for layer in layers}
     read = {layer: torch.empty(n, width, dtype=torch.float64) for layer in layers}
     eye = torch.eye(width, dtype=final.dtype, device=final.device)
-    split = torch.arange(width).split(max(1, batch_tokens // ids.numel()))
+    split = torch.arange(width).split(max(1, batch_tokens // ids[:, min(columns) :].numel()))
     for rows in progress(split, "Jacobians", "batch", brief=True):
         # Rows are independent: the gradient of a sum over prompts is that of each prompt.
         directions = eye[rows.to(eye.device), None, :].expand(-1, n, -1)
@@ -90,12 +92,21 @@ def _mean_affine(
 def _forward(
     model: LanguageModel, ids: Tensor, mask: Tensor, columns: Tensor, layers: Sequence[int]
 ) -> tuple[dict[int, Float[Tensor, "rows d_model"]], Float[Tensor, "rows d_model"]]:
-    """Run the model with the graph from the states at the columns to the last token's output."""
+    """Run the model with the graph from the states at the columns to the last token's output.
+
+    The tokens before the first column depend on no state: they are run before, without a graph.
+    """
+    first = int(columns.min())
+    cache = DynamicCache()
+    if first > 0:
+        with torch.no_grad():
+            hooks.run_blocks(model, ids[:, :first], mask[:, :first], cache)
     states: dict[int, Tensor] = {}
     outputs: list[Tensor] = []
 
     def expand(layer: int, hidden: Tensor) -> Tensor:
-        rows, at = torch.arange(len(hidden), device=hidden.device), columns.to(hidden.device)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        at = columns.to(hidden.device) - first
         state = hidden[rows, at]
         # The forward pass must continue with the tensor that the gradient is taken for.
         states[layer] = state.clone() if state.requires_grad else state.detach().requires_grad_()
@@ -110,5 +121,5 @@ def _forward(
     at_sites[Site(model.n_layers - 1, "resid_post")] = keep
     # Fused attention has no gradient for several directions at once.
     with torch.enable_grad(), hooks.with_hooks(model, at_sites), sdpa_kernel(SDPBackend.MATH):
-        hooks.run_blocks(model, ids, mask)
+        hooks.run_blocks(model, ids[:, first:], mask, cache)
     return {layer: states[layer] for layer in layers}, outputs[0]

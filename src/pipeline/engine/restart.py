@@ -13,9 +13,10 @@ from pipeline.engine.cache import GrowingLayer, cache_of, selected, view
 from pipeline.engine.conditions import Condition, Positions, position_mask
 from pipeline.engine.edit_table import EditTable
 from pipeline.model.finite import check_finite
-from pipeline.model.hooks import Hook, starting_at, token_positions, with_hooks
+from pipeline.model.hooks import Hook, token_positions, with_hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.model.starting import starting_at
 from pipeline.model.unembedding import lens_logits
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from pipeline.model.finite import check_finite
 from pipeline.model.loading import LanguageModel
@@ -91,16 +92,29 @@ def read(
     return activations
 
 
-def run_blocks(model: LanguageModel, ids: Tensor, mask: Tensor) -> None:
+def run_blocks(
+    model: LanguageModel, ids: Tensor, mask: Tensor, cache: DynamicCache | None = None
+) -> None:
     """Run left-padded rows through all blocks and the final norm, for what hooks make of them.
+
+    Args:
+        model: the model.
+        ids: tokens of the rows.
+        mask: of the rows; with a cache, of the cached tokens and of these.
+        cache: keys and values of the tokens before; those of these tokens are added.
 
     Raises:
         ValueError: a final state of a token that is not finite.
     """
+    n = ids.shape[1]
     hidden = model.decoder(
-        ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=False
+        ids,
+        attention_mask=mask,
+        position_ids=token_positions(mask)[:, -n:],
+        past_key_values=cache,
+        use_cache=cache is not None,
     ).last_hidden_state
-    check_finite(_finite_rows(hidden, mask), model.dtype, "final states")
+    check_finite(_finite_rows(hidden, mask[:, -n:]), model.dtype, "final states")
 
 
 def run_to_logits(
@@ -120,36 +134,6 @@ def run_to_logits(
     ).logits
     check_finite(_finite_rows(logits, mask[:, -last:]), model.dtype, "logits")
     return logits
-
-
-@contextmanager
-def starting_at(
-    model: LanguageModel, layer: int, hidden: Float[Tensor, "batch pos d_model"]
-) -> Iterator[None]:
-    """Run only the blocks from `layer` on, with `hidden` as the residual stream at its input.
-
-    `layer` must be at least 1. At `n_layers` only the final norm and the unembedding run.
-    """
-    skipped = list(model.blocks[:layer])
-    precomputed = _Precomputed(hidden)
-    try:
-        for index in range(layer):
-            model.blocks[index] = precomputed
-        yield
-    finally:
-        for index, block in enumerate(skipped):
-            model.blocks[index] = block
-
-
-class _Precomputed(nn.Module):
-    """Replaces a block and returns a precomputed residual stream."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self.hidden
 
 
 def differentiate(

@@ -4,10 +4,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pipeline.model.hooks import run_to_logits, starting_at
+from pipeline.model.hooks import run_to_logits
 from pipeline.model.loading import LanguageModel
 from pipeline.model.output_projections import norm_scale, written
 from pipeline.model.sites import Site
+from pipeline.model.starting import starting_at
 
 
 @torch.inference_mode()

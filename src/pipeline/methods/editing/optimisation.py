@@ -14,6 +14,7 @@ from pipeline.engine.memory import in_batches
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.model.starting import starting_at
 from pipeline.model.unembedding import unembedded
 from pipeline.runs.progress import progress
 
@@ -209,7 +210,7 @@ def _logits(
         final.append(hidden[:, -1])
 
     last = Site(model.n_layers - 1, "resid_post")
-    begun = hooks.starting_at(model, site.layer, batch.stream) if site.layer > 0 else nullcontext()
+    begun = starting_at(model, site.layer, batch.stream) if site.layer > 0 else nullcontext()
     with begun, hooks.with_hooks(model, {site: add, last: keep}):
         hooks.run_blocks(model, batch.ids, batch.mask)
     return unembedded(model, final[0]).float()
