@@ -142,6 +142,11 @@ def test_the_subject_ends_where_its_text_does(template, adds_bos, subject):
         ("Paris is in France, not Paris.", "Paris", -1, "Paris is in France, not "),
         ("Answer the user", "user", -1, "Answer the "),
         ("  Paris is in France.", "France", 14, "Paris is in "),
+        # Combining marks: é as e and an accent, a Hindi vowel sign, an Arabic vowel.
+        ("le cafe ou le cafe\u0301", "cafe", -1, "le "),
+        ("le e\u0301tat, tat", "tat", -1, "le e\u0301tat, "),
+        ("राम और रामा", "राम", -1, ""),
+        ("\u0628\u064e\u064a\u062a \u0628", "\u064a\u062a", -1, None),
     ],
 )
 def test_the_subject_is_the_one_of_the_instruction(instruction, subject, start, before):
@@ -149,6 +154,10 @@ def test_the_subject_is_the_one_of_the_instruction(instruction, subject, start, 
     tokenizer = byte_tokenizer("{{ 'user Paris' }}" + TURNS + "list user", adds_bos=False)
     prompt = chat.render(tokenizer, instruction, system="Answer the user. Paris!")
     options = {"instruction": instruction, "start": start}
+    if before is None:
+        with pytest.raises(ValueError, match="is not in the prompt"):
+            tokenization.subject_positions(tokenizer, prompt, subject, **options)
+        return
     *_, place = tokenization.subject_positions(tokenizer, prompt, subject, **options)
     spelled = tokenizer.decode(tokenization.encode(tokenizer, prompt)[: place + 1])
     begin = prompt.rindex(instruction.strip())

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ _SCRIPTS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
 )
 """Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean: words need no blank between them."""
-_BLANKLESS, _LETTER = f"[{_SCRIPTS}]", rf"[^\W{_SCRIPTS}]"
+_BLANKLESS, _LETTER = re.compile(f"[{_SCRIPTS}]"), re.compile(rf"[^\W{_SCRIPTS}]")
 
 
 def encode(tokenizer: Any, prompt: str, *, raw: bool = False) -> list[int]:
@@ -104,12 +105,33 @@ def _after_instruction(tokenizer: Any) -> str:
 def last_mention(text: str, subject: str) -> int:
     """Find the last mention as a whole word; -1 if there is none.
 
-    A word ends at a character of a script without blanks between words, such as Chinese.
+    A word ends at a character of a script without blanks between words, such as Chinese, but never
+    before a combining mark, such as the accent of a decomposed é.
     """
-    before = "" if re.match(_BLANKLESS, subject[:1]) else rf"(?<!{_LETTER})"
-    after = "" if re.match(_BLANKLESS, subject[-1:]) else rf"(?!{_LETTER})"
-    mentions = list(re.finditer(f"{before}{re.escape(subject)}{after}", text))
-    return mentions[-1].start() if mentions else -1
+    start = text.rfind(subject) if subject else -1
+    while start > 0 and not _is_whole(text, start, start + len(subject)):
+        start = text.rfind(subject, 0, start + len(subject) - 1)
+    whole = start >= 0 and _is_whole(text, start, start + len(subject))
+    return start if whole else -1
+
+
+def _is_whole(text: str, start: int, end: int) -> bool:
+    """Whether text[start:end] begins and ends where a word does."""
+    before, after = text[start - 1 : start], text[end : end + 1]
+    begins = _BLANKLESS.match(text[start]) or not _is_of_word(before)
+    ends = _BLANKLESS.match(text[end - 1]) or not _is_of_word(after)
+    return bool(begins and ends and not _is_mark(after))
+
+
+def _is_of_word(character: str) -> bool:
+    """Whether it is a letter, digit or mark of a script with blanks between words."""
+    return bool(_LETTER.match(character)) or (
+        _is_mark(character) and not _BLANKLESS.match(character)
+    )
+
+
+def _is_mark(character: str) -> bool:
+    return character != "" and unicodedata.category(character).startswith("M")
 
 
 def template_length(tokenizer: Any, *, variables: Mapping[str, Any] | None = None) -> int:
