@@ -11,7 +11,7 @@ from pipeline.config.contracts import bound, imported
 from pipeline.config.errors import at_key
 from pipeline.engine.arms import arm_part, run_parts
 from pipeline.engine.sweeps import Part, conditions_table
-from pipeline.measures.scale import scale_of
+from pipeline.measures.scale import check_bounded, scale_of
 from pipeline.measures.scores import long_table, score_completions, with_conditions, with_prompts
 from pipeline.measures.settings import Setting, choose_setting, validated
 from pipeline.measures.statistics import summarise
@@ -66,14 +66,15 @@ def _choose(job: Job, name: str, part: Part, scores: pd.DataFrame) -> tuple[Sett
     assert study.sweep is not None
     arm = study.sweep.arm(name)
     node = (study.sweep.logit_metrics | study.score.metrics)[str(arm.metric)]
-    share = scale_of(imported(node["_target_"]), node).share
+    scale = scale_of(imported(node["_target_"]), node)
+    check_bounded(scores, {str(arm.metric): scale})
     conditions = conditions_table([part])
     rows = scores[(scores["metric"] == arm.metric)]
     rows = rows[rows["condition"].isin(conditions["condition"])]
     means = summarise(
         rows,
         ["condition", "metric"],
-        shares=[str(arm.metric)] if share else [],
+        shares=[str(arm.metric)] if scale.share else [],
         cluster=study.score.cluster,
         seed=study.score.seed,
     )

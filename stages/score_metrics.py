@@ -7,7 +7,7 @@ import pandas as pd
 
 from pipeline.config.contracts import bound, imported
 from pipeline.measures.headline import curves_by_layer, headline, means_of
-from pipeline.measures.scale import TEXT_METRIC, TEXT_SCALE, Scale, scale_of
+from pipeline.measures.scale import TEXT_METRIC, TEXT_SCALE, Scale, check_bounded, scale_of
 from pipeline.measures.scores import (
     constant_metrics,
     long_table,
@@ -41,6 +41,7 @@ def run(job: Job) -> None:
             log.warning("metric %s gives every completion and prompt the same score", name)
     joined = with_conditions(with_prompts(scores, prompts), job.inputs.conditions)
     scales = _scales(job)
+    check_bounded(joined, scales)
     summary = summarise(
         joined,
         ["condition", "label", "split", "metric"],

@@ -2,9 +2,11 @@
 
 import logging
 
+import pandas as pd
 import pytest
 from families import BOS, byte_tokenizer
 
+from pipeline.data import positions
 from pipeline.model import chat, tokenization
 
 TURNS = (
@@ -91,10 +93,25 @@ def test_a_template_that_changes_the_instruction_is_refused():
         chat.render(cut, "How do you do")
 
 
+def test_a_subject_is_not_found_in_a_tail_that_a_variable_changes():
+    template = "<{{ messages[0]['content'] }}><{{ who | default('answer') }}>"
+    made, variables = byte_tokenizer(template, adds_bos=False), {"who": "model"}
+    for instruction in ("Ask a model now", "model"):
+        prompt = chat.render(made, instruction, variables=variables)
+        row = {"sample": 0, "prompt": prompt, "instruction": instruction, "subject": "model"}
+        row |= {"tokens": tokenization.encode(made, prompt), "raw": False}
+        _, places = positions.locate(pd.DataFrame([row]), made, "subject", variables=variables)
+        spelled = made.decode(row["tokens"][: places[0][-1] + 1])
+        assert spelled == prompt[: prompt.index("model") + 5]
+
+
 def test_a_subject_is_not_found_in_the_template():
     tokenizer = byte_tokenizer(TURNS, adds_bos=False)
     prompt = chat.render(tokenizer, "answer")
-    *_, place = tokenization.subject_positions(tokenizer, prompt, "answer", instruction="answer")
+    tail = tokenization.template_tail(tokenizer)
+    *_, place = tokenization.subject_positions(
+        tokenizer, prompt, "answer", instruction="answer", tail=tail
+    )
     tokens = tokenization.encode(tokenizer, prompt)
     assert tokenizer.decode(tokens[: place + 1]) == prompt[: prompt.index("answer") + 6]
 

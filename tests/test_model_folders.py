@@ -216,8 +216,9 @@ def test_a_prompt_is_the_same_every_day_however_its_template_finds_the_date(head
 
 def test_a_template_that_draws_at_random_is_refused():
     made = byte_tokenizer("{{ ['Hi', 'Hello'] | random }} " + TURNS, adds_bos=False)
-    with pytest.raises(ValueError, match="draws at random: a prompt would not be the same twice"):
-        chat.announce(made)
+    for render in (chat.announce, lambda tokenizer: chat.render(tokenizer, "Why?")):
+        with pytest.raises(ValueError, match="at random: a prompt would not be the same twice"):
+            render(made)
 
 
 @pytest.mark.parametrize(

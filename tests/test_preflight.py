@@ -161,6 +161,23 @@ def test_the_position_of_a_fit_must_be_collected():
     assert "fits.vector.position: -1 is not collected; valid: ['subject']" in error
 
 
+def test_a_column_with_the_name_of_an_axis_is_refused(tmp_path):
+    table = pd.read_json(ROOT / "data/instructions.jsonl", lines=True)
+    table.assign(layer="ground").to_json(tmp_path / "own.jsonl", orient="records", lines=True)
+    error = error_of(f"dataset.path={tmp_path / 'own.jsonl'}")
+    assert error.startswith("sweep.arms.")
+    assert "the dataset has a column 'layer', the name of one of the arm's axes" in error
+
+
+def test_prompts_without_a_topic_are_no_cluster_of_their_own(tmp_path):
+    table = pd.read_json(ROOT / "data/instructions.jsonl", lines=True)
+    table.loc[3, "topic"] = None
+    table.to_json(tmp_path / "some.jsonl", orient="records", lines=True)
+    options = [f"dataset.path={tmp_path / 'some.jsonl'}", "score.cluster=topic"]
+    assert "score.cluster: topic: sample 3 has no topic; all without one" in error_of(*options)
+    check(compose_study("refusal", [options[0], "score.cluster=sample"], root=ROOT))
+
+
 def test_an_empty_dataset_is_named(tmp_path):
     (tmp_path / "empty.jsonl").touch()
     assert "empty.jsonl' is empty" in error_of(f"dataset.path={tmp_path}/empty.jsonl")

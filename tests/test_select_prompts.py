@@ -71,6 +71,8 @@ def test_prompts_in_several_splits_and_tiny_classes_are_told():
     leaked = frame.assign(instruction=[f"q{n % 38}" for n in range(39)] + ["q37"])
     (warning,) = doubts(leaked)  # q0 and q1 come twice, in one split
     assert "2 prompts stand in their split before, such as" in warning
+    # A column `source` of one's own makes no target prompts of them.
+    assert doubts(leaked.assign(source="a page")) == [warning]
     leaked.loc[39, "split"] = "train"
     warning, _ = doubts(leaked)
     assert warning == "dataset: 1 instructions are in several splits, such as 'q37'"

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.measures.scale import Scale, check_bounded
 from pipeline.measures.statistics import (
     cluster_means,
     estimate,
@@ -193,6 +194,16 @@ def test_a_share_scores_0_or_1_or_nothing(score: float) -> None:
     with pytest.raises(ValueError, match=f"m is a share, but scores {score}; valid: 0, 1, NaN"):
         summarise(scores, ["metric"], shares=["m"], **RESAMPLED)
     assert len(summarise(scores, ["metric"], shares=["other"], **RESAMPLED)) == 1
+
+
+@pytest.mark.parametrize("score", [1.5, -0.25])
+def test_a_bounded_score_is_from_0_to_1_or_nothing(score: float) -> None:
+    scores = pd.concat([long_scores([1.0, 0.25, math.nan]), long_scores([score])])
+    scales = {"m": Scale("quality", bounded=True), "other": Scale("length")}
+    with pytest.raises(ValueError, match=f"m is bounded, but scores {score}; valid: from 0 to 1"):
+        check_bounded(scores, scales)
+    check_bounded(scores.iloc[:3], scales)
+    check_bounded(scores.assign(metric="other"), scales)
 
 
 def test_paired_difference_removes_what_the_samples_share() -> None:

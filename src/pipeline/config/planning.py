@@ -101,6 +101,7 @@ def planned_parts(
             conditions = part.conditions
             with at_key(f"sweep.arms.{name}"):
                 _check_conditions(model, conditions, arm.metric in study.sweep.logit_metrics)
+                _check_axes(conditions, prompts)
             if arm.goal:
                 grid = conditions
                 conditions = validated(grid) if suffix else reported(grid, any_setting(grid))
@@ -125,6 +126,17 @@ def _check_conditions(
                 f"positions: {rule!r} names no token of a prompt, after which the arm's metric is "
                 "measured"
             )
+
+
+def _check_axes(conditions: tuple[Condition, ...], prompts: pd.DataFrame) -> None:
+    """Fail if an axis would stand for a column of the dataset in tables of scores."""
+    # That of a dataset numbers the draws of a prompt, that of an axis the draws of a control.
+    axes = {axis for condition in conditions for axis in condition.axes} - {"draw"}
+    for axis in sorted(axes & set(prompts.columns)):
+        raise ValueError(
+            f"the dataset has a column {axis!r}, the name of one of the arm's axes, which would "
+            "replace it in tables; rename the column"
+        )
 
 
 def _rule(edit: Edit) -> str:

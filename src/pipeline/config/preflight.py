@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_origin
 
 import pandas as pd
-import torch
-from torch import Tensor
 
 from pipeline.config.contracts import bound, imported, reads
 from pipeline.config.errors import at_key
+from pipeline.config.metrics import check_logit_metrics, check_metrics
 from pipeline.config.planning import Planned, planned_parts, stand_ins
 from pipeline.config.sections import Node, Study
 from pipeline.config.study import config_file, load_study
@@ -17,8 +16,6 @@ from pipeline.config.wiring import FIT_OPTIONS, option_texts
 from pipeline.data import completions, positions
 from pipeline.data.prompts import select_prompts, tokenised_prompts, tokenised_texts
 from pipeline.engine.conditions import check_rule
-from pipeline.measures.logits import NextToken
-from pipeline.measures.scores import scores_of
 from pipeline.model.dtypes import check_dtype, choose_device, resolve_dtype
 from pipeline.model.gguf import local_path
 from pipeline.model.hub import check_path
@@ -65,9 +62,9 @@ def check(study: Study) -> Planned:
     collected = _collected(study, model, prompts)
     _check_tokens(model, prompts, texts)
     _check_lengths(study, model, prompts, texts)
-    _check_logit_metrics(study, model, prompts)
+    check_logit_metrics(study, model, prompts)
     _check_readings(study, model, prompts)
-    _check_metrics(study, prompts)
+    check_metrics(study, prompts)
     fits = stand_ins(study, model, prompts)
     _check_collected_sites(study, fits)
     parts = tuple(planned_parts(study, model, prompts, fits))
@@ -259,42 +256,3 @@ def _collected_sites(study: Study, model: LanguageModel) -> list[Site]:
     layers = range(model.n_layers)
     listed = [Site(layer, name) for name in study.collect.components for layer in layers]
     return [*listed, *map(Site.parse, study.collect.sites)]
-
-
-def _check_metrics(study: Study, prompts: pd.DataFrame) -> None:
-    """Fail if a metric does not score completions of the prompts, or not one score per row."""
-    # With an index as the later conditions of a run have.
-    samples = prompts.iloc[[0, -1]].set_axis([2, 3])
-    completed = {"completion": "a", "tokens": [[0]] * len(samples), "n_tokens": 1, "stopped": "end"}
-    samples = samples.assign(condition="", repeat=0, **completed)
-    for name, node in study.score.metrics.items():
-        with at_key(f"score.metrics.{name}"):
-            try:
-                scores_of(bound(node), samples)
-            # Errors raised by a user's own function.
-            except (AttributeError, TypeError, KeyError) as error:
-                raise ValueError(f"fails on two completions: {error!r}") from error
-
-
-def _check_logit_metrics(study: Study, model: LanguageModel, prompts: pd.DataFrame) -> None:
-    """Fail if a logit metric does not work with the model's tokens or is not one score per row."""
-    if study.sweep is None:
-        return
-
-    def level(layer: int | None = None) -> Tensor:
-        if layer is not None and not 0 <= layer < model.n_layers:
-            raise ValueError(f"layer {layer}; valid: 0 to {model.n_layers - 1}")
-        return torch.zeros(len(samples), model.config.vocab_size)
-
-    samples = prompts.iloc[[0, -1]].reset_index(drop=True)
-    after = NextToken(level, level, model.tokenizer, samples)
-    for name, node in study.sweep.logit_metrics.items():
-        argument = torch.zeros(len(samples)) if reads(node) == ["answers"] else after
-        with at_key(f"sweep.logit_metrics.{name}"):
-            try:
-                shape = tuple(bound(node)(argument).shape)
-            # Errors raised by a user's own function.
-            except (AttributeError, TypeError, IndexError) as error:
-                raise ValueError(f"fails on logits of two rows: {error}") from error
-            if shape != (2,):
-                raise ValueError(f"scores {shape} of 2 rows; valid: one score for each row")

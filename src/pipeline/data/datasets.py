@@ -65,7 +65,7 @@ def load_table(
     if unknown:
         raise ValueError(f"dataset column {unknown[0]!r} is unknown; valid: {', '.join(texts)}")
     table = read_table(path, name=name, part=part)
-    for column in ("raw", "subject_start"):
+    for column in ("raw", "subject_start", "draw"):
         if column in table:
             raise ValueError(f"{path}: a column may not be called {column!r}; rename it")
     frame = pd.DataFrame(index=table.index)

@@ -6,7 +6,12 @@ from typing import Any
 import pandas as pd
 
 from pipeline.engine.conditions import POSITION_RULES, Positions, PromptPositions, check_rule
-from pipeline.model.tokenization import subject_positions, template_length, with_answer
+from pipeline.model.tokenization import (
+    subject_positions,
+    template_length,
+    template_tail,
+    with_answer,
+)
 
 COLLECTED = ("last", "template", "all", "subject", "subject_tokens", "answer", "completion")
 """`last`: the prompt's last token. `template`: the chat template's tokens after the instruction.
@@ -101,10 +106,10 @@ def _finder(
         return lambda row: with_answer(tokenizer, row["prompt"], row["answer"], raw=row["raw"])
     if rule == "completion":
         return _completion_finder()
-    if rule == "subject":
-        return lambda row: (_tokens(row), _subject(tokenizer, row)[-1:])
-    if rule == "subject_tokens":
-        return lambda row: (_tokens(row), _subject(tokenizer, row))
+    if rule in ("subject", "subject_tokens"):
+        kept = slice(-1, None) if rule == "subject" else slice(None)
+        tail = template_tail(tokenizer, variables=variables)
+        return lambda row: (_tokens(row), _subject(tokenizer, row, tail)[kept])
     if rule == "all":
         return lambda row: (_tokens(row), tuple(range(len(row["tokens"]))))
     if rule == "template":
@@ -119,13 +124,14 @@ def _tokens(row: dict[str, Any]) -> Tokens:
     return list(map(int, row["tokens"]))
 
 
-def _subject(tokenizer: Any, row: dict[str, Any]) -> Place:
+def _subject(tokenizer: Any, row: dict[str, Any], tail: str) -> Place:
     return subject_positions(
         tokenizer,
         row["prompt"],
         row["subject"],
         instruction=row.get("instruction"),
         start=row.get("subject_start", -1),
+        tail=tail,
         raw=row["raw"],
     )
 

@@ -36,7 +36,8 @@ def doubts(frame: pd.DataFrame) -> list[str]:
     """Describe what makes results of a dataset doubtful: leaks, repeated prompts, tiny classes."""
     found = []
     # A target prompt is the same for all of its source prompts.
-    text = "source" if "source" in frame else "instruction"
+    is_target = "source_subject_start" in frame
+    text = "source" if is_target else "instruction"
     split_counts = frame.drop_duplicates([text, "split"]).groupby(text).size()
     shared = split_counts[split_counts > 1]
     if len(shared):
@@ -44,7 +45,7 @@ def doubts(frame: pd.DataFrame) -> list[str]:
             f"dataset: {len(shared)} {text}s are in several splits, such as {shared.index[0]!r}"
         )
     again = frame.duplicated([text, "label", "split", *(["draw"] if "draw" in frame else [])])
-    if "source" not in frame and again.any():
+    if not is_target and again.any():
         row = frame[again].iloc[0]
         found.append(
             f"dataset: {int(again.sum())} prompts stand in their split before, such as "

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 TEXT_METRIC = "cross_entropy"
 """Metric of unrelated text: mean negative log-probability per token, in nats."""
 
@@ -36,6 +38,22 @@ class Scale:
     def label(self) -> str:
         """Axis label: name and unit."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+def check_bounded(scores: pd.DataFrame, scales: Mapping[str, Scale]) -> None:
+    """Fail if scores lie outside the bounds that their metric declares; `summarise` checks shares.
+
+    Raises:
+        ValueError: names the metric and the score.
+    """
+    bounded = [name for name, scale in scales.items() if scale.bounded]
+    # Beyond the rounding of a mean or a ratio.
+    outside = scores["metric"].isin(bounded) & ((scores["score"] - 0.5).abs() > 0.5 + 1e-6)
+    if outside.any():
+        row = scores[outside].iloc[0]
+        raise ValueError(
+            f"{row['metric']} is bounded, but scores {row['score']}; valid: from 0 to 1, NaN"
+        )
 
 
 def scale_of(metric: Callable[..., Any], options: Mapping[str, Any] | None = None) -> Scale:

@@ -1,5 +1,6 @@
 """Render prompts by chat templates."""
 
+import functools
 import hashlib
 import logging
 import re
@@ -126,7 +127,7 @@ def announce(
         ValueError: a variable that the template does not have, or a template that fails or draws at
             random.
     """
-    _check_template(tokenizer, variables or {})
+    _check_variables(tokenizer, variables or {})
     render(tokenizer, UNLIKE[0], variables=variables)
     if tokenizer.chat_template is None:
         log.warning("the tokenizer has no chat template: prompts are the instruction and a newline")
@@ -134,24 +135,36 @@ def announce(
         log.warning("the chat template takes no system turn: its text precedes the instruction")
 
 
-def _check_template(tokenizer: Any, variables: Mapping[str, Any]) -> None:
-    """Fail if a prompt would not be the same twice, or if a variable would change nothing."""
-    # A tag of transformers, which plain jinja does not know.
-    template = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", tokenizer.chat_template or "")
-    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
-    try:
-        parsed = environment.parse(template)
-        names = jinja2.meta.find_undeclared_variables(parsed) - _SET
-    except jinja2.TemplateError as error:
-        raise ValueError(f"the chat template fails: {error}") from error
-    if any(item.name == "random" for item in parsed.find_all(jinja2.nodes.Filter)):
-        raise ValueError("the chat template draws at random: a prompt would not be the same twice")
+def _check_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:
+    """Fail if the chat template has no such variable: setting it would change nothing."""
+    names = _variables_of(tokenizer.chat_template or "")
     for variable in variables:
         if variable not in names:
             raise ValueError(
                 f"model.template: the chat template has no variable {variable!r}; it has: "
                 f"{', '.join(sorted(names)) or 'none'}"
             )
+
+
+@functools.cache
+def _variables_of(template: str) -> set[str]:
+    """Return the variables of a template that a study may set.
+
+    Raises:
+        ValueError: a template that fails, or that draws at random: a prompt would not be the same
+            twice.
+    """
+    # A tag of transformers, which plain jinja does not know.
+    known = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        parsed = environment.parse(known)
+        names = jinja2.meta.find_undeclared_variables(parsed) - _SET
+    except jinja2.TemplateError as error:
+        raise ValueError(f"the chat template fails: {error}") from error
+    if any(item.name == "random" for item in parsed.find_all(jinja2.nodes.Filter)):
+        raise ValueError("the chat template draws at random: a prompt would not be the same twice")
+    return names
 
 
 def template_digest(tokenizer: Any) -> str:
@@ -162,6 +175,7 @@ def template_digest(tokenizer: Any) -> str:
 
 
 def _apply(tokenizer: Any, turns: list[dict[str, str]], variables: Mapping[str, Any]) -> str:
+    _variables_of(tokenizer.chat_template)
     date = {"date_string": _FixedDate.now().strftime("%d %b %Y")}
     # A template's `strftime_now` can be replaced in no other way: variables are made plain data.
     with patch.object(chat_template_utils, "datetime", _FixedDate):

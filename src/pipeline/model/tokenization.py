@@ -62,6 +62,7 @@ def subject_positions(
     *,
     instruction: str | None = None,
     start: int = -1,
+    tail: str = "",
     raw: bool = False,
 ) -> tuple[int, ...]:
     """Return the positions of a subject's tokens in a rendered prompt.
@@ -73,14 +74,15 @@ def subject_positions(
         instruction: the part of the prompt that is searched, without the template; None: all of it.
         start: index of the subject in the instruction; -1: its last mention as a whole
             word.
+        tail: `template_tail`, where the instruction is not looked for.
         raw: see `encode`.
 
     Raises:
         ValueError: the subject is empty or not in the instruction.
     """
     text = prompt if instruction is None else instruction.strip()
-    after = "" if raw or instruction is None else _after_instruction(tokenizer)
-    end = len(prompt) - (len(after) if prompt.endswith(after) else 0)
+    searched = not raw and instruction is not None and prompt.endswith(tail)
+    end = len(prompt) - (len(tail) if searched else 0)
     begin = prompt.rfind(text, 0, end)
     if begin < 0:  # The template changed the instruction.
         text, begin, start = prompt, 0, -1
@@ -96,10 +98,9 @@ def subject_positions(
     return positions
 
 
-@functools.lru_cache
-def _after_instruction(tokenizer: Any) -> str:
-    """Return what the template puts after the instruction; a subject is not looked for there."""
-    return render(tokenizer, UNLIKE[0]).rpartition(UNLIKE[0])[2]
+def template_tail(tokenizer: Any, *, variables: Mapping[str, Any] | None = None) -> str:
+    """Return what the template puts after the instruction."""
+    return render(tokenizer, UNLIKE[0], variables=variables).rpartition(UNLIKE[0])[2]
 
 
 def last_mention(text: str, subject: str) -> int:

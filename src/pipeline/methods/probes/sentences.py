@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.measures.trees import parse_heads, tree_distances
 from pipeline.model.loading import LanguageModel
-from pipeline.model.tokenization import subject_positions
+from pipeline.model.tokenization import subject_positions, template_tail
 from pipeline.store.store import ActivationStore
 
 _WORD = re.compile(r"\w+(?:[-'’]\w+)*")
@@ -78,10 +78,11 @@ def stored_sentences(
     if samples.empty:
         raise ValueError(f"no activations of the split {split}; collect.splits must name it")
     rows, parents = [], []
+    tail = template_tail(model.tokenizer, variables=model.template)
     for row in samples.to_dict("records"):
         words, tree = words_of(row, heads)
         parents.append(tree)
-        for place in _last_tokens(model, row, words):
+        for place in _last_tokens(model, row, words, tail):
             if (row["sample"], place) not in number:
                 raise ValueError(
                     f"token {place} of sample {row['sample']} is not in the store; "
@@ -111,7 +112,7 @@ def words_of(row: Mapping[str, Any], heads: str) -> tuple[list[re.Match[str]], l
 
 
 def _last_tokens(
-    model: LanguageModel, row: Mapping[str, Any], words: list[re.Match[str]]
+    model: LanguageModel, row: Mapping[str, Any], words: list[re.Match[str]], tail: str
 ) -> Iterator[int]:
     for word in words:
         yield subject_positions(
@@ -120,5 +121,6 @@ def _last_tokens(
             word.group(),
             instruction=row["instruction"],
             start=word.start(),
+            tail=tail,
             raw=row["raw"],
         )[-1]

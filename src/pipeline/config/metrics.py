@@ -1,0 +1,67 @@
+"""Try a study's metrics on two prompts, before anything runs."""
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.config.contracts import bound, reads
+from pipeline.config.errors import at_key
+from pipeline.config.sections import Study
+from pipeline.measures.logits import NextToken
+from pipeline.measures.scores import scores_of
+from pipeline.model.loading import LanguageModel
+
+
+def check_metrics(study: Study, prompts: pd.DataFrame) -> None:
+    """Fail if a metric does not score completions of the prompts, or not one score per row.
+
+    Raises:
+        ValueError: names the metric and what it does; also prompts without a value of the study's
+            cluster: they would count as one.
+    """
+    cluster = study.score.cluster
+    if cluster in prompts and (prompts[cluster] == "").any():
+        sample = prompts.index[prompts[cluster] == ""][0]
+        raise ValueError(
+            f"score.cluster: {cluster}: sample {sample} has no {cluster}; all without one would be "
+            f"a single cluster; valid: a {cluster} of each prompt, or score.cluster=sample"
+        )
+    # With an index as the later conditions of a run have.
+    samples = prompts.iloc[[0, -1]].set_axis([2, 3])
+    completed = {"completion": "a", "tokens": [[0]] * len(samples), "n_tokens": 1, "stopped": "end"}
+    samples = samples.assign(condition="", repeat=0, **completed)
+    for name, node in study.score.metrics.items():
+        with at_key(f"score.metrics.{name}"):
+            try:
+                scores_of(bound(node), samples)
+            # Errors raised by a user's own function.
+            except (AttributeError, TypeError, KeyError) as error:
+                raise ValueError(f"fails on two completions: {error!r}") from error
+
+
+def check_logit_metrics(study: Study, model: LanguageModel, prompts: pd.DataFrame) -> None:
+    """Fail if a logit metric does not work with the model's tokens or is not one score per row.
+
+    Raises:
+        ValueError: names the metric and what it does.
+    """
+    if study.sweep is None:
+        return
+
+    def level(layer: int | None = None) -> Tensor:
+        if layer is not None and not 0 <= layer < model.n_layers:
+            raise ValueError(f"layer {layer}; valid: 0 to {model.n_layers - 1}")
+        return torch.zeros(len(samples), model.config.vocab_size)
+
+    samples = prompts.iloc[[0, -1]].reset_index(drop=True)
+    after = NextToken(level, level, model.tokenizer, samples)
+    for name, node in study.sweep.logit_metrics.items():
+        argument = torch.zeros(len(samples)) if reads(node) == ["answers"] else after
+        with at_key(f"sweep.logit_metrics.{name}"):
+            try:
+                shape = tuple(bound(node)(argument).shape)
+            # Errors raised by a user's own function.
+            except (AttributeError, TypeError, IndexError) as error:
+                raise ValueError(f"fails on logits of two rows: {error}") from error
+            if shape != (2,):
+                raise ValueError(f"scores {shape} of 2 rows; valid: one score for each row")
