@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,14 @@ def test_the_command_that_goes_on_with_an_output(tmp_path):
     assert not is_finished(by_hand, study)
     assert command_of(by_hand, study) == "actsweep run refusal sweep.seed=3"
     assert command_of(by_dvc, study) == "dvc repro figures@refusal"
+
+
+def test_an_output_of_a_study_that_is_gone_says_so(tmp_path):
+    by_hand = write_run(tmp_path, "refusal-22222222", SCORES, seed=3)
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "study" / "refusal.yaml").unlink()
+    told = command_of(by_hand, load_study(by_hand / "config.yaml"))
+    assert told.startswith("no command, as the study does not compose now: ") and "\n" not in told
 
 
 def test_an_experiment_is_compared_by_its_finished_record(tmp_path):

@@ -178,6 +178,13 @@ def test_prompts_without_a_topic_are_no_cluster_of_their_own(tmp_path):
     check(compose_study("refusal", [options[0], "score.cluster=sample"], root=ROOT))
 
 
+def test_the_split_of_fits_must_be_collected():
+    error = error_of("collect.splits=[test,val]")
+    assert error.startswith("collect.splits: test, val; fits.") and error.endswith(
+        "is fitted on train, which must be collected"
+    )
+
+
 def test_an_empty_dataset_is_named(tmp_path):
     (tmp_path / "empty.jsonl").touch()
     assert "empty.jsonl' is empty" in error_of(f"dataset.path={tmp_path}/empty.jsonl")

@@ -72,6 +72,7 @@ def test_a_score_for_every_row_and_metric():
             "gives scores with another index than that of `samples`",
         ),
         (lambda samples: samples["completion"].str.len()[::-1], "gives scores with another index"),
+        (lambda samples: np.full(len(samples), 1 + 2j), r"gives .*\(1\+2j\); valid: a number"),
         (lambda samples: samples["completion"], "gives 'xx'; valid: a number, or NaN"),
         (lambda samples: np.full(len(samples), np.inf), "gives inf; valid: a finite number"),
         (lambda samples: [1.0], "gives 1 scores of 2 completions; valid: one each"),

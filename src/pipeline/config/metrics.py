@@ -28,8 +28,9 @@ def check_metrics(study: Study, prompts: pd.DataFrame) -> None:
         )
     # With an index as the later conditions of a run have.
     samples = prompts.iloc[[0, -1]].set_axis([2, 3])
-    completed = {"completion": "a", "tokens": [[0]] * len(samples), "n_tokens": 1, "stopped": "end"}
-    samples = samples.assign(condition="", repeat=0, **completed)
+    # Those of a metric that sorts them come back in another order.
+    completed = {"completion": ["b c", "a"], "tokens": [[0, 0], [0]], "n_tokens": [2, 1]}
+    samples = samples.assign(condition="", repeat=0, stopped="end", **completed)
     for name, node in study.score.metrics.items():
         with at_key(f"score.metrics.{name}"):
             try:

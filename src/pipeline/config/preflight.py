@@ -91,11 +91,18 @@ def _dataset(study: Study) -> pd.DataFrame:
 
 
 def _check_collected_sites(study: Study, fits: Mapping[str, Any]) -> None:
-    """Fail if a fit that reads the store needs a site that is not collected."""
+    """Fail if a fit that reads the store needs a site or a split that is not collected."""
     if study.collect is None:
         return
+    splits = study.collect.splits
+    of_store = [name for name, node in study.fits.items() if "store" in reads(node)]
+    if of_store and "train" not in splits:
+        raise ValueError(
+            f"collect.splits: {', '.join(splits)}; fits.{of_store[0]} is fitted on train, which "
+            "must be collected"
+        )
     for name, fit in fits.items():
-        for text in fit.provenance.sites if "store" in reads(study.fits[name]) else ():
+        for text in fit.provenance.sites if name in of_store else ():
             listed = Site.parse(text).component in study.collect.components
             if not listed and text not in study.collect.sites:
                 raise ValueError(

@@ -45,6 +45,8 @@ def collect(
     check_rule_of(rule, len(prompts))
     if isinstance(sites, Site | str):
         raise ValueError(f"sites is one, {sites}; valid: a list, such as [Site(2, 'resid_pre')]")
+    if not len(prompts):
+        raise ValueError("there is no prompt to collect activations of")
     rule = tuple(rule) if isinstance(rule, list) else rule
     parsed = [Site.parse(site) if isinstance(site, str) else site for site in sites]
     for site in parsed:

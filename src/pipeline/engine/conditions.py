@@ -236,7 +236,8 @@ def check_rule(rule: Any, valid: Sequence[str] = POSITION_RULES) -> None:
     listed = (
         isinstance(rule, list | tuple) and rule and all(type(position) is int for position in rule)
     )
-    if not listed and not isinstance(rule, PromptPositions) and rule not in valid:
+    named = isinstance(rule, str) and rule in valid
+    if not listed and not named and not isinstance(rule, PromptPositions):
         raise ValueError(
             f"position rule {rule!r} is unknown; valid: {', '.join(valid)}, or a list of positions"
         )

@@ -53,6 +53,8 @@ def scores_of(metric: Callable[[pd.DataFrame], Any], samples: pd.DataFrame) -> p
         )
     numbers = pd.Series(scores, index=samples.index)
     try:
+        if numbers.dtype.kind == "c":
+            raise TypeError("complex")
         numbers = numbers.astype(float)
     except (TypeError, ValueError) as error:
         raise ValueError(

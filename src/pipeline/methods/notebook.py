@@ -42,8 +42,8 @@ def prompt_table(
         The columns of `datasets.PROMPT_COLUMNS`, `columns`, `sample`, `prompt` and `tokens`.
 
     Raises:
-        ValueError: `raw` is no boolean, or another of these columns holds anything but text and
-            numbers, which become text.
+        ValueError: `raw` is no boolean, a column has another number of values, or another of these
+            columns holds anything but text and numbers, which become text.
 
     Example:
         table = prompt_table(model, ["The capital of Ruritania is"], subject="Ruritania", raw=True)
@@ -53,6 +53,9 @@ def prompt_table(
     defaults: dict[str, Any] = {**dict.fromkeys(PROMPT_COLUMNS, ""), "split": "test"}
     frame = pd.DataFrame({"instruction": chat.listed(instructions)})
     values = defaults | {"subject_start": -1, "raw": raw} | columns
+    for name, value in columns.items():
+        if not isinstance(value, str) and hasattr(value, "__len__") and len(value) != len(frame):
+            raise ValueError(f"{name}: {len(value)} values for {len(frame)} prompts")
     # A series would be aligned by its index, not row by row.
     frame = frame.assign(
         **{
@@ -114,6 +117,8 @@ def activation_table(
         `site`, `prompt`, `position`, `piece` (the token's text) and `activation`, an array [width].
     """
     check_model(model)
+    if not len(sites):
+        raise ValueError("sites: there is none; valid: such as [Site(2, 'resid_pre')]")
     values, rows = collect(model, prompts, sites, rule, batch_tokens=model.batch_tokens)
     sites = list(values)
     rows = rows.assign(piece=[model.piece(token) for token in rows["token"]])

@@ -62,11 +62,15 @@ def is_finished(folder: Path, study: Study) -> bool:
 
 
 def command_of(folder: Path, study: Study) -> str:
-    """Return the command that makes an output folder, or goes on with it."""
+    """Return the command that makes an output folder or goes on with it, or why there is none."""
     if folder.name == study.name and not (folder / "config.yaml").is_file():
         return f"dvc repro figures@{study.name}"
     root = folder.parent.parent
-    return " ".join(["actsweep run", study.name, *shortest_overrides(study, root)])
+    try:
+        overrides = shortest_overrides(study, root)
+    except ValueError as error:
+        return f"no command, as the study does not compose now: {error}"
+    return " ".join(["actsweep run", study.name, *overrides])
 
 
 def _outputs(root: Path) -> Iterator[Output]:
