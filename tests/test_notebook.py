@@ -158,7 +158,7 @@ WRONG = {
     "generate(model, [[5]], [Condition(edits=(Edit(SITE, Add(torch.ones(32), 1e20)),))])": (
         "edits at blocks.1.resid_pre: the edit at blocks.1.resid_pre has values up to 1e+20, which"
     ),
-    "Edit(SITE, Add(torch.ones(32)), torch.arange(2).numpy())": "position rule array([0, 1]) is unknown",
+    "Edit(SITE, Add(torch.ones(32)), torch.arange(2).numpy())": "position rule array([0, 1]) is",
     'prompt_table(model, ["w6", "w7"], subject=["w6"])': "subject: 1 values for 2 prompts",
     "activation_table(model, [], [SITE])": "there is no prompt to collect activations of",
     "activation_table(model, [[5]], [])": "sites: there is none; valid: such as",

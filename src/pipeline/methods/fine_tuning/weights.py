@@ -61,15 +61,15 @@ class TunedWeights:
         if step not in self.tensors:
             valid = ", ".join(map(str, self.steps))
             raise ValueError(f"step {step} has no weights; valid: {valid}")
-        own = block_weights(model)
+        weights = block_weights(model)
         # A model may span several devices.
         stored = {
-            name: value.to(own[name.removesuffix(".a").removesuffix(".b")].device)
+            name: value.to(weights[name.removesuffix(".a").removesuffix(".b")].device)
             for name, value in self.tensors[step].items()
         }
         return {
-            name: value.detach().to(own[name].dtype)
-            for name, value in merged(own, stored, self.rank).items()
+            name: value.detach().to(weights[name].dtype)
+            for name, value in merged(weights, stored, self.rank).items()
         }
 
     def save(self, folder: Path) -> None:
@@ -156,11 +156,11 @@ def trainable(
     rank None: copies of the blocks' weights. Else A ~ N(0, 1 / in) [rank, in] and B = 0
     [out, rank] for each matrix of the blocks.
     """
-    own = block_weights(model)
+    weights = block_weights(model)
     if rank is None:
-        return {name: p.detach().float().clone() for name, p in own.items()}
+        return {name: p.detach().float().clone() for name, p in weights.items()}
     tensors: dict[str, Tensor] = {}
-    for name, parameter in own.items():
+    for name, parameter in weights.items():
         if parameter.ndim == 2:
             rows, columns = parameter.shape
             drawn = torch.randn(rank, columns, generator=generator) / columns**0.5
