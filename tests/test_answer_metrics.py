@@ -134,7 +134,7 @@ def test_the_first_token_is_the_one_that_follows_the_prompts(adds_bos):
     assert first_token(backend, prompt, " Paris.", raw=True) == ids[start]
     assert (backend.convert_ids_to_tokens(ids)[0] == BOS) == adds_bos
     # " Paris" is one token to it: a prompt that ends in a blank is no beginning of it.
-    message = "the tokens of answer 'Paris' do not follow those of its prompt, which ends in 'Fran"
+    message = "answer 'Paris' begins inside of the last token of its prompt, which ends in 'France "
     with pytest.raises(ValueError, match=message):
         first_token(backend, prompt + " ", "Paris", raw=True)
 

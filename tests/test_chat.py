@@ -163,6 +163,9 @@ def test_the_subject_ends_where_its_text_does(template, adds_bos, subject):
         ("le cafe ou le cafe\u0301", "cafe", -1, "le "),
         ("le e\u0301tat, tat", "tat", -1, "le e\u0301tat, "),
         ("राम और रामा", "राम", -1, ""),
+        # Subjects that are no words at their ends.
+        ("It costs $5, not £5", "$", -1, "It costs "),
+        ("from Rome to Paris", " Paris", -1, "from Rome to"),
         ("\u0628\u064e\u064a\u062a \u0628", "\u064a\u062a", -1, None),
     ],
 )

@@ -122,7 +122,7 @@ def test_spellings_of_a_word_count_together_and_the_likeliest_ranks():
 def test_a_text_that_does_not_continue_the_prompt_is_named():
     model = LanguageModel(tiny("llama").hf, byte_tokenizer(None, adds_bos=False), name="bytes")
     prompts = dataset(model, ["The capital of France is Par"], answer=["is"])
-    with pytest.raises(ValueError, match=r"answer 'is' of sample 0 begins inside of the prompt's"):
+    with pytest.raises(ValueError, match=r"answer of sample 0: answer 'is' begins inside of"):
         logit_lens(model, prompts, columns=["answer"])
     with pytest.raises(ValueError, match="no column 'bridge' in the dataset; it has: instruction"):
         logit_lens(model, prompts, columns=["bridge"])

@@ -160,6 +160,8 @@ WRONG = {
     ),
     "Edit(SITE, Add(torch.ones(32)), torch.arange(2).numpy())": "position rule array([0, 1]) is",
     'prompt_table(model, ["w6", "w7"], subject=["w6"])': "subject: 1 values for 2 prompts",
+    'prompt_table(model, ["w6"], split="dev")': "split 'dev' is unknown; valid: train, val, test",
+    "logits(model, [[True, False]])": "prompt 0 has token True; valid: 0 to ",
     "activation_table(model, [], [SITE])": "there is no prompt to collect activations of",
     "activation_table(model, [[5]], [])": "sites: there is none; valid: such as",
     "model.prompts(None)": "instructions is None; valid: a list of texts",

@@ -71,7 +71,8 @@ def test_a_completion_follows_its_prompt_and_the_token_before_it_is_taken():
         ("template", {"raw": True}, "of sample 3: a raw text has no template"),
         ([-9], {}, "of sample 3: there is no position -9 among 7 tokens"),
         ("subject", {"subject": ["w20", "w99"]}, "of sample 8: subject 'w99' is not in the prompt"),
-        ("answer", {"answer": ["w5", ""]}, "of sample 8: there is no answer"),
+        ("answer", {"answer": [" w5", ""]}, "of sample 8: there is no answer"),
+        ("answer", {"answer": [" w5", "w5"]}, "of sample 8: answer 'w5' begins inside of the last"),
     ],
 )
 def test_what_cannot_be_placed_is_named(rule, column, message):

@@ -79,3 +79,26 @@ def test_prompts_in_several_splits_and_tiny_classes_are_told():
     few = pd.concat([frame, frame.head(6).assign(label="b", instruction="z")])
     few["instruction"] = [f"q{n}" for n in range(len(few))]
     assert doubts(few) == ["dataset: fewer than 10 prompts: 3 of b in test, 3 of b in train"]
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted", "message"),
+    [
+        ([1, None, 3], 77, r"no prompt has g 77; valid: 1, 3"),
+        ([True, None, False], "x", r"no prompt has g 'x'; valid: False, True"),
+        ([True, False, True], 1, r"no prompt has g 1; valid: False, True"),
+        ([0, 1, 2], True, r"no prompt has g True; valid: 0, 1, 2"),
+        ([[1], [2], [3]], 1, "column 'g' has lists or objects; valid: text or numbers"),
+        ([{"a": 1}, None, None], 1, "column 'g' has lists or objects"),
+    ],
+)
+def test_values_of_every_type_are_compared_or_refused(values, wanted, message):
+    column = pd.Series(values, dtype="Int64" if values == [1, None, 3] else object)
+    frame = pd.DataFrame({"label": "a", "split": "test", "g": column})
+    with pytest.raises(ValueError, match=message):
+        select_prompts(frame, {"g": wanted})
+
+
+def test_rows_with_missing_values_are_selected_by_the_others():
+    frame = pd.DataFrame({"split": "test", "g": pd.Series([1, None, 3], dtype="Int64")})
+    assert select_prompts(frame, {"g": [1, 3]}).index.tolist() == [0, 2]

@@ -181,9 +181,9 @@ def test_ids_are_those_of_the_axes_whatever_their_order():
 def test_conditions_that_touch_completions_only_have_no_logit_score(tmp_path):
     answers = PromptPositions("answer", [(len(prompt),) for prompt in PROMPTS])
     subjects = PromptPositions("subject", [(0,)] * 6)
-    late = [adding(1, "generated", n=1), adding(1, answers, n=2)]
-    early = [adding(1, "last", n=3), adding(1, subjects, n=4), Condition({"n": 5})]
-    both = Condition({"n": 6}, late[0].edits + early[0].edits)
+    late = [adding(1, "generated", number=1), adding(1, answers, number=2)]
+    early = [adding(1, "last", number=3), adding(1, subjects, number=4), Condition({"number": 5})]
+    both = Condition({"number": 6}, late[0].edits + early[0].edits)
     assert [is_scored_after_prompt(c) for c in (*late, *early, both)] == [False] * 2 + [True] * 4
     part = Part("arm", (*late, *early, both), frame())
     table = score_logits(tiny("llama"), [part], {"kl": kl_divergence}, {}, tmp_path)
@@ -223,11 +223,11 @@ def test_scores_are_of_their_samples_and_splits(tmp_path):
 def test_texts_are_read_at_rules_that_any_text_has(tmp_path):
     model, texts = tiny("llama"), pd.DataFrame({"sample": range(6), "tokens": PROMPTS})
     each = PerPrompt(DIRECTION.repeat(6, 1))
-    differing = Condition({"n": 1}, (Edit(Site(1, "resid_pre"), Add(each), "all"),))
-    fit = arm_conditions("fit", [adding(2), adding(2, "after_first", n=2)])
+    differing = Condition({"number": 1}, (Edit(Site(1, "resid_pre"), Add(each), "all"),))
+    fit = arm_conditions("fit", [adding(2), adding(2, "after_first", number=2)])
     others = [
-        adding(2, "last", n=3),
-        adding(2, PromptPositions("subject", [(0,)] * 6), n=4),
+        adding(2, "last", number=3),
+        adding(2, PromptPositions("subject", [(0,)] * 6), number=4),
         differing,
     ]
     (tmp_path / "some").mkdir()

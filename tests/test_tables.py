@@ -213,7 +213,7 @@ def test_errors_of_json_name_line_and_key(tmp_path):
         load_pairs(paths={"t": str(path)})
 
 
-@pytest.mark.parametrize("column", ["raw", "subject_start", "draw"])
+@pytest.mark.parametrize("column", ["raw", "subject_start", "draw", "stopped", "at_setting"])
 def test_columns_that_the_loader_sets_are_refused(tmp_path, column):
     path = write(tmp_path, "jsonl", {"instruction": ["a"], "label": ["l"], column: [1]})
     with pytest.raises(ValueError, match=f"a column may not be called '{column}'; rename it"):

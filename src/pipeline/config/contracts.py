@@ -55,9 +55,15 @@ PACKAGES = ("pipeline",)
 
 
 def call(node: Node, inputs: Any) -> Any:
-    """Call a checked node; attributes of `inputs` are passed as its positional parameters."""
-    function = bound(node)
-    return function(*(getattr(inputs, name) for name in reads(node)))
+    """Call a checked node; attributes of `inputs` are passed as its positional parameters.
+
+    Tables are copies: what a node changes in them is not what the next one reads.
+    """
+    import pandas as pd
+
+    values = (getattr(inputs, name) for name in reads(node))
+    copies = (value.copy() if isinstance(value, pd.DataFrame) else value for value in values)
+    return bound(node)(*copies)
 
 
 def bound(node: Node) -> Callable[..., Any]:

@@ -51,8 +51,17 @@ def compose_study(name: str, overrides: Sequence[str] = (), *, root: Path) -> St
 
 
 def load_study(path: Path) -> Study:
-    """Read a composed study back without checking it again."""
-    return _typed(OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path)))
+    """Read a composed study back without checking it again.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    import yaml
+
+    try:
+        return _typed(OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path)))
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
+        raise ValueError(f"{path} is no composed study: {one_line(error)}") from error
 
 
 def config_file(folder: Path) -> Path:

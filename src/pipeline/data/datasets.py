@@ -32,6 +32,8 @@ PROMPT_COLUMNS = (
 SPLITS = ("train", "val", "test")
 RESERVED = ("sample", "prompt", "tokens", "condition", "arm", "role", "repeat", "metric", "score")
 """Columns added by later stages."""
+_SET = ("raw", "subject_start", "draw", "completion", "n_tokens", "stopped", "at_setting")
+"""Columns of prompts, completions or conditions that a file cannot give."""
 
 
 def load_table(
@@ -65,7 +67,7 @@ def load_table(
     if unknown:
         raise ValueError(f"dataset column {unknown[0]!r} is unknown; valid: {', '.join(texts)}")
     table = read_table(path, name=name, part=part)
-    for column in ("raw", "subject_start", "draw"):
+    for column in _SET:
         if column in table:
             raise ValueError(f"{path}: a column may not be called {column!r}; rename it")
     frame = pd.DataFrame(index=table.index)
@@ -85,6 +87,8 @@ def load_table(
         # A column that has one of our names, but is not the one that `columns` renames to it.
         if column not in read and column not in texts:
             frame[column] = own_column(table, column, path)
+    if shares is not None and "split" in frame:
+        raise ValueError(f"dataset.shares: {shares}, but {path} has splits; valid: null")
     if "split" not in frame:
         frame["split"] = draw_splits(frame["label"], shares or [0.6, 0.2, 0.2], seed)
     return checked(frame.assign(subject_start=-1, raw=raw), path)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline.data import datasets
@@ -90,15 +91,21 @@ def select_prompts(
     for column, values in columns.items():
         if column not in prompts:
             raise ValueError(f"no column {column!r}; valid: {', '.join(map(str, prompts))}")
-        present = prompts[column].unique().tolist()
-        for value in values if isinstance(values, list) else [values]:
-            if value not in present:
-                valid = ", ".join(map(str, sorted(present)[:20]))
+        present = prompts[column].dropna().tolist()
+        if any(isinstance(value, list | dict | np.ndarray) for value in present):
+            raise ValueError(f"column {column!r} has lists or objects; valid: text or numbers")
+        # True equals 1.
+        kept = {(isinstance(value, bool), value) for value in present}
+        chosen = values if isinstance(values, list) else [values]
+        for value in chosen:
+            if (isinstance(value, bool), value) not in kept:
+                shown = sorted(map(str, {each for _, each in kept}))[:20]
                 texts = any(isinstance(text, str) for text in present)
                 is_wrong_type = texts and not isinstance(value, str)
                 quote = " (no text: quote it in the YAML)" if is_wrong_type else ""
-                raise ValueError(f"no prompt has {column} {value!r}{quote}; valid: {valid}")
-        chosen = values if isinstance(values, list) else [values]
+                raise ValueError(
+                    f"no prompt has {column} {value!r}{quote}; valid: {', '.join(shown)}"
+                )
         prompts = prompts[prompts[column].isin(chosen)]
     if splits is not None:
         there = prompts[prompts["split"].isin(splits)]

@@ -175,7 +175,11 @@ BASELINE, CANDIDATE, CURVE, CONTROL = "baseline", "candidate", "curve", "control
 """Roles of a condition. `BASELINE`: no edit. `CANDIDATE`: validation may choose it. `CURVE`: shown
 in curves but never chosen, such as layers that the selection excludes. `CONTROL`: a control.
 """
-_NOT_AXES = ("condition", "role", "sample", "prompt", "repeat", "completion", "metric", "score")
+_NOT_AXES = (
+    *("condition", "role", "sample", "prompt", "repeat", "completion", "metric", "score"),
+    *("label", "split", "topic", "at_setting", "is_setting", "mean", "n", "n_unscored", "stderr"),
+    *("low", "high", "interval", "metric_label", "percent", "share", "tokens", "stopped"),
+)
 Axis = str | int | float
 
 

@@ -71,7 +71,11 @@ def check_listed_run(
             )
         if len(prompt) == 0:
             raise ValueError(f"prompt {number} has no tokens")
-        wrong = [token for token in prompt if not 0 <= token < size or token != int(token)]
+        wrong = [
+            token
+            for token in prompt
+            if isinstance(token, bool) or not 0 <= token < size or token != int(token)
+        ]
         if wrong:
             raise ValueError(f"prompt {number} has token {wrong[0]}; valid: 0 to {size - 1}")
 

@@ -30,7 +30,8 @@ def score_completions(
     for _, samples in completions.groupby(["condition", "split"], sort=False):
         for name, metric in metrics.items():
             with at_key(f"metric {name}"):
-                score = scores_of(metric, samples)
+                # A copy: a metric may change its table, but not that of the next.
+                score = scores_of(metric, samples.copy())
             tables.append(samples[SCORE_COLUMNS[:4]].assign(metric=name, score=score))
     return long_table(tables)
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.data.datasets import PROMPT_COLUMNS, tokenise
+from pipeline.data.datasets import PROMPT_COLUMNS, SPLITS, tokenise
 from pipeline.data.positions import resolve
 from pipeline.data.tables import as_text
 from pipeline.engine.collection import collect
@@ -28,7 +28,12 @@ from pipeline.model.sites import Site
 
 
 def prompt_table(
-    model: LanguageModel, instructions: Iterable[str], *, raw: bool = False, **columns: Any
+    model: LanguageModel,
+    instructions: Iterable[str],
+    *,
+    raw: bool = False,
+    system: str | None = None,
+    **columns: Any,
 ) -> pd.DataFrame:
     """Build a dataset as studies have it, for `positions_of`, `logit_lens` and the readings.
 
@@ -36,14 +41,15 @@ def prompt_table(
         model: renders and tokenizes the instructions.
         instructions: one per prompt.
         raw: whether they are continued as is, without a chat template.
+        system: text of the system turn.
         columns: further columns, a value for each prompt or one for all, such as `subject`.
 
     Returns:
         The columns of `datasets.PROMPT_COLUMNS`, `columns`, `sample`, `prompt` and `tokens`.
 
     Raises:
-        ValueError: `raw` is no boolean, a column has another number of values, or another of these
-            columns holds anything but text and numbers, which become text.
+        ValueError: `raw` is no boolean, an unknown split, a column with another number of values,
+            or another of these columns holds anything but text and numbers, which become text.
 
     Example:
         table = prompt_table(model, ["The capital of Ruritania is"], subject="Ruritania", raw=True)
@@ -71,7 +77,10 @@ def prompt_table(
         frame[name] = [
             as_text(value, f"{name} of prompt {n}") for n, value in enumerate(frame[name])
         ]
-    return tokenise(frame, model.tokenizer, variables=model.template)
+    unknown = sorted(set(frame["split"]) - set(SPLITS))
+    if unknown:
+        raise ValueError(f"split {unknown[0]!r} is unknown; valid: {', '.join(SPLITS)}")
+    return tokenise(frame, model.tokenizer, system=system, variables=model.template)
 
 
 def positions_of(model: LanguageModel, table: pd.DataFrame, rule: Any) -> Positions:

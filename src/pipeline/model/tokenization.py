@@ -31,27 +31,25 @@ def with_answer(
     """Tokenize a prompt followed by an answer, and return the positions of the answer's tokens.
 
     Raises:
-        ValueError: the answer is empty.
+        ValueError: the answer is empty, or appending it changes the tokens of the prompt.
     """
     if not answer:
         raise ValueError(f"there is no answer to {prompt!r}")
     text = prompt + answer
-    return encode(tokenizer, text, raw=raw), _span(tokenizer, text, len(prompt), len(text), raw)
+    tokens = encode(tokenizer, text, raw=raw)
+    positions = _span(tokenizer, text, len(prompt), len(text), raw)
+    if tokens[: positions[0]] != encode(tokenizer, prompt, raw=raw):
+        raise ValueError(
+            f"answer {answer!r} begins inside of the last token of its prompt, which ends in "
+            f"{prompt[-10:]!r}; valid: a text with a first token of its own, mostly after a blank"
+        )
+    return tokens, positions
 
 
 @functools.lru_cache(maxsize=2**16)
 def first_token(tokenizer: Any, prompt: str, answer: str, *, raw: bool = False) -> int:
-    """Return the first token of an answer after a prompt.
-
-    Raises:
-        ValueError: the answer is empty, or appending it changes the tokens of the prompt.
-    """
+    """Return the first token of an answer after a prompt; errors as of `with_answer`."""
     tokens, answer_positions = with_answer(tokenizer, prompt, answer, raw=raw)
-    if tokens[: answer_positions[0]] != encode(tokenizer, prompt, raw=raw):
-        raise ValueError(
-            f"the tokens of answer {answer!r} do not follow those of its prompt, which ends in "
-            f"{prompt[-10:]!r}"
-        )
     return tokens[answer_positions[0]]
 
 
@@ -119,9 +117,9 @@ def last_mention(text: str, subject: str) -> int:
 def _is_whole(text: str, start: int, end: int) -> bool:
     """Whether text[start:end] begins and ends where a word does."""
     before, after = text[start - 1 : start], text[end : end + 1]
-    begins = _BLANKLESS.match(text[start]) or not _is_of_word(before)
-    ends = _BLANKLESS.match(text[end - 1]) or not _is_of_word(after)
-    return bool(begins and ends and not _is_mark(after))
+    begins = not (_is_of_word(text[start]) and _is_of_word(before))
+    ends = not (_is_of_word(text[end - 1]) and _is_of_word(after))
+    return begins and ends and not _is_mark(after)
 
 
 def _is_of_word(character: str) -> bool:

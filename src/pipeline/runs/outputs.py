@@ -1,5 +1,6 @@
 """Find the output folders of studies, and of runs with overrides, by name."""
 
+import logging
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +10,8 @@ from pipeline.config.sections import Study
 from pipeline.config.study import config_file, load_study
 from pipeline.config.wiring import stages_of
 from pipeline.runs.records import shortest_overrides
+
+log = logging.getLogger(__name__)
 
 
 class Output(NamedTuple):
@@ -78,7 +81,11 @@ def _outputs(root: Path) -> Iterator[Output]:
         folder = file.parent
         config = config_file(folder)
         if config.is_file():
-            study = load_study(config)
+            try:
+                study = load_study(config)
+            except ValueError as error:
+                log.warning("%s", error)
+                continue
             newest = max(path.stat().st_mtime for path in folder.iterdir())
             written = datetime.fromtimestamp(newest)
             ended = is_finished(folder, study)

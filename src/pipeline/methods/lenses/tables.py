@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from pipeline.config.errors import at_key
 from pipeline.methods.lenses.maps import COMPONENT, LensMaps
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
-from pipeline.model.tokenization import with_answer
+from pipeline.model.tokenization import first_token
 
 
 def tabulated(
@@ -71,15 +72,10 @@ def _first_tokens(model: LanguageModel, row: dict[str, Any], column: str) -> lis
 
 
 def _first_token(model: LanguageModel, row: dict[str, Any], column: str, text: str) -> int:
-    before = len(row["tokens"])
-    tokens, span = with_answer(model.tokenizer, row["prompt"], text, raw=row["raw"])
-    if span[0] != before or tokens[:before] != row["tokens"]:
-        raise ValueError(
-            f"{column} {text!r} of sample {row['sample']} begins inside of the prompt's last token;"
-            " valid: a text that begins with a token of its own, mostly with a blank"
-        )
-    model.check_token(tokens[before])
-    return tokens[before]
+    with at_key(f"{column} of sample {row['sample']}"):
+        token = first_token(model.tokenizer, row["prompt"], text, raw=bool(row["raw"]))
+        model.check_token(token)
+    return token
 
 
 def named_tokens(
