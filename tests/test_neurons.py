@@ -263,7 +263,7 @@ def test_the_edit_table_holds_two_numbers_a_neuron_and_batches_do_not_grow(monke
         rows[n] = set()
         conditions = [
             Condition(
-                {"n": k},
+                {"number": k},
                 (Edit(Site(1, "mlp_act"), SetUnits(torch.tensor([k]), torch.zeros(1)), "last"),),
             )
             for k in range(n)

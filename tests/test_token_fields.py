@@ -41,7 +41,7 @@ def conditions_and_fields(model):
             ),
         ]
     return [
-        (Condition({"n": n}, (Edit(site, kind(**fields_of(fields)), rule),)), kind, fields)
+        (Condition({"number": n}, (Edit(site, kind(**fields_of(fields)), rule),)), kind, fields)
         for n, (site, kind, fields, rule) in enumerate(kinds)
     ]
 
