@@ -118,7 +118,7 @@ def test_a_prompt_is_collected_once_and_every_completion():
             "completion_tokens": [[8], [], [8, 9], []],
         }
     )
-    tokens, positions = locate(prompts, None, "completion")
+    tokens, positions = locate(prompts, None, "completion", variables=None)
     assert tokens == {0: [5, 6, 7, 8], 1: [5, 6], 2: [5, 6, 7, 8, 9], 3: [5, 6]}
     assert positions == {0: (1, 2, 3), 1: (1,), 2: (2, 3, 4), 3: (1,)}
 

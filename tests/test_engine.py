@@ -221,7 +221,7 @@ def test_no_condition_is_refused():
 
 
 @pytest.mark.parametrize("rule", [(12,), (-11,), PromptPositions("answer", [(), (12,), (9,)])])
-def test_listed_positions_are_looked_for_in_the_whole_run(rule):
+def test_listed_positions_are_looked_for_in_the_whole_run(rule, caplog):
     """Packing decides which rows run together, and never whether a run is refused."""
     model, prompts = tiny("llama"), [[5, 6, 7], list(range(5, 16)), [8, 9]]
     edited = condition(Add(vector(1)), rule)
@@ -229,6 +229,9 @@ def test_listed_positions_are_looked_for_in_the_whole_run(rule):
         generate(model, prompts, [edited], Decoding(3), batch_tokens=size) for size in (10**6, 14)
     )
     assert packed == alone
+    if isinstance(rule, tuple):
+        (told, *_) = {record.getMessage() for record in caplog.records}
+        assert f"names position {rule[0]}, which 2 of 3 prompts do not have: they are not" in told
     naive.assert_same(
         [
             (c.prompt, c.tokens, *naive.generate(model, prompts[c.prompt], edited, 3, c.prompt))

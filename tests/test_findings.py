@@ -73,7 +73,7 @@ def test_the_page_has_commands_numbers_and_figures():
         "lists", "Why?", "Because.", ["model=m", "'a=[1, 2]'"], numbers, {}, ["figures/x/f.png"]
     )
     page = findings_page("x", "m", [finding])
-    assert "## lists: Why?" in page and "add: n 2.00 [1.00, 3.00], n = 5" in page
+    assert "## lists: Why?" in page and "add (no setting chosen): n 2.00 [1.00, 3.00] wit" in page
     assert "actsweep run lists model=m 'a=[1, 2]'" in page
     assert "\n\nBecause.\n\n" in page
     assert "![Why?](figures/x/f.png)" in page and "On the embedded model" not in page

@@ -151,8 +151,11 @@ def test_main_numbers_as_lines():
     assert lines[1] == "    controls, each draw: isotropic 25.0 %; shuffled 0.0 %, 50.0 %"
     assert lines[2].startswith("    perplexity of unrelated text 4.48 [")
     assert "-> 7.39 [" in lines[2]
-    assert lines[3].startswith("odds: odds 0.50 [") and lines[3].endswith("], n = 3")
+    assert lines[3].startswith("odds (no setting chosen): odds 0.50 [")
+    assert lines[3].endswith("] without intervention, n = 3")
     assert len(lines) == 4
+    *same, last = main_numbers(numbers(), ["add", "odds", "swept", "other"]).splitlines()
+    assert same == lines and last == "swept, other: no metric of the arm; see the figures"
 
 
 def test_settings_that_validation_cannot_separate_are_told():

@@ -43,7 +43,7 @@ def output(study, folder, table, **changed):
     table.to_parquet(folder / "dataset.parquet")
     collect = study.collect
     rows = table[table["split"].isin(collect.splits)] if collect.splits else table
-    tokens, _ = locate(rows, load_tokenizer(study.model.path), collect.positions)
+    tokens, _ = locate(rows, load_tokenizer(study.model.path), collect.positions, variables=None)
     digest = dataset_digest(pd.DataFrame({"sample": tokens.keys(), "tokens": tokens.values()}))
     values = {"model": "m", "revision": "", "tokenizer": "t", "template": "c", "dataset": digest}
     values |= {"sites": (SITE,), "positions": str(collect.positions)} | changed

@@ -14,6 +14,7 @@ from scipy.stats import entropy
 from pipeline.data.datasets import tokenise
 from pipeline.methods.lenses import logit_lens as lenses
 from pipeline.methods.lenses.logit_lens import logit_lens
+from pipeline.methods.notebook import prompt_table
 from pipeline.model.loading import LanguageModel
 
 
@@ -117,6 +118,15 @@ def test_spellings_of_a_word_count_together_and_the_likeliest_ranks():
     np.testing.assert_allclose(table["both_probability"], summed)
     assert (table["both_rank"] == table[["one_rank", "two_rank"]].min(axis=1)).all()
     assert (table["one_rank"] > table["two_rank"]).nunique() == 2
+
+
+def test_positions_of_the_template_are_those_of_its_variables():
+    template = "<{{ messages[0]['content'] }}>{% if think %}<a><b>{% endif %}"
+    model = LanguageModel(tiny("llama").hf, byte_tokenizer(template, adds_bos=False), name="bytes")
+    for variables, length in (({}, 1), ({"think": True}, 7)):
+        model.template = variables
+        table = logit_lens(model, prompt_table(model, ["Why"]), positions="template")
+        assert table["position"].nunique() == length
 
 
 def test_a_text_that_does_not_continue_the_prompt_is_named():

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from project import ROOT
 
 from pipeline.cli import main
-from pipeline.config.study import compose_study, load_study, save_study
+from pipeline.config.study import compose_study, config_file, load_study, save_study
 from pipeline.config.wiring import stages_of
 from pipeline.engine.conditions import BASELINE, CANDIDATE
 from pipeline.measures.scale import TEXT_METRIC
@@ -172,6 +172,17 @@ def test_runs_on_the_same_prompts_are_compared_prompt_by_prompt(tmp_path):
     assert change["difference"] == pytest.approx(0.05) and change["high"] - change["low"] < 0.3
     with pytest.raises(ValueError, match="refusal and refusal are the same run"):
         compare_named(tmp_path, "refusal", "refusal")
+
+
+def test_other_code_or_data_is_told_beside_the_settings(tmp_path):
+    for name, code in {"refusal": "a", "refusal-22222222": "b"}.items():
+        folder = write_run(tmp_path, name, SCORES)
+        file = config_file(folder)
+        study = load_study(file)
+        study.code = {"sweep_layers": code, "compute_vectors": {"direction": "a"}}
+        save_study(study, file)
+    note = compare_named(tmp_path, "refusal", "refusal-22222222").note
+    assert note == "the code, or a file of data, has changed in between for: sweep_layers"
 
 
 def test_perplexities_of_the_same_texts_are_paired(tmp_path):

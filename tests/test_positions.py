@@ -38,13 +38,13 @@ DATASET = pd.DataFrame(
     ],
 )
 def test_rules_name_the_tokens_they_say(rule, expected):
-    tokens, places = locate(DATASET, CHATTY, rule)
+    tokens, places = locate(DATASET, CHATTY, rule, variables=None)
     assert places == expected
     assert tokens == {3: DATASET.at[0, "tokens"], 8: DATASET.at[1, "tokens"]}
 
 
 def test_an_answer_follows_its_prompt():
-    tokens, places = locate(DATASET, CHATTY, "answer")
+    tokens, places = locate(DATASET, CHATTY, "answer", variables=None)
     assert tokens == {3: [1, 10, 20, 21, 22, 7, 8, 40], 8: [1, 10, 30, 31, 7, 8, 41, 42]}
     assert places == {3: (7,), 8: (6, 7)}
 
@@ -53,14 +53,16 @@ def test_a_completion_follows_its_prompt_and_the_token_before_it_is_taken():
     """The first completion of a prompt brings the prompt's own tokens, but for the first one."""
     drawn = pd.concat([DATASET, DATASET.iloc[:1].assign(sample=9)], ignore_index=True)
     completions = [[50, 51], [60], [52]]
-    tokens, places = locate(drawn.assign(completion_tokens=completions), CHATTY, "completion")
+    tokens, places = locate(
+        drawn.assign(completion_tokens=completions), CHATTY, "completion", variables=None
+    )
     first, second = DATASET["tokens"]
     assert tokens == {3: [*first, 50, 51], 8: [*second, 60], 9: [*first, 52]}
     assert places == {3: tuple(range(1, 9)), 8: tuple(range(1, 7)), 9: (6, 7)}
     with pytest.raises(ValueError, match="of sample 3: the dataset has no recorded completions"):
-        locate(drawn, CHATTY, "completion")
+        locate(drawn, CHATTY, "completion", variables=None)
     with pytest.raises(ValueError, match="'completion' is unknown; valid: all, after_first, last"):
-        resolve(drawn, CHATTY, "completion")
+        resolve(drawn, CHATTY, "completion", variables=None)
 
 
 @pytest.mark.parametrize(
@@ -77,24 +79,24 @@ def test_a_completion_follows_its_prompt_and_the_token_before_it_is_taken():
 )
 def test_what_cannot_be_placed_is_named(rule, column, message):
     with pytest.raises(ValueError, match=message):
-        locate(DATASET.assign(**column), CHATTY, rule)
+        locate(DATASET.assign(**column), CHATTY, rule, variables=None)
 
 
 def test_a_sweep_gets_the_places_of_its_prompts_in_their_order():
-    assert resolve(DATASET, CHATTY, "generated") == "generated"
+    assert resolve(DATASET, CHATTY, "generated", variables=None) == "generated"
     for rule in ("template", "subject", "answer", [0, -3]):
-        found = resolve(DATASET.iloc[::-1], CHATTY, rule)
-        _, places = locate(DATASET, CHATTY, rule)
+        found = resolve(DATASET.iloc[::-1], CHATTY, rule, variables=None)
+        _, places = locate(DATASET, CHATTY, rule, variables=None)
         assert isinstance(found, PromptPositions)
         assert (found.rule, found.of) == (str(rule), [places[8], places[3]])
     with pytest.raises(ValueError, match="'first' is unknown; valid: all, after_first, last"):
-        resolve(DATASET, CHATTY, "first")
+        resolve(DATASET, CHATTY, "first", variables=None)
 
 
 @pytest.mark.parametrize("rule", ["subject", "answer"])
 def test_collection_takes_each_prompts_own_positions(rule):
     model = tiny("llama")
-    tokens, places = locate(DATASET, CHATTY, rule)
+    tokens, places = locate(DATASET, CHATTY, rule, variables=None)
     site = Site(1, "resid_post")
     values, rows = collect(
         model, list(tokens.values()), [site], PromptPositions(rule, list(places.values()))

@@ -178,6 +178,10 @@ def test_prompts_without_a_topic_are_no_cluster_of_their_own(tmp_path):
     check(compose_study("refusal", [options[0], "score.cluster=sample"], root=ROOT))
 
 
+def test_tokens_to_select_by_must_be_given():
+    assert "refusal_tokens: there is none" in error_of("fits.direction.refusal_tokens=[]")
+
+
 def test_the_split_of_fits_must_be_collected():
     error = error_of("collect.splits=[test,val]")
     assert error.startswith("collect.splits: test, val; fits.") and error.endswith(

@@ -95,7 +95,7 @@ def test_states_of_a_family_are_projected(family, tmp_path):
     texts = [f"w{20 + n} w{40 + n % 3} w7" for n in range(8)]
     frame = pd.DataFrame({"instruction": texts, "raw": True, "split": "test", "topic": "w7"})
     prompts = tokenise(frame.assign(label="l", subject="w7"), model.tokenizer)
-    tokens, positions = locate(prompts, model.tokenizer, "subject")
+    tokens, positions = locate(prompts, model.tokenizer, "subject", variables=None)
     named = {"revision": "", "rule": "subject", "rows_per_shard": 3}
     site = Site(2, "resid_post")
     store = collecting.write_store(tmp_path, model, tokens, positions, [site], **named)

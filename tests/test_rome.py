@@ -179,7 +179,9 @@ def test_a_target_becomes_likely_and_the_fit_says_so():
     (everywhere,) = rank_one_edits(model, prompts, {"edits": edits}, 0, fit="edits")
     # What the fit changes is the subject's token alone.
     (edit,) = everywhere.edits
-    at_subject = replace(edit, positions=resolve(prompts, model.tokenizer, "subject"))
+    at_subject = replace(
+        edit, positions=resolve(prompts, model.tokenizer, "subject", variables=None)
+    )
     logits = score_last(
         model,
         prompts["tokens"].tolist(),

@@ -66,7 +66,7 @@ def test_what_no_prompt_has_is_named(wanted, splits, message):
 def test_prompts_in_several_splits_and_tiny_classes_are_told():
     frame = pd.DataFrame(
         {"instruction": [f"q{n}" for n in range(40)], "label": "a", "split": ["train", "test"] * 20}
-    )
+    ).assign(answer="", raw=False)
     assert doubts(frame) == []
     leaked = frame.assign(instruction=[f"q{n % 38}" for n in range(39)] + ["q37"])
     (warning,) = doubts(leaked)  # q0 and q1 come twice, in one split
@@ -79,6 +79,18 @@ def test_prompts_in_several_splits_and_tiny_classes_are_told():
     few = pd.concat([frame, frame.head(6).assign(label="b", instruction="z")])
     few["instruction"] = [f"q{n}" for n in range(len(few))]
     assert doubts(few) == ["dataset: fewer than 10 prompts: 3 of b in test, 3 of b in train"]
+
+
+def test_answers_that_go_on_with_a_word_of_the_prompt_are_told():
+    prompts, answers = ["The capital is"] * 3 + ["首都是"], ["Rome", " Rome", "", "罗马"]
+    frame = pd.DataFrame({"instruction": prompts, "answer": answers, "raw": True})
+    frame = pd.concat([frame.assign(label="a", split="test", draw=draw) for draw in range(3)])
+    told = [text for text in doubts(frame) if "go on with" in text]
+    assert told == [
+        "dataset: 3 answers go on with the last word of their prompt, such as 'Rome' after 'The "
+        "capital is'; an answer that is a word begins with a blank"
+    ]
+    assert not [text for text in doubts(frame.assign(raw=False)) if "go on with" in text]
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_a_collected_store_has_the_cosines_of_transformers_hidden_states(family,
     )
     frame["subject"] = frame["topic"]
     prompts = tokenise(frame, model.tokenizer)
-    tokens, positions = locate(prompts, model.tokenizer, "subject")
+    tokens, positions = locate(prompts, model.tokenizer, "subject", variables=None)
     sites = [Site(layer, "resid_post") for layer in range(LAYERS)]
     named = {"revision": "", "rule": "subject", "rows_per_shard": 3}
     store = collecting.write_store(tmp_path, model, tokens, positions, sites, **named)
@@ -195,7 +195,7 @@ def test_the_embedded_model_tells_the_senses_of_a_word_apart_in_every_block(tmp_
     """A word is one embedding; from layer 1 on its state is nearer to those of its sense."""
     model = LanguageModel.load("data/embedded_model", dtype="float32", device="cpu")
     prompts = tokenise(load_table(path="data/senses.jsonl", raw=True), model.tokenizer)
-    tokens, positions = locate(prompts, model.tokenizer, "subject")
+    tokens, positions = locate(prompts, model.tokenizer, "subject", variables=None)
     sites = [Site(layer, "resid_pre") for layer in range(model.n_layers)]
     named = {"revision": "", "rule": "subject", "rows_per_shard": 999}
     store = collecting.write_store(tmp_path, model, tokens, positions, sites, **named)

@@ -181,7 +181,7 @@ def _print_study(folder: Path, completions: int) -> None:
     metrics = {}
     if (folder / "headline.json").is_file():
         metrics = json.loads((folder / "headline.json").read_text())
-        print(main_numbers(metrics))
+        print(main_numbers(metrics, study.sweep.arms if study.sweep else ()))
     for words in sorted(folder.glob("figures/**/*.md")):
         print(f"\n{words.read_text()}")
     for figure in sorted([*folder.glob("figures/*.png"), *folder.glob("figures/*/*.png")]):

@@ -37,7 +37,7 @@ Place = tuple[int, ...]
 
 
 def locate(
-    dataset: pd.DataFrame, tokenizer: Any, rule: Any, *, variables: Mapping[str, Any] | None = None
+    dataset: pd.DataFrame, tokenizer: Any, rule: Any, *, variables: Mapping[str, Any] | None
 ) -> tuple[dict[int, Tokens], dict[int, Place]]:
     """Return every sample's tokens, and the absolute positions that the rule names.
 
@@ -85,7 +85,7 @@ def check_table(prompts: Any, columns: Sequence[str]) -> None:
 
 
 def resolve(
-    dataset: pd.DataFrame, tokenizer: Any, rule: Any, *, variables: Mapping[str, Any] | None = None
+    dataset: pd.DataFrame, tokenizer: Any, rule: Any, *, variables: Mapping[str, Any] | None
 ) -> Positions:
     """Convert a sweep's rule, one of `EDITED` or a list, to the engine's positions for a dataset.
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.data import datasets
 from pipeline.model import chat
-from pipeline.model.tokenization import encode, with_answer
+from pipeline.model.tokenization import encode, is_of_word, with_answer
 
 FEW = 10
 """Prompts of a label and split below which a warning says so."""
@@ -52,12 +52,27 @@ def doubts(frame: pd.DataFrame) -> list[str]:
             f"dataset: {int(again.sum())} prompts stand in their split before, such as "
             f"{row[text]!r} in {row['split']}: they count as independent"
         )
+    found += _mid_word(frame)
     sizes = frame.groupby(["label", "split"]).size()
     small = [f"{n} of {label} in {split}" for (label, split), n in sizes.items() if n < FEW]
     if small:
         more = f" and {len(small) - 4} more" if len(small) > 4 else ""
         found.append(f"dataset: fewer than {FEW} prompts: {', '.join(small[:4])}{more}")
     return found
+
+
+def _mid_word(frame: pd.DataFrame) -> list[str]:
+    """Describe answers that go on with the last word of a raw prompt: mostly a blank is missing."""
+    rows = frame[frame["raw"] & (frame["answer"] != "") & (frame["instruction"] != "")]
+    pairs = list(zip(rows["instruction"], rows["answer"], strict=True))
+    joined = [pair for pair in pairs if is_of_word(pair[0][-1]) and is_of_word(pair[1][0])]
+    if not joined:
+        return []
+    prompt, answer = joined[0]
+    return [
+        f"dataset: {len(joined)} answers go on with the last word of their prompt, such as "
+        f"{answer!r} after {prompt[-20:]!r}; an answer that is a word begins with a blank"
+    ]
 
 
 def tokenised_texts(path: str | None, tokenizer: Any) -> pd.DataFrame:

@@ -1,11 +1,14 @@
 """Check a run's prompts and edits before the model runs."""
 
+import logging
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from pipeline.engine.conditions import Condition, Edit, Fitted, PerPrompt, PromptPositions
 from pipeline.model.loading import LanguageModel
+
+log = logging.getLogger(__name__)
 
 LARGEST = 1e18
 """Norms are computed in float32, which ends at 3.4e38: the square of a larger activation overflows,
@@ -168,6 +171,8 @@ def check_listed(
 ) -> None:
     """Check that every edit's position rule selects a token of at least one sequence.
 
+    Warns of positions in a list that some sequences do not have.
+
     Args:
         conditions: conditions that will run on every prompt.
         ends: number of prompt tokens of each sequence, for position rules.
@@ -189,13 +194,17 @@ def check_listed(
                 listed = [(1,)] * len(ends)
             else:
                 continue
-            selected = (
-                -end <= position < length
-                for positions, end, length in zip(listed, ends, lengths, strict=True)
-                for position in positions
-            )
-            if not any(selected):
+            sequences = list(zip(listed, ends, lengths, strict=True))
+            if not any(-end <= at < most for named, end, most in sequences for at in named):
                 raise ValueError(
                     f"{condition}: the edit at {edit.site} never fires: no sequence has positions "
                     f"{rule!r}"
                 )
+            for at in rule if isinstance(rule, tuple) else ():
+                missing = sum(not -end <= at < most for _, end, most in sequences)
+                if missing:
+                    log.warning(
+                        "%s: the edit at %s names position %d, which %d of %d prompts do not have: "
+                        "they are not edited there",
+                        *(condition, edit.site, at, missing, len(sequences)),
+                    )

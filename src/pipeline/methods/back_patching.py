@@ -67,7 +67,7 @@ def back_patch(
     pairs = [(source, target) for source in sources for target in targets if target < source]
     if not pairs:
         raise ValueError(f"no target of layers {targets} is below a source of layers {sources}")
-    tokens, by_sample = locate(prompts, model.tokenizer, positions)
+    tokens, by_sample = locate(prompts, model.tokenizer, positions, variables=model.template)
     positions_by_prompt = list(by_sample.values())
     counts = sorted({len(listed) for listed in positions_by_prompt})
     if len(counts) != 1:

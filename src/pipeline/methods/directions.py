@@ -141,7 +141,7 @@ class Directions:
         positive: Any,
         negative: Any,
         controls: Mapping[str, int],
-        refusal_tokens: Sequence[str] = (),
+        refusal_tokens: Sequence[str] | None = None,
         layer_share: float = 1.0,
         autoencoders: str | None = None,
         pairs: str | None = None,
@@ -157,7 +157,9 @@ class Directions:
             raise ValueError(f"layer_share: {layer_share} is not above 0 and at most 1")
         if not penalty > 0:
             raise ValueError(f"penalty: {penalty:g} is not above 0")
-        single_tokens(model.tokenizer, refusal_tokens)
+        if refusal_tokens is not None and not refusal_tokens:
+            raise ValueError("refusal_tokens: there is none; valid: words that are one token each")
+        single_tokens(model.tokenizer, refusal_tokens or ())
         if positive == negative:
             raise ValueError(f"negative: {negative!r} is positive too")
         for role, label in (("positive", positive), ("negative", negative)):

@@ -67,7 +67,7 @@ def next_token_precision(
         raise ValueError(f"no prompts labelled {label!r} in split {split!r}; labels: {present}")
     rows = rows.reset_index(drop=True)
     sources = source_prompts(model, rows)
-    tokens, places = locate(sources, model.tokenizer, source_positions)
+    tokens, places = locate(sources, model.tokenizer, source_positions, variables=model.template)
     read = [list(map(int, tokens[n][: places[n][0] + 1])) for n in sources["sample"]]
     p = score_last(
         model,

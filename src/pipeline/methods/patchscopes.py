@@ -197,7 +197,7 @@ def _single(
     Raises:
         ValueError: another number of positions in a prompt.
     """
-    tokens, places = locate(prompts, model.tokenizer, rule)
+    tokens, places = locate(prompts, model.tokenizer, rule, variables=model.template)
     for sample, listed in places.items():
         if len(listed) != 1:
             raise ValueError(

@@ -117,12 +117,12 @@ def last_mention(text: str, subject: str) -> int:
 def _is_whole(text: str, start: int, end: int) -> bool:
     """Whether text[start:end] begins and ends where a word does."""
     before, after = text[start - 1 : start], text[end : end + 1]
-    begins = not (_is_of_word(text[start]) and _is_of_word(before))
-    ends = not (_is_of_word(text[end - 1]) and _is_of_word(after))
+    begins = not (is_of_word(text[start]) and is_of_word(before))
+    ends = not (is_of_word(text[end - 1]) and is_of_word(after))
     return begins and ends and not _is_mark(after)
 
 
-def _is_of_word(character: str) -> bool:
+def is_of_word(character: str) -> bool:
     """Whether it is a letter, digit or mark of a script with blanks between words."""
     return bool(_LETTER.match(character)) or (
         _is_mark(character) and not _BLANKLESS.match(character)

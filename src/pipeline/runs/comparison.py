@@ -14,7 +14,7 @@ from pipeline.engine.conditions import BASELINE
 from pipeline.measures.scale import TEXT_METRIC
 from pipeline.measures.statistics import Estimate, paired_difference
 from pipeline.runs.outputs import find_output
-from pipeline.runs.records import Comparison, compare, read_runs
+from pipeline.runs.records import Comparison, compare, flatten, read_runs
 
 SIDES = {"baseline": "baseline_id", "steered": "steered_id"}
 
@@ -70,7 +70,19 @@ def compare_outputs(a: Path, b: Path) -> Comparison:
         excludes = found.low > 0 or found.high < 0
         columns = ["difference", "low", "high", "excludes_zero"]
         summary.loc[row, columns] = [found.mean, found.low, found.high, excludes]
-    return Comparison(comparison.config, summary)
+    return Comparison(comparison.config, summary, _beside_the_config(a, b))
+
+
+def _beside_the_config(a: Path, b: Path) -> str:
+    """Name the stages and fits whose code or files of data differ between runs of a study."""
+    studies = [load_study(config_file(folder)) for folder in (a, b)]
+    if studies[0].name != studies[1].name:
+        return ""
+    first, second = (flatten(study.code) for study in studies)
+    differing = [name for name in first if name in second and first[name] != second[name]]
+    if not differing:
+        return ""
+    return f"the code, or a file of data, has changed in between for: {', '.join(differing)}"
 
 
 def _record(folder: Path) -> dict[str, Any]:

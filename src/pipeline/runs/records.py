@@ -27,7 +27,8 @@ class Comparison(NamedTuple):
         summary: columns `key`, `a`, `b` and `difference` = b - a. If both are estimates with an
             interval, also `low` and `high` of the difference and whether it `excludes_zero`. NaN
             if a number is missing.
-        note: why numbers are not paired, if there is a reason to tell.
+        note: why numbers are not paired, or what differs besides the settings, if there is
+            anything to tell.
     """
 
     config: pd.DataFrame

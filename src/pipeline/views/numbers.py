@@ -1,14 +1,25 @@
 """Format a study's headline numbers as lines of text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.views.selection import POSITIONS
 
 
-def main_numbers(metrics: Mapping[str, Any]) -> str:
-    """Format one line per arm: the metric at baseline and at the chosen setting, and controls."""
-    return "\n".join(line for arm, numbers in metrics.items() for line in _arm(arm, numbers))
+def main_numbers(metrics: Mapping[str, Any], arms: Iterable[str] = ()) -> str:
+    """Format one line per arm: the metric at baseline and at the chosen setting, and controls.
+
+    Of an arm without a goal, which has no chosen setting, only the baseline; figures show the rest.
+
+    Args:
+        metrics: headline numbers by arm.
+        arms: the study's; those without a metric of their own are named in a line.
+    """
+    lines = [line for arm, numbers in metrics.items() for line in _arm(arm, numbers)]
+    others = [arm for arm in arms if arm not in metrics]
+    if others:
+        lines.append(f"{', '.join(others)}: no metric of the arm; see the figures")
+    return "\n".join(lines)
 
 
 def setting_in_words(numbers: Mapping[str, Any]) -> str:
@@ -27,7 +38,8 @@ def _arm(arm: str, numbers: Mapping[str, Any]) -> list[str]:
     metric, unit = numbers["metric"], numbers["unit"]
     before = f"{_estimate(unit, numbers['baseline'])}"
     if "steered" not in numbers:
-        return [f"{arm}: {metric} {before}, n = {numbers['baseline']['n']}"]
+        n = numbers["baseline"]["n"]
+        return [f"{arm} (no setting chosen): {metric} {before} without intervention, n = {n}"]
     after = _estimate(unit, numbers["steered"])
     n = numbers["steered"]["n"]
     lines = [f"{arm} ({setting_in_words(numbers)}): {metric} {before} -> {after}, n = {n}"]

@@ -148,7 +148,7 @@ def contexts_of(
     frames.append(edited.assign(instruction=asked, subject_start=essence.index("{subject}")))
     joined = pd.concat(frames, ignore_index=True)
     located = tokenise(joined, model.tokenizer, variables=model.template)
-    tokens, places = locate(located, model.tokenizer, "subject")
+    tokens, places = locate(located, model.tokenizer, "subject", variables=model.template)
     return Contexts(
         [[int(token) for token in row] for row in tokens.values()],
         [position for (position,) in places.values()],

@@ -117,7 +117,7 @@ def _located(
     model: LanguageModel, prompts: pd.DataFrame
 ) -> tuple[list[list[int]], list[dict[str, tuple[int, ...]]]]:
     """Return the tokens of each prompt, and the positions of the parts that it has."""
-    tokens, subjects = locate(prompts, model.tokenizer, "subject_tokens")
+    tokens, subjects = locate(prompts, model.tokenizer, "subject_tokens", variables=model.template)
     located = []
     for row, subject in zip(tokens.values(), subjects.values(), strict=True):
         end, last = subject[-1], len(row) - 1
@@ -180,7 +180,7 @@ def _corruptions(
     seed: int,
 ) -> Iterator[tuple[Edit, ...]]:
     """Yield for each draw the edits that add noise to the subjects' tokens."""
-    _, subjects = locate(prompts, model.tokenizer, "subject_tokens")
+    _, subjects = locate(prompts, model.tokenizer, "subject_tokens", variables=model.template)
     listed = list(subjects.values())
     inputs, _ = collect(
         model,

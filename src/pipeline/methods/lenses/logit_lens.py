@@ -76,7 +76,9 @@ def logit_lens(
     named = named_tokens(model, prompts, columns)
     maps = checked_maps(model, fits or {}, fit)
     layers = list(range(model.n_layers)) if maps is None else maps.layers
-    tokens, positions_by_sample = locate(prompts, model.tokenizer, positions)
+    tokens, positions_by_sample = locate(
+        prompts, model.tokenizer, positions, variables=model.template
+    )
     check_context(model, list(tokens.values()))
     places = list(positions_by_sample.values())
     measured = in_batches(

@@ -183,7 +183,7 @@ def _checked(
         check_rule(rule, POSITIONS)
     for layer in neurons.chosen["layer"].unique():
         neurons.check(model, Site(int(layer), "mlp_act"))
-    return neurons, resolve(prompts, model.tokenizer, rule)
+    return neurons, resolve(prompts, model.tokenizer, rule, variables=model.template)
 
 
 def _together_and_alone(

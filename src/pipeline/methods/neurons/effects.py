@@ -56,7 +56,7 @@ def layer_effects(
         (mean over the positions), and the changes `own`, `others` (nats) and `top_changed`.
     """
     tokens = [list(map(int, row)) for row in prompts["tokens"]]
-    rule = resolve(prompts, model.tokenizer, positions)
+    rule = resolve(prompts, model.tokenizer, positions, variables=model.template)
     activations = mean_activations(model, tokens, layer, rule)
     width = activations.shape[1]
     values = activations.mean(0) if ablation == "mean" else torch.zeros(width)

@@ -109,7 +109,7 @@ class NeuronEffects:
             for label in rows["label"].unique():
                 if label not in groups:
                     raise ValueError(f"no words of label {label!r}; there are: {', '.join(groups)}")
-        resolve(rows, model.tokenizer, positions)
+        resolve(rows, model.tokenizer, positions, variables=model.template)
         sites = [Site(layer, "mlp_act") for layer in numbers]
         table = pd.DataFrame(
             [(site.layer, neuron) for site in sites for neuron in range(model.width(site))],

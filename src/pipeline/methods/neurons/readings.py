@@ -59,7 +59,7 @@ def neuron_activations(
     """
     neurons: NeuronEffects = fits[fit]
     rows = select_prompts(prompts, None, [split])
-    rule = resolve(rows, model.tokenizer, positions)
+    rule = resolve(rows, model.tokenizer, positions, variables=model.template)
     tokens = [list(map(int, row)) for row in rows["tokens"]]
     chosen = neurons.chosen.assign(name=names_of(neurons.chosen))
     chosen["typical"] = typical_activations(chosen)

@@ -14,7 +14,7 @@ def subject_places(
     model: LanguageModel, prompts: pd.DataFrame
 ) -> tuple[list[list[int]], PromptPositions]:
     """Return the prompts' tokens and the positions of their subjects' last tokens."""
-    tokens, places = locate(prompts, model.tokenizer, "subject")
+    tokens, places = locate(prompts, model.tokenizer, "subject", variables=model.template)
     listed = [[int(token) for token in row] for row in tokens.values()]
     return listed, PromptPositions("subject", list(places.values()))
 
