@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from pipeline.config.errors import at_key
 from pipeline.runs.trace import with_record
 from pipeline.views.numbers import main_numbers
@@ -22,6 +24,11 @@ def run(job: Job) -> None:
                 result = job.call(node)
             pages = result if isinstance(result, dict) else {f"{name}.png": result}
             for file, page in pages.items():
+                if not isinstance(page, Figure | str):
+                    raise ValueError(
+                        f"figures.{name} returns a {type(page).__name__}; valid: a Figure, or a "
+                        "dict of figures and pages by file name"
+                    )
                 target = folder / file if pages is not result else folder / name / file
                 _write(page, target, job.made_from())
         page = report_page(

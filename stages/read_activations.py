@@ -2,6 +2,8 @@
 
 import sys
 
+import pandas as pd
+
 from pipeline.config.errors import at_key
 from stages import Job, main
 
@@ -19,6 +21,8 @@ def run(job: Job) -> None:
             )
             with at_key(f"readings.{name}"):
                 table = job.call(node, work=work)
+                if not isinstance(table, pd.DataFrame):
+                    raise ValueError(f"returns a {type(table).__name__}; valid: a DataFrame")
             table.to_parquet(folder / f"{name}.parquet")
             job.tracked.summary({f"rows/{name}": len(table)})
 

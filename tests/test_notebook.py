@@ -170,6 +170,7 @@ WRONG = {
     "logits(model, [[5, -1]])": "prompt 0 has token -1; valid: 0 to ",
     "logits(model, [[5]], None)": "conditions is a NoneType; valid: a list",
     "Condition(edits=Edit(SITE, Add(torch.ones(32))))": "edits is one Edit; valid: a tuple",
+    'Condition({"layers": [1, 2]})': "axis 'layers' is a list; valid: text or a number",
     'Condition({"prompt": "x"})': "axis 'prompt' would be taken for the tables' own column",
     'Condition(role="control ")': "role 'control ' is unknown; valid: baseline, candidate",
     "Condition(decoding=5)": "decoding is 5; valid: Decoding(...)",

@@ -1,5 +1,6 @@
 """The stages from the command line: whole, killed, forced, and with wrong input."""
 
+import contextlib
 import json
 import os
 import signal
@@ -28,7 +29,7 @@ from pipeline.methods.directions import Directions, Key
 from pipeline.methods.selection import select_direction
 from pipeline.model.loading import load_model
 from pipeline.store.store import ActivationStore
-from stages import Job
+from stages import Job, plot_figures, read_activations
 
 TABLES = (
     "dataset",
@@ -66,6 +67,28 @@ def test_a_figure_says_nothing_that_may_change_while_dvc_keeps_it(tmp_path):
     assert said(figures=2, sweep=1)["config"] != first["config"]
     (tmp_path / "in.csv").write_text("b")
     assert said(figures=1, sweep=1)["in.csv"] != first["in.csv"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "section", "returned", "message"),
+    [
+        (plot_figures, "figures", None, "figures.own returns a NoneType; valid: a Figure"),
+        (
+            read_activations,
+            "readings",
+            pd.Series([1]),
+            "readings.own: returns a Series; valid",
+        ),
+    ],
+)
+def test_what_a_node_returns_is_checked(stage, section, returned, message, tmp_path):
+    job = SimpleNamespace(
+        study=SimpleNamespace(**{section: {"own": {}}}),
+        scratch=lambda output: contextlib.nullcontext(tmp_path),
+        call=lambda node, **others: returned,
+    )
+    with pytest.raises(ValueError, match=message):
+        stage.run(job)
 
 
 @pytest.fixture(scope="module")

@@ -155,6 +155,15 @@ def test_a_condition_is_stored_once_beside_its_rows():
     assert table["unit"].isna().tolist() == [True] * 4 + [False]
 
 
+def test_axes_of_numpy_and_torch_are_numbers_and_none_is_number_and_text():
+    numbers = [Condition({"layer": kind(2), "strength": 0.5}) for kind in (int, np.int64)]
+    numbers.append(Condition({"layer": torch.tensor(2), "strength": np.float64(0.5)}))
+    assert len({condition.id for condition in numbers}) == 1
+    mixed = (Condition({"layer": 0}), Condition({"layer": "all"}))
+    with pytest.raises(ValueError, match="axis 'layer' is a number in some conditions, 0, and tex"):
+        conditions_table([Part("a", mixed, frame())])
+
+
 def test_the_baseline_comes_first_and_the_arm_is_an_axis():
     baseline, condition = arm_conditions("add", [adding(1)])
     assert (dict(baseline.axes), baseline.role, baseline.edits) == ({"arm": "add"}, BASELINE, ())

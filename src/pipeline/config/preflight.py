@@ -16,6 +16,7 @@ from pipeline.config.wiring import FIT_OPTIONS, option_texts
 from pipeline.data import completions, positions
 from pipeline.data.prompts import select_prompts, tokenised_prompts, tokenised_texts
 from pipeline.engine.conditions import check_rule
+from pipeline.engine.sweeps import conditions_table
 from pipeline.model.dtypes import check_dtype, choose_device, resolve_dtype
 from pipeline.model.gguf import local_path
 from pipeline.model.hub import check_path
@@ -68,6 +69,7 @@ def check(study: Study) -> Planned:
     fits = stand_ins(study, model, prompts)
     _check_collected_sites(study, fits)
     parts = tuple(planned_parts(study, model, prompts, fits))
+    conditions_table(parts)
     return Planned(prompts, collected, model, parts)
 
 

@@ -188,13 +188,14 @@ class Condition:
     """Edits that are applied together, and their coordinates on the axes of a sweep.
 
     Attributes:
-        axes: coordinates, the columns of tables: arm, layer, strength, positions, source_layer, ...
+        axes: coordinates, text or numbers; the columns of tables: arm, layer, strength, positions,
+            source_layer, ...
         edits: edits of activations; empty for the unedited model.
         decoding: decoding of completions; None: that of the sweep.
         role: `BASELINE`, `CANDIDATE`, `CURVE` or `CONTROL`.
     """
 
-    axes: Mapping[str, Axis] = field(default_factory=dict, hash=False)
+    axes: Mapping[str, Any] = field(default_factory=dict, hash=False)
     edits: tuple[Edit, ...] = field(default=(), compare=False, repr=False)
     decoding: Decoding | None = None
     role: str = CANDIDATE
@@ -208,9 +209,16 @@ class Condition:
     def __post_init__(self) -> None:
         if not isinstance(self.axes, Mapping):
             raise ValueError(f"axes is {type(self.axes).__name__}; valid: a dict, and edits=(...)")
-        for name in self.axes:
+        # Numbers of numpy and torch, as ranges and tensors give them, are no JSON.
+        axes = {n: v.item() if getattr(v, "ndim", 1) == 0 else v for n, v in self.axes.items()}
+        object.__setattr__(self, "axes", axes)
+        for name, value in axes.items():
             if name in _NOT_AXES:
                 raise ValueError(f"axis {name!r} would be taken for the tables' own column {name}")
+            if not isinstance(value, str | int | float):
+                raise ValueError(
+                    f"axis {name!r} is a {type(value).__name__}; valid: text or a number"
+                )
         if self.role not in (BASELINE, CANDIDATE, CURVE, CONTROL):
             raise ValueError(
                 f"role {self.role!r} is unknown; valid: {BASELINE}, {CANDIDATE}, {CURVE}, {CONTROL}"

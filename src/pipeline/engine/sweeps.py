@@ -62,13 +62,24 @@ def arm_conditions(arm: str, conditions: Iterable[Condition]) -> tuple[Condition
 
 
 def conditions_table(parts: Sequence[Part]) -> pd.DataFrame:
-    """Tabulate `condition` (the id), `role` and axes of every condition; NA for an unset axis."""
+    """Tabulate `condition` (the id), `role` and axes of every condition; NA for an unset axis.
+
+    Raises:
+        ValueError: an axis that is a number in some conditions and text in others.
+    """
     rows = [
         {"condition": condition.id, "role": condition.role, **condition.axes}
         for part in parts
         for condition in part.conditions
     ]
     table = pd.DataFrame(rows)
+    for axis in table.columns[2:]:
+        examples = {isinstance(row[axis], str): row[axis] for row in rows if axis in row}
+        if len(examples) == 2:
+            raise ValueError(
+                f"axis {axis!r} is a number in some conditions, {examples[False]}, and text in "
+                f"others, {examples[True]!r}; valid: one of them"
+            )
     integer_axes = [
         name for name in table.columns[2:] if all(isinstance(row.get(name, 0), int) for row in rows)
     ]
