@@ -234,6 +234,17 @@ def test_what_cannot_be_probed_is_named_before_anything_is_fitted(options, messa
         Probes.stand_in(tiny("llama"), prompts, component="resid_pre", **options)
 
 
+def test_numbers_as_text_are_classes_and_that_is_told(prompts, caplog):
+    """As all cells of a CSV file."""
+    model, options = tiny("llama"), {"component": "resid_pre", "folds": 2}
+    texts = prompts.assign(price=prompts["sample"].map(lambda n: f"{n % 7}.5"))
+    for targets in (["label"], ["north"]):
+        Probes.stand_in(model, texts, targets=targets, **options)
+    assert caplog.text == ""
+    Probes.stand_in(model, texts, targets=["price"], **options)
+    assert "price is text, such as '0.5', as in every CSV file: 7 classes are told" in caplog.text
+
+
 def test_a_missing_target_is_named(prompts, store):
     holed = prompts.assign(north=prompts["north"].where(prompts["sample"] != 3))
     with pytest.raises(ValueError, match="targets: sample 3 has no north; valid: a value in each"):

@@ -1,6 +1,7 @@
 """Probes of every layer as a fit: linear maps of states, with controls and provenance."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ PENALTIES = [0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0]
 """Candidates by default; see `probe_fitting.LinearFit`."""
 
 _FILE, _CHOSEN = "probes.safetensors", "chosen.json"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +130,8 @@ class Probes:
             ValueError: as `linear_probe`.
         """
         train = prompts[prompts["split"] == "train"]
-        kind_of(prompts, targets)
+        if kind_of(prompts, targets) == "classes":
+            _warn_of_numbers(prompts[targets[0]], targets[0])
         check_fit(train, penalties, folds, draws)
         return cls({}, {}, component, tuple(targets), (), pd.DataFrame(), Provenance(model=""))
 
@@ -158,6 +162,17 @@ def kind_of(prompts: pd.DataFrame, targets: Sequence[str]) -> str:
     if prompts[targets[0]].nunique() < 2:
         raise ValueError(f"targets: all rows have the same {targets[0]}; valid: two classes")
     return "classes"
+
+
+def _warn_of_numbers(classes: pd.Series, column: str) -> None:
+    """Warn of classes that are numbers as text: all cells of a CSV file are text."""
+    numbers = pd.to_numeric(classes.where(classes.map(type) == str), errors="coerce")
+    if numbers.notna().all():
+        log.warning(
+            "targets: %s is text, such as %r, as in every CSV file: %d classes are told apart; "
+            "numbers of JSON and Parquet are predicted as values",
+            *(column, classes.iloc[0], classes.nunique()),
+        )
 
 
 def check_fit(train: pd.DataFrame, penalties: Sequence[float], folds: int, draws: int) -> None:
