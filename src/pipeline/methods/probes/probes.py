@@ -166,7 +166,7 @@ def kind_of(prompts: pd.DataFrame, targets: Sequence[str]) -> str:
 
 def _warn_of_numbers(classes: pd.Series, column: str) -> None:
     """Warn of classes that are numbers as text: all cells of a CSV file are text."""
-    numbers = pd.to_numeric(classes.where(classes.map(type) == str), errors="coerce")
+    numbers = pd.to_numeric(classes.where(classes.map(type).eq(str)), errors="coerce")
     if numbers.notna().all():
         log.warning(
             "targets: %s is text, such as %r, as in every CSV file: %d classes are told apart; "
