@@ -191,6 +191,7 @@ def test_lines_of_inner_work_leave_time_for_those_of_the_outer(capsys, monkeypat
         f"texts: {done} of 4 chunks" for done in (1, 2, 3, 4)
     ]
     assert 4 <= sum("scores" in name for name in named) <= 8
+    assert all(name.endswith("batches") for name in named if "scores" in name)
 
 
 def test_brief_work_leaves_no_bar_behind(capsys, monkeypatch):

@@ -27,9 +27,11 @@ def jacobians(size: Size, folder: Path) -> Work:
         return weight.float()
 
     def need(found: Tensor) -> Need:
-        # A backward pass to the activations costs as much as the forward pass of the same blocks.
+        # A backward pass to the activations costs as much as the forward pass of the same blocks,
+        # over the tokens from the state on: those before depend on no state.
         above = (size.model.layers - 1 - layer) / size.model.layers
-        return forward_need(model, sum(map(len, prompts)) * (1 + above * size.model.width), 0)
+        after = sum(len(prompt) - place for prompt, place in zip(prompts, at, strict=True))
+        return forward_need(model, sum(map(len, prompts)) + above * size.model.width * after, 0)
 
     def same(side: str, expected: Tensor, found: Tensor) -> None:
         near(side, expected[list(dimensions)], found)

@@ -34,8 +34,9 @@ def progress(
     """
     global _latest
     total = kept + len(items)
+    units = f"{unit}es" if unit.endswith("ch") else f"{unit}s"
     if kept:
-        tqdm.write(f"{what}: {kept} of {total} {unit}s kept from before", file=sys.stderr)
+        tqdm.write(f"{what}: {kept} of {total} {units} kept from before", file=sys.stderr)
     if len(items) and sys.stderr.isatty():
         yield from tqdm(
             items,
@@ -57,7 +58,7 @@ def progress(
             left = timedelta(seconds=round((now - start) / done * (len(items) - done)))
             rate = done / (now - start)
             print(
-                f"{what}: {kept + done} of {total} {unit}s, {rate:.2g} per second, {left} left",
+                f"{what}: {kept + done} of {total} {units}, {rate:.2g} per second, {left} left",
                 file=sys.stderr,
                 flush=True,
             )
