@@ -1,9 +1,12 @@
 """Tables of scores: long, by ids, and joined with what the ids stand for."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.config.contracts import call
 from pipeline.engine.conditions import BASELINE, Condition
 from pipeline.engine.sweeps import Part, arm_conditions, conditions_table
 from pipeline.measures.scores import (
@@ -83,6 +86,31 @@ def test_scores_that_cannot_be_matched_or_averaged_are_refused(metric, message):
     joined = with_prompts(COMPLETIONS.iloc[:2].set_axis([4, 5]), PROMPTS).set_axis([4, 5])
     with pytest.raises(ValueError, match=f"^metric mine: {message}"):
         score_completions(joined, {"mine": metric})
+
+
+def refuses_everything(samples: pd.DataFrame) -> list[float]:
+    samples["completion"] = "no"
+    return [0.0] * len(samples)
+
+
+def lengths(samples: pd.DataFrame) -> pd.Series:
+    return samples["completion"].str.len()
+
+
+def test_a_metric_that_changes_its_table_does_not_change_the_next_ones():
+    joined = with_prompts(COMPLETIONS, PROMPTS)
+    before = joined.copy()
+    alone = score_completions(joined, {"lengths": lengths})["score"].tolist()
+    both = score_completions(joined, {"spoils": refuses_everything, "lengths": lengths})
+    assert both.loc[both["metric"] == "lengths", "score"].tolist() == alone
+    pd.testing.assert_frame_equal(joined, before)
+
+
+def test_a_node_that_changes_its_table_does_not_change_the_inputs():
+    inputs = SimpleNamespace(samples=with_prompts(COMPLETIONS, PROMPTS))
+    before = inputs.samples.copy()
+    assert call({"_target_": f"{__name__}.refuses_everything"}, inputs) == [0.0] * len(before)
+    pd.testing.assert_frame_equal(inputs.samples, before)
 
 
 def test_arrays_and_booleans_are_scores_by_position():
