@@ -20,6 +20,7 @@ from pipeline.methods.attention import attention_summary
 from pipeline.methods.interventions import Add
 from pipeline.methods.next_token import next_tokens
 from pipeline.model import hooks
+from pipeline.model.finite import is_finite
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
@@ -183,3 +184,14 @@ def test_readings_stop_too(read):
     }
     with pytest.raises(ValueError, match=r"of . of . rows are not finite: float16 ends at 65504"):
         calls[read]()
+
+
+def test_a_row_is_finite_only_if_every_value_is():
+    """Also where finite values add up to more than float32 holds, and infinities to no number."""
+    rows = torch.zeros(5, 4)
+    rows[0, 2], rows[1, 1], rows[2, 3] = torch.inf, torch.nan, -torch.inf
+    rows[3, :2] = torch.tensor([torch.inf, -torch.inf])
+    rows[4] = 3e38
+    assert is_finite(rows).tolist() == [False, False, False, False, True]
+    assert is_finite(rows[4:]).tolist() == [True]
+    assert is_finite(torch.full((2, 3, 1000), 65504.0, dtype=torch.float16)).all()

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from pipeline.engine.cache import GrowingLayer, cache_of, selected, view
 from pipeline.engine.conditions import Condition, Positions, position_mask
 from pipeline.engine.edit_table import EditTable
-from pipeline.model.finite import check_finite
+from pipeline.model.finite import check_finite, is_finite
 from pipeline.model.hooks import Hook, token_positions, with_hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
@@ -166,7 +166,7 @@ class CleanRun:
             with self._from(start, index):
                 logits = self._forward(ids[:, column:], mask, absolute[:, column:], cache)
         under = [self.conditions[owner] for owner in owners]
-        check_finite(logits.isfinite().all(-1), self.model.dtype, "logits", under)
+        check_finite(is_finite(logits), self.model.dtype, "logits", under)
         return logits, cache
 
     def streams(

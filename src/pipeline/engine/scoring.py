@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.engine.conditions import Condition
 from pipeline.engine.restart import CleanRun, Start
 from pipeline.engine.scorer import Score, Scorer
-from pipeline.model.finite import check_finite
+from pipeline.model.finite import check_finite, is_finite
 from pipeline.model.loading import LanguageModel
 from pipeline.model.unembedding import lens_logits
 
@@ -213,8 +213,7 @@ def _generated_scores(
     scores = torch.zeros(*targets.shape, *scored.shape[1:], device=ids.device)
     scores[targets] = scored
     under = [clean_run.conditions[owner] for owner in owners]
-    finite = scores.isfinite().flatten(1).all(-1)
-    check_finite(finite, clean_run.model.dtype, "log-probabilities", under)
+    check_finite(is_finite(scores.flatten(1)), clean_run.model.dtype, "log-probabilities", under)
     return scores, targets
 
 

@@ -3,8 +3,18 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+
+def is_finite(values: Float[Tensor, "*rows values"]) -> Bool[Tensor, "*rows"]:
+    """Whether all values of each row are finite.
+
+    A sum is finite only if its terms are, and takes a thirtieth of the time of a look at each; that
+    is taken where a sum is not, as finite terms can add up to more than float32 holds.
+    """
+    finite = values.sum(-1, dtype=torch.float32).isfinite()
+    return finite if bool(finite.all()) else values.isfinite().all(-1)
 
 
 def check_finite(

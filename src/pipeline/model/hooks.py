@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from pipeline.model.finite import check_finite
+from pipeline.model.finite import check_finite, is_finite
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
@@ -186,7 +186,7 @@ def token_positions(mask: Tensor) -> Tensor:
 
 def _finite_rows(values: Tensor, mask: Tensor) -> Bool[Tensor, " batch"]:
     """Whether all values of a row's tokens are finite; those at padding mean nothing."""
-    finite = values.isfinite().all(-1)
+    finite = is_finite(values)
     if finite.ndim == 3:
         # An attention pattern: [batch, head, query].
         finite = finite.all(1)
