@@ -22,7 +22,8 @@ from pipeline.config.contracts import call  # noqa: E402
 from pipeline.config.inputs import Inputs  # noqa: E402
 from pipeline.config.sections import Node, Study  # noqa: E402
 from pipeline.config.study import load_study  # noqa: E402
-from pipeline.config.wiring import Stage, stages_of  # noqa: E402
+from pipeline.config.wiring import SETTINGS, Stage, stage_of  # noqa: E402
+from pipeline.measures.settings import Setting  # noqa: E402
 from pipeline.runs.scratch import full_disk_named, scratch, sha256  # noqa: E402
 from pipeline.runs.terminal import prepared, status  # noqa: E402
 from pipeline.runs.tracking import Run, md5, tracked_run  # noqa: E402
@@ -52,6 +53,14 @@ class Job:
     def inputs(self) -> Inputs:
         """The inputs of the study's nodes."""
         return Inputs(self.study, self.folder)
+
+    @cached_property
+    def settings(self) -> dict[str, Setting]:
+        """The chosen setting of each arm with a goal."""
+        if SETTINGS not in self.stage.inputs:
+            return {}
+        recorded = json.loads((self.folder / SETTINGS).read_text())
+        return {name: Setting(**setting) for name, setting in recorded.items()}
 
     def call(self, node: Node, **others: Any) -> Any:
         """Call a node with its inputs, some of them replaced by `others`."""
@@ -127,8 +136,7 @@ def main() -> None:
     try:
         with prepared(), full_disk_named(outputs / name):
             study = load_study(outputs / "config" / f"{name}.yaml")
-            (stage,) = (s for s in stages_of(study) if (s.name, s.fit) == (called, fit))
-            run_stage(study, stage, outputs / name)
+            run_stage(study, stage_of(study, called, fit), outputs / name)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt as interrupt:

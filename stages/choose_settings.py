@@ -10,10 +10,11 @@ import pandas as pd
 from pipeline.config.contracts import bound, imported
 from pipeline.config.errors import at_key
 from pipeline.engine.arms import arm_part, run_parts
+from pipeline.engine.phases import validated
 from pipeline.engine.sweeps import Part, conditions_table
 from pipeline.measures.scale import check_bounded, scale_of
 from pipeline.measures.scores import long_table, score_completions, with_conditions, with_prompts
-from pipeline.measures.settings import Setting, choose_setting, validated
+from pipeline.measures.settings import Setting, choose_setting
 from pipeline.measures.statistics import summarise
 from pipeline.runs.scratch import whole_file
 from stages import Job, main

@@ -15,7 +15,6 @@ from pipeline.measures.scores import (
     with_conditions,
     with_prompts,
 )
-from pipeline.measures.settings import Setting
 from pipeline.measures.statistics import summarise
 from pipeline.runs.scratch import whole_file
 from pipeline.views.completions import completion_table
@@ -54,12 +53,11 @@ def run(job: Job) -> None:
         percent=[scales[name].percent for name in summary["metric"]],
         share=[scales[name].share for name in summary["metric"]],
     )
-    settings = json.loads((job.folder / "settings.json").read_text())
     arms = {name: study.sweep.arm(name) for name in study.sweep.arms}
     reported = headline(
         joined,
         {name: (arm.metric, arm.goal) for name, arm in arms.items() if arm.metric is not None},
-        {name: Setting(**setting) for name, setting in settings.items()},
+        job.settings,
         scales,
         cluster=study.score.cluster,
         seed=study.score.seed,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL
+from pipeline.data.roles import BASELINE, CANDIDATE, CONTROL
 from pipeline.measures.scores import with_conditions
 from pipeline.measures.statistics import summarise
 

@@ -6,7 +6,8 @@ import pytest
 from families import WIDTH, random_prompts, tiny
 from test_sae import autoencoder
 
-from pipeline.engine.conditions import CONTROL, Condition
+from pipeline.data.roles import CONTROL
+from pipeline.engine.conditions import Condition
 from pipeline.methods.sae.ablation import attributed_ablations, random_ablations, reconstructed
 from pipeline.methods.sae.attributed import (
     AttributedFeatures,

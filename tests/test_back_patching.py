@@ -7,7 +7,7 @@ from families import LAYERS, random_prompts, tiny
 from plain_hooks import hooked, output, state
 
 from pipeline.data.datasets import tokenise
-from pipeline.engine.conditions import CANDIDATE, CONTROL
+from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.scoring import score_last
 from pipeline.methods.back_patching import back_patch
 

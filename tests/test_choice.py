@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL, CURVE, Condition
-from pipeline.measures.settings import Setting, choose_setting, reported, validated
+from pipeline.data.roles import BASELINE, CANDIDATE, CONTROL, CURVE
+from pipeline.engine.conditions import Condition
+from pipeline.engine.phases import reported, validated
+from pipeline.measures.settings import Setting, choose_setting
 
 AXES = ["layer", "strength", "positions"]
 

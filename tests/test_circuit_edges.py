@@ -18,7 +18,8 @@ from test_circuits import (
     tokens_of,
 )
 
-from pipeline.engine.conditions import CONTROL, Condition
+from pipeline.data.roles import CONTROL
+from pipeline.engine.conditions import Condition
 from pipeline.methods.circuits.components import components, logit_differences, name_of
 from pipeline.methods.circuits.edge_attributions import edge_attributions
 from pipeline.methods.circuits.edges import Edge, edges_of, patched_edges

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL
+from pipeline.data.roles import BASELINE, CANDIDATE, CONTROL
 from pipeline.views.attribution_agreement import attribution_agreement
 from pipeline.views.circuit_graphs import circuit_graph
 from pipeline.views.circuits import circuit_parts, recovered_by_size

@@ -11,7 +11,8 @@ from families import tiny, tokenizer
 from plain_hooks import output
 
 from pipeline.data.datasets import tokenise
-from pipeline.engine.conditions import CONTROL, Condition
+from pipeline.data.roles import CONTROL
+from pipeline.engine.conditions import Condition
 from pipeline.engine.scoring import score_last
 from pipeline.methods.circuits.ablation import ablated_components
 from pipeline.methods.circuits.arms import kept_components, without_components

@@ -13,7 +13,8 @@ from pipeline.data import completions
 from pipeline.data.completions import not_completed, recorded_completions
 from pipeline.data.datasets import fill_templates, tokenise
 from pipeline.data.positions import locate
-from pipeline.engine.conditions import BASELINE, CANDIDATE, Condition, Edit
+from pipeline.data.roles import BASELINE, CANDIDATE
+from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.sweeps import Part, arm_conditions, complete, conditions_table
 from pipeline.measures.scores import with_conditions, with_prompts

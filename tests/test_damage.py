@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL, Condition
+from pipeline.data.roles import BASELINE, CANDIDATE, CONTROL
+from pipeline.engine.conditions import Condition
+from pipeline.engine.phases import compared, on_texts
 from pipeline.measures.pareto import pareto_front
-from pipeline.measures.settings import Setting, compared, on_texts
+from pipeline.measures.settings import Setting
 from pipeline.views.damage import benefit_and_damage
 
 

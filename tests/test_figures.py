@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from study_tables import CLUSTER, LAYERS, SHARES, STRENGTHS, summary_of, swept_scores
 
-from pipeline.engine.conditions import BASELINE, CONTROL
+from pipeline.data.roles import BASELINE, CONTROL
 from pipeline.measures.bands import band_over
 from pipeline.views.figures import counts_by_condition, effect_by_layer, strength_by_layer
 from pipeline.views.marks import GREY

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
 
-from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL
+from pipeline.data.roles import BASELINE, CANDIDATE, CONTROL
 from pipeline.views.function_vectors import head_effects_map, insertion_bars, insertion_by_layer
 
 TASKS, LAYERS, ITEMS = ("up", "down"), (0, 1, 2), 10

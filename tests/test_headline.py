@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL
+from pipeline.data.roles import BASELINE, CANDIDATE, CONTROL
 from pipeline.measures.headline import curves_by_layer, headline
 from pipeline.measures.scale import TEXT_METRIC, Scale
 from pipeline.measures.settings import Setting

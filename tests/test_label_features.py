@@ -10,7 +10,7 @@ from stores import whole_samples, write_store
 from test_sae import SITE
 from test_sae_features import BOS, readable
 
-from pipeline.engine.conditions import CANDIDATE, CONTROL
+from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.scoring import score_last
 from pipeline.methods.directions import FITTED, OTHER_FEATURES, Key
 from pipeline.methods.sae.fits import SparseAutoencoders

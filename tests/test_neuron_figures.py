@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 
-from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL
+from pipeline.data.roles import BASELINE, CANDIDATE, CONTROL
 from pipeline.measures.statistics import summarise
 from pipeline.views.dose_response import dose_response
 from pipeline.views.neurons import neuron_ablations, neuron_effects

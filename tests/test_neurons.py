@@ -13,7 +13,8 @@ from families import LAYERS, tiny
 from scipy.stats import ttest_1samp
 
 from pipeline.data.datasets import tokenise
-from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition, Edit, PerPrompt
+from pipeline.data.roles import CANDIDATE, CONTROL
+from pipeline.engine.conditions import Condition, Edit, PerPrompt
 from pipeline.engine.edit_table import EditTable
 from pipeline.engine.scoring import score_last
 from pipeline.measures.significance import benjamini_hochberg

@@ -16,7 +16,7 @@ from project import ROOT
 from pipeline.cli import main
 from pipeline.config.study import compose_study, config_file, load_study, save_study
 from pipeline.config.wiring import stages_of
-from pipeline.engine.conditions import BASELINE, CANDIDATE
+from pipeline.data.roles import BASELINE, CANDIDATE
 from pipeline.measures.scale import TEXT_METRIC
 from pipeline.measures.statistics import paired_difference
 from pipeline.runs.comparison import compare_named

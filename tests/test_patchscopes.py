@@ -10,8 +10,9 @@ from plain_hooks import hooked, output, state
 
 from pipeline.data.datasets import tokenise
 from pipeline.data.prompts import doubts
+from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.data.target_prompts import target_prompts
-from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition
+from pipeline.engine.conditions import Condition
 from pipeline.engine.scoring import score_last
 from pipeline.methods.patchscopes import patchscope, patchscope_texts
 from pipeline.model.loading import LanguageModel

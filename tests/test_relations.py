@@ -10,8 +10,9 @@ from families import LAYERS, WIDTH, random_prompts, tiny, tokenizer
 
 from pipeline.data.datasets import tokenise
 from pipeline.data.facts import load_facts, with_targets
+from pipeline.data.roles import CONTROL
 from pipeline.engine.collection import collect
-from pipeline.engine.conditions import CONTROL, Condition
+from pipeline.engine.conditions import Condition
 from pipeline.engine.jacobians import mean_affine
 from pipeline.engine.scoring import score_last
 from pipeline.measures.relations import at_chosen, shares_by_label

@@ -11,7 +11,8 @@ from families import LAYERS, random_prompts, tiny
 
 from pipeline.data.datasets import tokenise
 from pipeline.data.positions import resolve
-from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition
+from pipeline.data.roles import CANDIDATE, CONTROL
+from pipeline.engine.conditions import Condition
 from pipeline.engine.scoring import cross_entropy, score_last
 from pipeline.methods.editing.rank_ones import RankOneEdits, rank_one_edits
 from pipeline.methods.editing.rome import rome

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from pipeline.config.contracts import call
-from pipeline.engine.conditions import BASELINE, Condition
+from pipeline.data.roles import BASELINE
+from pipeline.engine.conditions import Condition
 from pipeline.engine.sweeps import Part, arm_conditions, conditions_table
 from pipeline.measures.scores import (
     SCORE_COLUMNS,

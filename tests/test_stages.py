@@ -23,8 +23,9 @@ from pipeline.config.study import load_study
 from pipeline.config.wiring import Stage
 from pipeline.data.prompts import select_prompts
 from pipeline.engine.conditions import Condition
+from pipeline.engine.phases import reported
 from pipeline.engine.sweeps import arm_conditions
-from pipeline.measures.settings import Setting, reported
+from pipeline.measures.settings import Setting
 from pipeline.methods.directions import Directions, Key
 from pipeline.methods.selection import select_direction
 from pipeline.model.loading import load_model

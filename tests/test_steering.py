@@ -8,10 +8,12 @@ import pytest
 import torch
 from families import LAYERS, WIDTH, tiny, tokenizer
 
-from pipeline.engine.conditions import CANDIDATE, CONTROL, CURVE, PromptPositions
+from pipeline.data.roles import CANDIDATE, CONTROL, CURVE
+from pipeline.engine.conditions import PromptPositions
 from pipeline.engine.generation import generate
+from pipeline.engine.phases import reported
 from pipeline.engine.sweeps import arm_conditions
-from pipeline.measures.settings import Setting, reported
+from pipeline.measures.settings import Setting
 from pipeline.methods.directions import Directions, Key
 from pipeline.methods.interventions import Add, ProjectOut, Subtract
 from pipeline.methods.provenance import Provenance

@@ -12,15 +12,9 @@ import torch
 from chunks import assert_alike_alone, count_preparations
 from families import WIDTH, in_batches_of, random_prompts, tiny, tokenizer
 
+from pipeline.data.roles import BASELINE, CONTROL
 from pipeline.engine import generation, scorer
-from pipeline.engine.conditions import (
-    BASELINE,
-    CONTROL,
-    Condition,
-    Edit,
-    PerPrompt,
-    PromptPositions,
-)
+from pipeline.engine.conditions import Condition, Edit, PerPrompt, PromptPositions
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.engine.sweeps import (
@@ -199,7 +193,8 @@ def test_conditions_that_touch_completions_only_have_no_logit_score(tmp_path):
     assert set(table["condition"]) == {c.id for c in (*early, both)}
     # Of a condition that edits both, what a prompt's forward pass has is done.
     scores = {key: rows["score"].tolist() for key, rows in table.groupby("condition")}
-    assert scores[both.id] == scores[early[0].id] != scores[early[1].id]
+    same, other = (scores[condition.id] for condition in early[:2])
+    assert scores[both.id] == pytest.approx(same, rel=1e-4) != pytest.approx(other, rel=1e-4)
 
 
 def test_nothing_to_score_is_a_table_of_the_same_columns(tmp_path):

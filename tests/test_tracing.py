@@ -9,7 +9,7 @@ from families import LAYERS, random_prompts, tiny
 from plain_hooks import hooked, output
 
 from pipeline.data.datasets import tokenise
-from pipeline.engine.conditions import CANDIDATE, CONTROL
+from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.scoring import score_last
 from pipeline.measures.tracing import PARTS
 from pipeline.methods.editing.tracing import causal_trace, prompt_parts

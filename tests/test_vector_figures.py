@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from study_tables import CLUSTER, condition
 
-from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL
+from pipeline.data.roles import BASELINE, CANDIDATE, CONTROL
 from pipeline.measures.statistics import summarise
 from pipeline.views.panels import save
 from pipeline.views.stability import stability_by_layer

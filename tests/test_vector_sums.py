@@ -8,7 +8,7 @@ from families import WIDTH, tiny
 from plain_hooks import hooked, output
 from test_steering import PROMPTS
 
-from pipeline.engine.conditions import CANDIDATE, CONTROL
+from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.scoring import score_last
 from pipeline.methods.directions import Directions, Key
 from pipeline.methods.provenance import Provenance

@@ -7,7 +7,9 @@ import yaml
 
 from pipeline.config.sections import Study
 from pipeline.config.wiring import (
+    COMPLETIONS,
     PROMPTS,
+    SETTINGS,
     TEXTS,
     Stage,
     option_texts,
@@ -17,7 +19,7 @@ from pipeline.config.wiring import (
     used_fits,
 )
 
-LISTS = ("studies", "collects", "fits", "sweeps", "readings", "figures")
+LISTS = ("studies", "collects", "fits", "choices", "sweeps", "readings", "figures")
 """The lists of params.yaml, one for each kind of stage."""
 
 
@@ -38,13 +40,15 @@ def params_of(study: Study) -> dict[str, dict[str, Any]]:
             item = {"study": name, "fit": stage.fit, "after": _awaited(study, stage)}
             lists["fits"][f"{name}-{stage.fit}"] = item
         fits = "fits" if any(path.startswith("fits/") for path in stage.inputs) else PROMPTS
+        if stage.name == "choose_settings":
+            lists["choices"][name] = {"fits": fits}
         if stage.name == "sweep_layers":
-            lists["sweeps"][name] = {"fits": fits}
+            lists["sweeps"][name] = {"settings": _slot(stage, SETTINGS), "fits": fits}
         if stage.name == "read_activations":
             lists["readings"][name] = {
                 "store": _slot(stage, "activations"),
                 "fits": fits,
-                "completions": _slot(stage, "completions.parquet"),
+                "completions": _slot(stage, COMPLETIONS),
             }
         if stage.name == "plot_figures":
             lists["figures"][name] = {

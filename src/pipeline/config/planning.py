@@ -11,10 +11,12 @@ from pipeline.config.contracts import returns
 from pipeline.config.errors import at_key
 from pipeline.config.sections import Study
 from pipeline.config.wiring import ordered_fits
+from pipeline.data.roles import CANDIDATE
 from pipeline.engine.arms import ArmInputs, arm_part
-from pipeline.engine.conditions import CANDIDATE, Condition, Edit
+from pipeline.engine.conditions import Condition, Edit
+from pipeline.engine.phases import reported, validated
 from pipeline.engine.sweeps import Part, is_scored_after_prompt
-from pipeline.measures.settings import Setting, reported, validated
+from pipeline.measures.settings import Setting
 from pipeline.model.loading import LanguageModel, NeedsRun
 
 

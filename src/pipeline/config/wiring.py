@@ -1,13 +1,14 @@
 """The stages of a study, their inputs and outputs, and their entries in params.yaml for DVC."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config.contracts import reads
 from pipeline.config.sections import Node, Study
 
-PROMPTS, TEXTS = "dataset.parquet", "texts.parquet"
+PROMPTS, TEXTS, SETTINGS = "dataset.parquet", "texts.parquet", "settings.json"
+CONDITIONS, COMPLETIONS = "conditions.parquet", "completions.parquet"
 FIT_OPTIONS = ("fit", "fits", "directions", "variants")
 """Options of nodes that name fits."""
 
@@ -40,106 +41,147 @@ class Stage:
 
 def stages_of(study: Study) -> list[Stage]:
     """List the stages that a study's sections require, in order."""
-    return list(_stages(study))
+    return [stage_of(study, name, fit) for name, fit in _names(study, ordered_fits(study))]
 
 
-def _stages(study: Study) -> Iterator[Stage]:
-    yield Stage(
-        "generate_dataset",
-        None,
-        ("dataset", "model", "text"),
-        (study.dataset,),
-        (),
-        (PROMPTS, TEXTS),
-    )
+def stage_of(study: Study, name: str, fit: str | None = None) -> Stage:
+    """Return one stage of a study; only the functions of its own nodes are imported.
+
+    Raises:
+        ValueError: the study has no such stage.
+    """
+    names = list(_names(study, study.fits))
+    if (name, fit) not in names:
+        called = " ".join(filter(None, (name, fit)))
+        valid = ", ".join(" ".join(filter(None, each)) for each in names)
+        raise ValueError(f"study {study.name} has no stage {called}; valid: {valid}")
+    return _vectors(study, fit) if fit is not None else _BUILDERS[name](study)
+
+
+def _names(study: Study, fits: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield each stage's name and fit, in order; `fits` is in the order to keep."""
+    yield "generate_dataset", None
     if study.collect is not None:
-        yield Stage(
-            "collect_activations", None, ("collect", "model"), (), (PROMPTS,), ("activations",)
-        )
-    for name in ordered_fits(study):
-        node = study.fits[name]
-        yield Stage(
-            "compute_vectors",
-            name,
-            ("model", f"fits.{name}"),
-            (node,),
-            (PROMPTS, *_texts_file((node,)), *_store(node), *_fits(study, (node,))),
-            (f"fits/{name}",),
-            _score_values((node,)),
-        )
+        yield "collect_activations", None
+    for fit in fits:
+        yield "compute_vectors", fit
     if study.sweep is not None:
-        yield from _sweep_stages(study)
+        if study.sweep.chosen():
+            yield "choose_settings", None
+        yield "sweep_layers", None
     if study.readings:
-        nodes = tuple(study.readings.values())
-        completions = ("conditions.parquet", "completions.parquet")
-        inputs = [PROMPTS, *_texts_file(nodes), *_fits(study, nodes)]
-        inputs += ["activations"] if any(map(_store, nodes)) else []
-        inputs += completions if any("completions" in reads(node) for node in nodes) else []
-        yield Stage(
-            "read_activations",
-            None,
-            ("model", "readings"),
-            nodes,
-            tuple(inputs),
-            ("readings",),
-            _score_values(nodes),
-        )
+        yield "read_activations", None
     if study.sweep is not None:
-        yield Stage(
-            "score_metrics",
-            None,
-            ("score",),
-            tuple(study.score.metrics.values()),
-            (
-                PROMPTS,
-                "settings.json",
-                "conditions.parquet",
-                "completions.parquet",
-                "logits.parquet",
-            ),
-            ("scores.parquet", "summary.parquet", "headline.json", "metrics.json", "curves.csv"),
-        )
+        yield "score_metrics", None
     if study.figures:
-        nodes = tuple(study.figures.values())
-        tables = {"readings": "readings", "scores": "scores.parquet", "summary": "summary.parquet"}
-        read = [path for name, path in tables.items() if _any_reads(nodes, name)]
-        read += ["headline.json"] if study.sweep is not None else []
-        yield Stage(
-            "plot_figures",
-            None,
-            ("figures", "question"),
-            nodes,
-            (PROMPTS, *read),
-            ("figures",),
-            _score_values(nodes),
-        )
+        yield "plot_figures", None
 
 
-def _sweep_stages(study: Study) -> Iterator[Stage]:
+def _dataset(study: Study) -> Stage:
+    sections = ("dataset", "model", "text")
+    return Stage("generate_dataset", None, sections, (study.dataset,), (), (PROMPTS, TEXTS))
+
+
+def _activations(study: Study) -> Stage:
+    sections = ("collect", "model")
+    return Stage("collect_activations", None, sections, (), (PROMPTS,), ("activations",))
+
+
+def _vectors(study: Study, fit: str) -> Stage:
+    nodes = (study.fits[fit],)
+    return Stage(
+        "compute_vectors",
+        fit,
+        ("model", f"fits.{fit}"),
+        nodes,
+        (PROMPTS, *_texts_file(nodes), *_store(nodes), *_fits(study, nodes)),
+        (f"fits/{fit}",),
+        _score_values(nodes),
+    )
+
+
+def _settings(study: Study) -> Stage:
     assert study.sweep is not None
-    arms = [study.sweep.node(name) for name in study.sweep.arms]
-    nodes = (*(node for node in arms if node), *study.sweep.logit_metrics.values())
     # Only metrics that choose a setting: changing any other must not rerun the stage.
     by = {study.sweep.arm(name).metric for name in study.sweep.chosen()}
     metrics = tuple(node for name, node in study.score.metrics.items() if name in by)
-    fits = _fits(study, nodes)
-    yield Stage(
+    nodes = _run_nodes(study)
+    return Stage(
         "choose_settings",
         None,
         ("model", "sweep"),
         (*nodes, *metrics),
-        (PROMPTS, *fits),
-        ("settings.json", "validation.parquet"),
-        ("score.cluster", "score.seed") if by else (),
+        (PROMPTS, *_fits(study, nodes)),
+        (SETTINGS, "validation.parquet"),
+        ("score.cluster", "score.seed"),
     )
-    yield Stage(
+
+
+def _conditions(study: Study) -> Stage:
+    nodes = _run_nodes(study)
+    return Stage(
         "sweep_layers",
         None,
         ("model", "sweep"),
         nodes,
-        (PROMPTS, TEXTS, "settings.json", *fits),
-        ("conditions.parquet", "completions.parquet", "logits.parquet"),
+        (PROMPTS, TEXTS, *_settings_file(study), *_fits(study, nodes)),
+        (CONDITIONS, COMPLETIONS, "logits.parquet"),
     )
+
+
+def _readings(study: Study) -> Stage:
+    nodes = tuple(study.readings.values())
+    completed = (CONDITIONS, COMPLETIONS) if _any_reads(nodes, "completions") else ()
+    fits = _fits(study, nodes)
+    return Stage(
+        "read_activations",
+        None,
+        ("model", "readings"),
+        nodes,
+        (PROMPTS, *_texts_file(nodes), *fits, *_store(nodes), *completed),
+        ("readings",),
+        _score_values(nodes),
+    )
+
+
+def _scores(study: Study) -> Stage:
+    return Stage(
+        "score_metrics",
+        None,
+        ("score",),
+        tuple(study.score.metrics.values()),
+        (PROMPTS, *_settings_file(study), CONDITIONS, COMPLETIONS, "logits.parquet"),
+        ("scores.parquet", "summary.parquet", "headline.json", "metrics.json", "curves.csv"),
+    )
+
+
+def _figures(study: Study) -> Stage:
+    nodes = tuple(study.figures.values())
+    tables = {"readings": "readings", "scores": "scores.parquet", "summary": "summary.parquet"}
+    read = [path for name, path in tables.items() if _any_reads(nodes, name)]
+    read += ["headline.json"] if study.sweep is not None else []
+    sections = ("figures", "question")
+    inputs = (PROMPTS, *read)
+    values = _score_values(nodes)
+    return Stage("plot_figures", None, sections, nodes, inputs, ("figures",), values)
+
+
+_BUILDERS: dict[str, Callable[[Study], Stage]] = {
+    "generate_dataset": _dataset,
+    "collect_activations": _activations,
+    "choose_settings": _settings,
+    "sweep_layers": _conditions,
+    "read_activations": _readings,
+    "score_metrics": _scores,
+    "plot_figures": _figures,
+}
+
+
+def _run_nodes(study: Study) -> tuple[Node, ...]:
+    """List the nodes of the sweep's arms and logit metrics."""
+    assert study.sweep is not None
+    arms = [study.sweep.node(name) for name in study.sweep.arms]
+    return (*(node for node in arms if node), *study.sweep.logit_metrics.values())
 
 
 def used_fits(study: Study, node: Node) -> list[str]:
@@ -185,8 +227,13 @@ def _score_values(nodes: tuple[Node, ...]) -> tuple[str, ...]:
     return tuple(f"score.{name}" for name in ("cluster", "seed") if _any_reads(nodes, name))
 
 
-def _store(node: Node) -> tuple[str, ...]:
-    return ("activations",) if "store" in reads(node) else ()
+def _settings_file(study: Study) -> tuple[str, ...]:
+    assert study.sweep is not None
+    return (SETTINGS,) if study.sweep.chosen() else ()
+
+
+def _store(nodes: tuple[Node, ...]) -> tuple[str, ...]:
+    return ("activations",) if _any_reads(nodes, "store") else ()
 
 
 def _fits(study: Study, nodes: tuple[Node, ...]) -> list[str]:

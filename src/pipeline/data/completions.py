@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.data.datasets import checked
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 
 OUTPUTS = Path("outputs")
 """Output folder of all studies, in the project folder."""

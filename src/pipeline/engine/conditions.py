@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from pipeline.data.roles import BASELINE, CANDIDATE, CONTROL, CURVE
 from pipeline.engine.decoding import Decoding
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
@@ -171,16 +172,11 @@ class Edit:
             raise ValueError(f"{self.site} can be read but not edited")
 
 
-BASELINE, CANDIDATE, CURVE, CONTROL = "baseline", "candidate", "curve", "control"
-"""Roles of a condition. `BASELINE`: no edit. `CANDIDATE`: validation may choose it. `CURVE`: shown
-in curves but never chosen, such as layers that the selection excludes. `CONTROL`: a control.
-"""
 _NOT_AXES = (
     *("condition", "role", "sample", "prompt", "repeat", "completion", "metric", "score"),
     *("label", "split", "topic", "at_setting", "is_setting", "mean", "n", "n_unscored", "stderr"),
     *("low", "high", "interval", "metric_label", "percent", "share", "tokens", "stopped"),
 )
-Axis = str | int | float
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from pipeline.data.prompts import answered_tokens
+from pipeline.data.roles import BASELINE
 from pipeline.engine.chunks import CHUNK_TOKENS, Chunk, blocks
-from pipeline.engine.conditions import BASELINE, Condition, Edit, PerPrompt, PromptPositions
+from pipeline.engine.conditions import Condition, Edit, PerPrompt, PromptPositions
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import Generation
 from pipeline.engine.restart import CleanRun, Start

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 from pipeline.measures.statistics import (
     Estimate,
     estimate,

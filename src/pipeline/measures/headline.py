@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL, CURVE
+from pipeline.data.roles import BASELINE, CANDIDATE, CONTROL, CURVE
 from pipeline.measures.scale import TEXT_METRIC, Scale
 from pipeline.measures.scores import TEXT
 from pipeline.measures.settings import Setting

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 
 PARTS = (
     "first subject token",

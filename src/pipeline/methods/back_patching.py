@@ -7,15 +7,9 @@ import pandas as pd
 import torch
 
 from pipeline.data.positions import locate
+from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.collection import collect
-from pipeline.engine.conditions import (
-    CANDIDATE,
-    CONTROL,
-    Condition,
-    Edit,
-    PerPrompt,
-    PromptPositions,
-)
+from pipeline.engine.conditions import Condition, Edit, PerPrompt, PromptPositions
 from pipeline.methods.interventions import Replace
 from pipeline.methods.layer_pairs import source_and_target_layers
 from pipeline.model.loading import LanguageModel

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.data.prompts import select_prompts
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 from pipeline.measures.lists import ablation_table, last_item_token, token_types
 from pipeline.methods.sae.attributed import AttributedFeatures, attribute_at_ends
 from pipeline.model.loading import LanguageModel

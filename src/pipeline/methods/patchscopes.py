@@ -11,15 +11,9 @@ from torch import Tensor
 
 from pipeline.data.datasets import tokenise
 from pipeline.data.positions import locate
+from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.collection import collect
-from pipeline.engine.conditions import (
-    CANDIDATE,
-    CONTROL,
-    Condition,
-    Edit,
-    PerPrompt,
-    PromptPositions,
-)
+from pipeline.engine.conditions import Condition, Edit, PerPrompt, PromptPositions
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.methods.interventions import Replace

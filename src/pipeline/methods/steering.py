@@ -8,7 +8,8 @@ import pandas as pd
 from torch import Tensor
 
 from pipeline.data.positions import resolve
-from pipeline.engine.conditions import CANDIDATE, CONTROL, CURVE, Condition, Edit, Intervention
+from pipeline.data.roles import CANDIDATE, CONTROL, CURVE
+from pipeline.engine.conditions import Condition, Edit, Intervention
 from pipeline.methods.directions import FITTED, Directions, Key
 from pipeline.methods.interventions import Add, ProjectOut, Subtract
 from pipeline.model.loading import LanguageModel

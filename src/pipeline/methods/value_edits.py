@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pipeline.data.datasets import dataset_digest
 from pipeline.data.prompts import select_facts
-from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition, Edit, PerPrompt
+from pipeline.data.roles import CANDIDATE, CONTROL
+from pipeline.engine.conditions import Condition, Edit, PerPrompt
 from pipeline.methods.interventions import RankOne
 from pipeline.methods.key_values import continuation_tokens, contributions
 from pipeline.methods.provenance import Provenance

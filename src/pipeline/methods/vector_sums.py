@@ -8,7 +8,8 @@ import pandas as pd
 from torch import Tensor
 
 from pipeline.data.positions import resolve
-from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition, Edit
+from pipeline.data.roles import CANDIDATE, CONTROL
+from pipeline.engine.conditions import Condition, Edit
 from pipeline.methods.directions import FITTED, Directions, Key
 from pipeline.methods.interventions import Add
 from pipeline.model.loading import LanguageModel

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.config.study import config_file, load_study
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 from pipeline.measures.scale import TEXT_METRIC
 from pipeline.measures.statistics import Estimate, paired_difference
 from pipeline.runs.outputs import find_output

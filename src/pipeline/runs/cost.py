@@ -14,6 +14,7 @@ from pipeline.engine.chunks import Chunk, passes
 from pipeline.engine.collection import collect
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import Generation
+from pipeline.engine.phases import on_texts
 from pipeline.engine.sweeps import (
     Part,
     applies_to_texts,
@@ -22,7 +23,6 @@ from pipeline.engine.sweeps import (
     part_generation,
     text_jobs,
 )
-from pipeline.measures.settings import on_texts
 from pipeline.model.loading import LanguageModel, load_model
 from pipeline.model.sites import Site
 from pipeline.runs.progress import progress

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 from pipeline.measures.effects import effects_over_clusters
 from pipeline.views.marks import legend_key
 from pipeline.views.panels import COLOURS, caption, legend, panels

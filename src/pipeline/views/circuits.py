@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 from pipeline.measures.recovered import Interval, recovered
 from pipeline.measures.statistics import estimate
 from pipeline.views.marks import GREY, legend_key

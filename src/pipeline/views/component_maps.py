@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 from pipeline.measures.effects import effects_over_clusters
 from pipeline.views.heat_maps import in_words
 from pipeline.views.panels import caption, panels

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 from pipeline.measures.statistics import Estimate, estimate
 from pipeline.views.heat_maps import in_words, tick
 from pipeline.views.marks import draw_estimates, legend_key

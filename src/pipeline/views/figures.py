@@ -16,7 +16,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 from pipeline.measures.bands import band_over
 from pipeline.measures.statistics import cluster_means, summarise
 from pipeline.views.heat_maps import in_words, map_of_means

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 from pipeline.measures.bands import band_over
 from pipeline.measures.statistics import summarise
 from pipeline.views.marks import (

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 from pipeline.measures.statistics import wilson
 from pipeline.views.heat_maps import draw_map, grid_of, in_words, map_of_means, size_of, tick
 from pipeline.views.panels import caption, panels

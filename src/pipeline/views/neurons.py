@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 from pipeline.measures.significance import benjamini_hochberg, p_not_zero
 from pipeline.measures.statistics import Estimate, paired_difference
 from pipeline.model.sites import Site

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 from pipeline.measures.relations import at_chosen, shares_by_label
 from pipeline.views.heat_maps import draw_map, size_of
 from pipeline.views.marks import GREY, legend_key

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from pipeline.engine.conditions import BASELINE, CANDIDATE, CONTROL, CURVE
+from pipeline.data.roles import BASELINE, CANDIDATE, CONTROL, CURVE
 
 INTERVENTIONS = {
     "add": "added to",

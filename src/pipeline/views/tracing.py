@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.engine.conditions import BASELINE
+from pipeline.data.roles import BASELINE
 from pipeline.measures.statistics import Estimate, estimate
 from pipeline.measures.tracing import PARTS, clean_and_corrupted, indirect_effects
 from pipeline.views.heat_maps import draw_map, grid_of, in_words, size_of, tick

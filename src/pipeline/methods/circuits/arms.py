@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.engine.conditions import CANDIDATE, CONTROL, Axis, Condition, Edit
+from pipeline.data.roles import CANDIDATE, CONTROL, Axis
+from pipeline.engine.conditions import Condition, Edit
 from pipeline.methods.circuits.components import ablations, name_of
 from pipeline.methods.circuits.fits import Circuit, circuit_of
 from pipeline.model.loading import LanguageModel

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.data.datasets import tokenise
+from pipeline.data.roles import Axis
 from pipeline.engine.collection import collect
-from pipeline.engine.conditions import Axis, Condition, Edit, PerToken
+from pipeline.engine.conditions import Condition, Edit, PerToken
 from pipeline.engine.limits import check_context
 from pipeline.engine.scoring import score_last
 from pipeline.methods.interventions import Replace

@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition, Edit, PerToken
+from pipeline.data.roles import CANDIDATE, CONTROL
+from pipeline.engine.conditions import Condition, Edit, PerToken
 from pipeline.methods.circuits.components import (
     activations,
     check_options,

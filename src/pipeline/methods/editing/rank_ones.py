@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.data.prompts import select_facts
-from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition, Edit, PerPrompt
+from pipeline.data.roles import CANDIDATE, CONTROL
+from pipeline.engine.conditions import Condition, Edit, PerPrompt
 from pipeline.methods.interventions import RankOne
 from pipeline.methods.provenance import Provenance
 from pipeline.methods.relations.fits import expanded_layers

@@ -9,15 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.data.positions import locate
+from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.collection import collect
-from pipeline.engine.conditions import (
-    CANDIDATE,
-    CONTROL,
-    Condition,
-    Edit,
-    PerPrompt,
-    PromptPositions,
-)
+from pipeline.engine.conditions import Condition, Edit, PerPrompt, PromptPositions
 from pipeline.measures.tracing import NOTHING, PARTS
 from pipeline.methods.interventions import Add, Replace
 from pipeline.model.loading import LanguageModel

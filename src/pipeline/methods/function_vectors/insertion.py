@@ -10,13 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.engine.conditions import (
-    CANDIDATE,
-    CONTROL,
-    Condition,
-    Edit,
-    PerPrompt,
-)
+from pipeline.data.roles import CANDIDATE, CONTROL
+from pipeline.engine.conditions import Condition, Edit, PerPrompt
 from pipeline.methods.directions import FITTED
 from pipeline.methods.function_vectors.task_vectors import FunctionVectors
 from pipeline.methods.interventions import Add, Replace

@@ -10,15 +10,8 @@ import torch
 
 from pipeline.config.errors import at_key
 from pipeline.data.positions import resolve
-from pipeline.engine.conditions import (
-    CANDIDATE,
-    CONTROL,
-    Axis,
-    Condition,
-    Edit,
-    Positions,
-    check_rule,
-)
+from pipeline.data.roles import CANDIDATE, CONTROL, Axis
+from pipeline.engine.conditions import Condition, Edit, Positions, check_rule
 from pipeline.methods.interventions import SetUnits
 from pipeline.methods.neurons.effects import ABLATIONS
 from pipeline.methods.neurons.fits import POSITIONS, NeuronEffects

@@ -9,8 +9,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pipeline.data.datasets import tokenise
+from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.collection import collect
-from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition, Edit, PerPrompt
+from pipeline.engine.conditions import Condition, Edit, PerPrompt
 from pipeline.methods.interventions import Add, Replace
 from pipeline.methods.relations.facts import subject_places
 from pipeline.methods.relations.fits import relations_of

@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.engine.conditions import CONTROL, Condition
+from pipeline.data.roles import CONTROL
+from pipeline.engine.conditions import Condition
 from pipeline.methods.sae.attributed import AttributedFeatures
 from pipeline.methods.sae.feature_sets import (
     FeatureSet,

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from pipeline.engine.conditions import CANDIDATE, Condition, Edit, PromptPositions
+from pipeline.data.roles import CANDIDATE
+from pipeline.engine.conditions import Condition, Edit, PromptPositions
 from pipeline.methods.sae.autoencoder import SparseAutoencoder
 from pipeline.methods.sae.interventions import Reconstruct, ablate
 from pipeline.model.sites import Site

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pipeline.data.positions import resolve
 from pipeline.data.prompts import select_prompts
-from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition, Edit
+from pipeline.data.roles import CANDIDATE, CONTROL
+from pipeline.engine.conditions import Condition, Edit
 from pipeline.methods.directions import FITTED, OTHER_FEATURES, Directions, Key
 from pipeline.methods.provenance import Provenance
 from pipeline.methods.sae.autoencoder import SparseAutoencoder
