@@ -12,7 +12,7 @@ from pipeline.engine.conditions import Condition, Edit, PerPrompt, PromptPositio
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.edit_table import EditTable
 from pipeline.engine.generation import generate
-from pipeline.engine.restart import CleanRun
+from pipeline.engine.restart import BaseRun
 from pipeline.engine.scoring import score_last
 from pipeline.methods.interventions import Add, RankOne, Replace
 from pipeline.model.hooks import read
@@ -118,7 +118,8 @@ def test_its_block_is_the_first_that_changes():
     model = tiny("llama")
     table = EditTable(model, [at(2, rank_one(model, 1), "last"), at(0, rank_one(model, 1))])
     width = max(map(len, PROMPTS))
-    assert CleanRun(model, PROMPTS, range(5), table).starts == [(2, width - 1), (0, 0)]
+    starts = BaseRun(model, PROMPTS, range(5), table).starts
+    assert list(starts.values()) == [(2, width - 1), (0, 0)]
 
 
 def test_what_does_not_fit_is_refused_before_the_model_runs(monkeypatch):

@@ -9,7 +9,7 @@ from pipeline.engine import scoring
 from pipeline.engine.cache import GrowingLayer
 from pipeline.engine.conditions import Condition, Edit, PromptPositions
 from pipeline.engine.edit_table import EditTable
-from pipeline.engine.restart import CleanRun
+from pipeline.engine.restart import BaseRun
 from pipeline.engine.scoring import cross_entropy, score_last
 from pipeline.methods.interventions import Add, ProjectOut, Replace
 from pipeline.model.sites import Site
@@ -109,8 +109,8 @@ def test_decoding_grows_in_place_with_and_without_a_clean_run():
     model, everywhere = tiny("llama"), edits(((0, "resid_pre"), Add(vector(1)), "all"))
     for conditions in ([everywhere], [everywhere, Condition()]):
         table = EditTable(model, conditions)
-        prefix = CleanRun(model, PROMPTS, range(5), table)
-        for owner, start in enumerate(prefix.starts):
+        prefix = BaseRun(model, PROMPTS, range(5), table)
+        for owner, start in prefix.starts.items():
             with torch.inference_mode():
                 _, cache = prefix.restart(start, [owner] * 2, [0, 3])
                 prefix.fill_cache(cache, start, [0, 3])
@@ -124,8 +124,8 @@ def test_a_start_is_the_first_layer_and_column_that_an_edit_changes():
     width = max(map(len, PROMPTS))
     generated = edits(((0, "resid_pre"), Add(vector(1)), "generated"))
     model, conditions = tiny("llama"), [*CONDITIONS[:6], *CONDITIONS[-2:], generated]
-    found = CleanRun(model, PROMPTS, range(5), EditTable(model, conditions))
-    assert found.starts == [
+    found = BaseRun(model, PROMPTS, range(5), EditTable(model, conditions))
+    assert list(found.starts.values()) == [
         (LAYERS, width),
         (0, 0),
         (0, 1),

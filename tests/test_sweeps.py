@@ -251,13 +251,13 @@ def test_texts_are_read_at_rules_that_any_text_has(tmp_path):
 
 def test_all_metrics_of_a_part_share_one_pass(tmp_path, monkeypatch):
     calls = []
-    forward = scorer.CleanRun.streams
+    forward = scorer.BaseRun.streams
 
     def counted(*args):
         calls.append(args)
         return forward(*args)
 
-    monkeypatch.setattr(scorer.CleanRun, "streams", counted)
+    monkeypatch.setattr(scorer.BaseRun, "streams", counted)
     counts = []
     for number in (1, 3):
         calls.clear()

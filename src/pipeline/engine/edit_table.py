@@ -1,8 +1,9 @@
 """Edit the rows of a batch under different conditions, with one hook per site."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -51,10 +52,21 @@ class EditTable:
     Rows whose interventions have the same layout and position rule are edited together: fields are
     stacked along the rows, and `Fitted` objects are shared. Edits of one condition at one site are
     applied in order.
+
+    Args:
+        model: the model.
+        conditions: all conditions.
+        shared: condition -> its first edits that another condition's run makes for it, which need
+            not fire again.
     """
 
-    def __init__(self, model: LanguageModel, conditions: Sequence[Condition]) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: LanguageModel,
+        conditions: Sequence[Condition],
+        shared: Mapping[int, int] = MappingProxyType({}),
+    ) -> None:
+        self._model, self._shared = model, shared
         self.conditions = conditions
         self._groups: dict[Site, list[_Group]] = {}
         self._active: dict[Site, list[tuple[_Group, Tensor | None]]] = {}
@@ -166,7 +178,7 @@ class EditTable:
             (c, e)
             for c, condition in enumerate(self.conditions)
             for e, edit in enumerate(condition.edits)
-            if edit.positions in _CERTAIN
+            if edit.positions in _CERTAIN and e >= self._shared.get(c, 0)
         }
 
     def check_fired(self) -> None:

@@ -21,7 +21,7 @@ from pipeline.engine.limits import (
     check_sites,
 )
 from pipeline.engine.memory import in_parts
-from pipeline.engine.restart import CleanRun, Start
+from pipeline.engine.restart import BaseRun, Start
 from pipeline.model.finite import check_finite
 from pipeline.model.hooks import with_hooks
 from pipeline.model.loading import LanguageModel
@@ -170,7 +170,7 @@ class _Run:
         self._table = EditTable(of.model, [of.conditions[c] for c in used])
         self._model = of.model
         self._decoding = decoding
-        self._clean_run = CleanRun(of.model, of.prompts, block, self._table)
+        self._base_run = BaseRun(of.model, of.prompts, block, self._table)
         self._block_rows = [block.index(row.prompt) for row in rows]
         keys = row_keys(of.seed, [of.samples[r.prompt] for r in rows], [r.repeat for r in rows])
         self._keys = keys.to(of.model.device)
@@ -200,15 +200,15 @@ class _Run:
         """Prefill the prompts of rows, together if they restart at the same layer and column."""
         by_start: dict[Start, list[int]] = defaultdict(list)
         for row in rows:
-            by_start[self._clean_run.starts[self._owners[row]]].append(row)
+            by_start[self._base_run.starts[self._owners[row]]].append(row)
         entered = []
         for start, members in sorted(by_start.items()):
             owners = [self._owners[row] for row in members]
             block_rows = [self._block_rows[row] for row in members]
-            logits, cache = self._clean_run.restart(start, owners, block_rows)
-            self._clean_run.fill_cache(cache, start, block_rows)
+            logits, cache = self._base_run.restart(start, owners, block_rows)
+            self._base_run.fill_cache(cache, start, block_rows)
             latest, stay = self._choose(members, logits)
-            batch = Batch(members, latest, self._clean_run.mask[block_rows], cache)
+            batch = Batch(members, latest, self._base_run.mask[block_rows], cache)
             entered.append(batch.keep(stay))
         self._in_table = []
         return [batch for batch in entered if batch]
@@ -219,7 +219,7 @@ class _Run:
             block_rows = [self._block_rows[row] for row in batch.rows]
             owners = [self._owners[row] for row in batch.rows]
             self._table.set_rows(
-                owners, self._clean_run.ends[block_rows], self._clean_run.numbers[block_rows]
+                owners, self._base_run.ends[block_rows], self._base_run.numbers[block_rows]
             )
             self._in_table = list(batch.rows)
         logits = batch.step(self._model, self._table)

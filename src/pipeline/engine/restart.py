@@ -1,6 +1,6 @@
-"""Restart conditions from a clean run, at the first layer and position where they differ."""
+"""Restart conditions from another run, at the first layer and position where they differ."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from pipeline.engine.cache import GrowingLayer, cache_of, selected, view
-from pipeline.engine.conditions import Condition, Positions, position_mask
+from pipeline.engine.conditions import Positions, position_mask
 from pipeline.engine.edit_table import EditTable
 from pipeline.model.finite import check_finite, is_finite
-from pipeline.model.hooks import Hook, token_positions, with_hooks
+from pipeline.model.hooks import Hook, in_order, token_positions, with_hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 from pipeline.model.starting import starting_at
@@ -27,25 +27,34 @@ class Start(NamedTuple):
     column: int
 
 
-class CleanRun:
-    """Prompts run once without edits; conditions restart from their activations and KV cache.
+class BaseRun:
+    """Prompts run once; conditions restart from its activations and KV cache.
 
-    Below a condition's first edited layer l and before its first edited column p, everything equals
-    the clean run. So only blocks from l on are computed, for columns from p on, with the clean
-    residual stream at (l, p...) as input and the clean keys and values before p. An edit of a
-    block's output (`resid_post`) restarts at the next block, with the edited clean output as input.
-    A condition that edits no prompt token starts at (n_layers, width) and computes nothing.
-    Every layer must have keys and values of its own, as in all families of `ARCHITECTURES`.
+    It has no edits (the clean run), or those of a condition with which others begin. Below the
+    first layer l that a condition's further edits change, and before their first column p, the
+    condition equals this run. So only blocks from l on are computed, for columns from p on, with
+    the residual stream of this run at (l, p...) as input and its keys and values before p. An edit
+    of a block's output (`resid_post`) restarts at the next block, with the edited output as input.
+    A condition without a further edit of a prompt token starts at (n_layers, width) and computes
+    nothing. Every layer must have keys and values of its own, as in all families of
+    `ARCHITECTURES`.
 
     Args:
         model: the model.
         prompts: tokens of all prompts.
         block: indexes of the prompts to run.
-        table: edits of the conditions that will restart from this run.
+        table: edits of all conditions.
+        members: indexes of the conditions that will restart from this run; None: all.
+        base: the condition that this run is of, with whose edits those of `members` begin; None:
+            no edits.
         ends: number of prompt tokens of each sequence in the block, for position rules. If given,
             use `stream`: the residual stream from the last prompt token on. If None, the sequences
             are prompts only, and `restart` returns the logits after their last token.
-        clean: whether `clean` will be called.
+        clean: the run without edits; None: this one.
+        read: whether `logits` of this run will be called.
+
+    Attributes:
+        starts: where each member starts.
     """
 
     def __init__(
@@ -55,10 +64,14 @@ class CleanRun:
         block: Sequence[int],
         table: EditTable,
         *,
+        members: Sequence[int] | None = None,
+        base: int | None = None,
         ends: Sequence[int] | None = None,
-        clean: bool = False,
+        clean: "BaseRun | None" = None,
+        read: bool = False,
     ) -> None:
         self.model, self.conditions, self._table = model, table.conditions, table
+        self.clean, self._base = clean or self, base
         self.ids, self.mask = model.pad([prompts[p] for p in block])
         self.width = self.ids.shape[1]
         self.numbers = torch.tensor(block, device=model.device)
@@ -70,16 +83,19 @@ class CleanRun:
         self._firsts: dict[Positions, int] = {}
         # The last prompt token predicts the first token after the prompt.
         latest = self.width if ends is None else self._first("last")
-        self.starts = [self._start(condition, latest) for condition in table.conditions]
+        numbers = range(len(self.conditions)) if members is None else members
+        self.starts = {number: self._start(number, latest) for number in numbers}
         self._streams: dict[int, Tensor] = {}
         self._last: dict[int, Tensor] = {}
         self._lenses: dict[int, Tensor] = {}
         self._cache = DynamicCache()
-        if clean or any(start != (0, 0) for start in self.starts):
-            self._run(clean)
+        if read or any(start != (0, 0) for start in self.starts.values()):
+            self._run(read)
 
-    def _start(self, condition: Condition, latest: int) -> Start:
-        firsts = ((_changed(edit.site), self._first(edit.positions)) for edit in condition.edits)
+    def _start(self, number: int, latest: int) -> Start:
+        shared = 0 if self._base is None else len(self.conditions[self._base].edits)
+        edits = self.conditions[number].edits[shared:]
+        firsts = ((_changed(edit.site), self._first(edit.positions)) for edit in edits)
         touched = [(layer, column) for layer, column in firsts if column < self.width]
         end = (self.model.n_layers, latest)
         layer, column = (min(values) for values in zip(*touched, end, strict=True))
@@ -91,18 +107,24 @@ class CleanRun:
             self._firsts[rule] = int(named.int().argmax()) if bool(named.any()) else self.width
         return self._firsts[rule]
 
-    def _run(self, clean: bool) -> None:
+    def _run(self, read: bool) -> None:
         first: dict[int, int] = {}
-        for layer, column in self.starts:
+        for layer, column in self.starts.values():
             first[layer] = min(column, first.get(layer, self.width))
 
-        hooks = {
+        # A block's output before this run's own edits there: `_begin` makes all of a condition's.
+        unedited = {
             Site(layer - 1, "resid_post"): _keep(self._streams, layer, slice(column, None))
             for layer, column in first.items()
             if layer > 0 and column < self.width
         }
-        if clean:
-            hooks |= self._keeping_last(self._last)
+        edits: Mapping[Site, Hook] = {}
+        if self._base is not None:
+            self._table.set_rows([self._base] * len(self.ids), self.ends, self.numbers)
+            self._table.set_positions(self._absolute)
+            edits = self._table.hooks
+        edited = self._keeping_last(self._last) if read else {}
+        hooks = in_order(unedited, edits, edited)
         with torch.inference_mode(), with_hooks(self.model, hooks):
             self._logits = self._forward(self.ids, self.mask, self._positions, self._cache)
 
@@ -123,10 +145,10 @@ class CleanRun:
             logits_to_keep=1,
         ).logits[:, -1]
 
-    def clean(self, rows: Sequence[int], layer: int | None = None) -> Float[Tensor, "rows vocab"]:
-        """Return the unedited logits after the last token; with a layer, its logit lens.
+    def logits(self, rows: Sequence[int], layer: int | None = None) -> Float[Tensor, "rows vocab"]:
+        """Return this run's logits after the last token; with a layer, its logit lens.
 
-        Needs `clean=True` at construction.
+        Needs `read=True` at construction.
 
         Raises:
             ValueError: the model has no such layer.
@@ -153,10 +175,10 @@ class CleanRun:
         index = torch.tensor(rows)
         # Below the start, only the length of a layer is read.
         cache = cache_of(
-            selected(clean, index, slice(column), room=self.width - column)
+            selected(shared, index, slice(column), room=self.width - column)
             if number >= layer
-            else view(clean, column)
-            for number, clean in enumerate(self._cache.layers)
+            else view(shared, column)
+            for number, shared in enumerate(self._cache.layers)
         )
         if column == self.width:
             logits = self._logits[index]
@@ -174,7 +196,7 @@ class CleanRun:
     ) -> tuple[Float[Tensor, "rows vocab"], dict[int, Float[Tensor, "rows d_model"]]]:
         """Return the logits of `restart`, and `resid_pre` at the last token by layer.
 
-        Layers below the start are left out: they equal the clean run.
+        Layers below the start are left out: they equal this run.
         """
         resid_pre: dict[int, Tensor] = {}
         with with_hooks(self.model, self._keeping_last(resid_pre, start.layer)):
@@ -210,20 +232,20 @@ class CleanRun:
         return starting_at(self.model, start.layer, self._begin(start, rows))
 
     def _begin(self, start: Start, rows: Tensor) -> Tensor:
-        """Return the clean residual stream at a start, with edits of the block before it."""
+        """Return the residual stream at a start, with all edits of the block before it."""
         stream = self._streams[start.layer][:, start.column - self.width :]
-        clean = stream.index_select(0, rows.to(stream.device))
-        edited = self._table.edit(Site(start.layer - 1, "resid_post"), clean)
-        return clean if edited is None else edited
+        unedited = stream.index_select(0, rows.to(stream.device))
+        edited = self._table.edit(Site(start.layer - 1, "resid_post"), unedited)
+        return unedited if edited is None else edited
 
     def fill_cache(self, cache: DynamicCache, start: Start, rows: Sequence[int]) -> None:
-        """Prepare the KV cache for decoding: add clean layers below the start, make all growable.
+        """Prepare the KV cache for decoding: add layers below the start, make all growable.
 
-        If all conditions start at (0, 0) there is no clean run, and the layers are plain
+        If all conditions start at (0, 0) nothing was run, and the layers are plain
         `DynamicLayer`s.
         """
         index, all_rows = torch.tensor(rows), torch.arange(len(rows))
-        below = [selected(clean, index) for clean in self._cache.layers[: start.layer]]
+        below = [selected(shared, index) for shared in self._cache.layers[: start.layer]]
         cache.layers = below + [
             layer if isinstance(layer, GrowingLayer) else selected(layer, all_rows)
             for layer in cache.layers[start.layer :]

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.engine.bases import restarting_from
 from pipeline.engine.chunks import block_tokens, blocks, pass_tokens
 from pipeline.engine.conditions import Condition
 from pipeline.engine.edit_table import EditTable
@@ -20,12 +21,12 @@ from pipeline.engine.limits import (
     check_sites,
 )
 from pipeline.engine.memory import in_batches
-from pipeline.engine.restart import CleanRun, Start
+from pipeline.engine.restart import BaseRun, Start
 from pipeline.model.hooks import with_hooks
 from pipeline.model.loading import LanguageModel
 from pipeline.runs.progress import progress
 
-Score = Callable[[CleanRun, Start, list[int], list[int]], Tensor]
+Score = Callable[[BaseRun, Start, list[int], list[int]], Tensor]
 """Scores rows that share a start, given each row's condition and its prompt's index in the block.
 """
 
@@ -71,7 +72,15 @@ class Scorer:
         # The last answer token predicts nothing that is scored.
         read = [length - (ends is not None) for length in self._lengths]
         check_listed(conditions, ends or self._lengths, read)
-        self._table = EditTable(model, conditions)
+        self._groups = restarting_from(conditions)
+        shared = {
+            number: len(conditions[base].edits)
+            for base, members in self._groups.items()
+            if base is not None
+            for number in members
+            if number != base
+        }
+        self._table = EditTable(model, conditions, shared)
 
     def __call__(
         self, only: Sequence[int] | None = None
@@ -95,25 +104,37 @@ class Scorer:
         split = list(blocks(lengths, min(computed, block_budget)))
         for members in progress(split, "scores", "batch", brief=True):
             block = [numbers[n] for n in members]
-            ends = None if self._ends is None else [self._ends[number] for number in block]
-            clean_run = CleanRun(model, self._prompts, block, table, ends=ends, clean=self._clean)
-            with torch.inference_mode(), with_hooks(model, table.hooks):
-                for start, together in _together(clean_run, batch_tokens, computed):
-                    owners = [condition for condition in together for _ in block]
-                    rows = [*range(len(block))] * len(together)
-                    scores = self._score(clean_run, start, owners, rows).cpu()
-                    if results is None:
-                        shape = len(table.conditions), len(numbers), *scores.shape[1:]
-                        # An inference tensor could not be modified outside inference mode.
-                        with torch.inference_mode(False):
-                            results = torch.empty(shape, dtype=scores.dtype)
-                    index = torch.tensor(together)[:, None], torch.tensor(members)
-                    results[index] = scores.unflatten(0, (len(together), len(block)))
-            # Free the memory for the next clean run.
-            del clean_run
+            for base_run in self._base_runs(block):
+                with torch.inference_mode(), with_hooks(model, table.hooks):
+                    for start, together in _together(base_run, batch_tokens, computed):
+                        owners = [condition for condition in together for _ in block]
+                        rows = [*range(len(block))] * len(together)
+                        scores = self._score(base_run, start, owners, rows).cpu()
+                        if results is None:
+                            shape = len(table.conditions), len(numbers), *scores.shape[1:]
+                            # Outside inference mode, an inference tensor cannot be modified.
+                            with torch.inference_mode(False):
+                                results = torch.empty(shape, dtype=scores.dtype)
+                        index = torch.tensor(together)[:, None], torch.tensor(members)
+                        results[index] = scores.unflatten(0, (len(together), len(block)))
+                # Free the memory for the next run.
+                del base_run
         table.check_fired()
         assert results is not None
         return results
+
+    def _base_runs(self, block: Sequence[int]) -> Iterator[BaseRun]:
+        """Run a block for each group of conditions that restart together."""
+        ends = None if self._ends is None else [self._ends[number] for number in block]
+        run = partial(BaseRun, self._model, self._prompts, block, self._table, ends=ends)
+        clean = run(members=self._groups[None], read=True) if self._clean else None
+        if clean is not None:
+            yield clean
+        elif self._groups[None]:
+            yield run(members=self._groups[None])
+        for base, members in self._groups.items():
+            if base is not None:
+                yield run(members=members, base=base, clean=clean, read=self._clean)
 
 
 def _check_any(conditions: Sequence[Condition], prompts: Sequence[object]) -> None:
@@ -121,17 +142,17 @@ def _check_any(conditions: Sequence[Condition], prompts: Sequence[object]) -> No
         raise ValueError(f"{len(conditions)} conditions and {len(prompts)} prompts: nothing to run")
 
 
-def _together(clean_run: CleanRun, held: int, computed: int) -> Iterator[tuple[Start, list[int]]]:
+def _together(base_run: BaseRun, held: int, computed: int) -> Iterator[tuple[Start, list[int]]]:
     """Group conditions that share a start into passes over a block.
 
     `held` is the budget of tokens that the rows of a pass hold, KV cache included; `computed` is
     that of tokens fed to the model.
     """
     by_start: dict[Start, list[int]] = defaultdict(list)
-    for number, start in enumerate(clean_run.starts):
+    for number, start in base_run.starts.items():
         by_start[start].append(number)
     for start, members in sorted(by_start.items()):
-        fed = len(clean_run.ids) * max(1, clean_run.width - start.column)
-        at_once = max(1, min(held // clean_run.ids.numel(), computed // fed))
+        fed = len(base_run.ids) * max(1, base_run.width - start.column)
+        at_once = max(1, min(held // base_run.ids.numel(), computed // fed))
         for first in range(0, len(members), at_once):
             yield start, members[first : first + at_once]

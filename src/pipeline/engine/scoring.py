@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.engine.conditions import Condition
-from pipeline.engine.restart import CleanRun, Start
+from pipeline.engine.restart import BaseRun, Start
 from pipeline.engine.scorer import Score, Scorer
 from pipeline.model.finite import check_finite, is_finite
 from pipeline.model.loading import LanguageModel
@@ -21,17 +21,15 @@ _UNEMBEDDED = 256
 class RowLogits:
     """Next-token logits of rows from one forward pass, edited and clean, with the logit lens."""
 
-    def __init__(
-        self, clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]
-    ) -> None:
-        self._clean_run, self._rows = clean_run, rows
-        last, self._streams = clean_run.streams(start, owners, rows)
+    def __init__(self, base_run: BaseRun, start: Start, owners: list[int], rows: list[int]) -> None:
+        self._base_run, self._rows = base_run, rows
+        last, self._streams = base_run.streams(start, owners, rows)
         self._logits: dict[int | None, Tensor] = {None: last}
 
     @property
     def prompts(self) -> list[int]:
         """Index in the run of each row's prompt."""
-        return self._clean_run.numbers[self._rows].tolist()
+        return self._base_run.numbers[self._rows].tolist()
 
     def logits(self, layer: int | None = None) -> Float[Tensor, "rows vocab"]:
         """Return the logits of rows under their conditions; with a layer, by the logit lens.
@@ -42,12 +40,14 @@ class RowLogits:
             ValueError: the model has no such layer.
         """
         if layer in self._streams and layer not in self._logits:
-            self._logits[layer] = lens_logits(self._clean_run.model, self._streams[layer])
-        return self._logits[layer] if layer in self._logits else self.clean(layer)
+            self._logits[layer] = lens_logits(self._base_run.model, self._streams[layer])
+        if layer in self._logits:
+            return self._logits[layer]
+        return self._base_run.logits(self._rows, layer)
 
     def clean(self, layer: int | None = None) -> Float[Tensor, "rows vocab"]:
         """Return the same logits from the clean run."""
-        return self._clean_run.clean(self._rows, layer)
+        return self._base_run.clean.logits(self._rows, layer)
 
 
 def score_last(
@@ -71,8 +71,8 @@ def score_last(
         ValueError: nothing to run, a prompt longer than the context, or an edit that never fires.
     """
 
-    def score(clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]) -> Tensor:
-        logits, _ = clean_run.restart(start, owners, rows)
+    def score(base_run: BaseRun, start: Start, owners: list[int], rows: list[int]) -> Tensor:
+        logits, _ = base_run.restart(start, owners, rows)
         return measure(logits)
 
     return Scorer(model, prompts, conditions, score, batch_tokens=batch_tokens)()
@@ -105,8 +105,8 @@ def score_change(
 def of_row_logits(measure: Callable[[RowLogits], Tensor]) -> Score:
     """Turn a function of `RowLogits` into a `Score`."""
 
-    def score(clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]) -> Tensor:
-        return measure(RowLogits(clean_run, start, owners, rows))
+    def score(base_run: BaseRun, start: Start, owners: list[int], rows: list[int]) -> Tensor:
+        return measure(RowLogits(base_run, start, owners, rows))
 
     return score
 
@@ -128,32 +128,30 @@ def cross_entropy(
     return Scorer(model, texts, conditions, mean_loss, batch_tokens=batch_tokens, ends=ends)(only)
 
 
-def log_probability(
-    clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]
-) -> Tensor:
+def log_probability(base_run: BaseRun, start: Start, owners: list[int], rows: list[int]) -> Tensor:
     """Compute the log-probability of rows' generated tokens, in nats, summed over tokens.
 
     log p(answer | prompt) = sum_i log p(answer_i | prompt, answer_<i)
     """
-    losses, _ = _generated_losses(clean_run, start, owners, rows)
+    losses, _ = _generated_losses(base_run, start, owners, rows)
     return -losses.sum(1)
 
 
-def mean_loss(clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]) -> Tensor:
+def mean_loss(base_run: BaseRun, start: Start, owners: list[int], rows: list[int]) -> Tensor:
     """Compute the score of `cross_entropy` for rows."""
-    losses, targets = _generated_losses(clean_run, start, owners, rows)
+    losses, targets = _generated_losses(base_run, start, owners, rows)
     return losses.sum(1) / targets.sum(1)
 
 
 def log_probability_and_match(
-    clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]
+    base_run: BaseRun, start: Start, owners: list[int], rows: list[int]
 ) -> Tensor:
     """Compute the log-probability of rows' generated tokens, and whether decoding begins with them.
 
     The second score is 1 if each token is the top one after the prompt and the tokens before, else
     0.
     """
-    losses, targets = _generated_scores(clean_run, start, owners, rows, _losses_and_tops)
+    losses, targets = _generated_scores(base_run, start, owners, rows, _losses_and_tops)
     losses, tops = losses.unbind(-1)
     return torch.stack([-losses.sum(1), (tops.bool() | ~targets).all(1).float()], -1)
 
@@ -185,17 +183,17 @@ def score_answers(
 
 
 def _generated_losses(
-    clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]
+    base_run: BaseRun, start: Start, owners: list[int], rows: list[int]
 ) -> tuple[Float[Tensor, "rows pos"], Bool[Tensor, "rows pos"]]:
     """Return the loss of each token after the prompt, 0 elsewhere, and the mask of these tokens.
 
     Losses are negative log-probabilities.
     """
-    return _generated_scores(clean_run, start, owners, rows, _losses)
+    return _generated_scores(base_run, start, owners, rows, _losses)
 
 
 def _generated_scores(
-    clean_run: CleanRun,
+    base_run: BaseRun,
     start: Start,
     owners: list[int],
     rows: list[int],
@@ -206,14 +204,14 @@ def _generated_scores(
     The first position is the one after the start's column. `score` is given the model, the final
     residual stream before each token and the tokens.
     """
-    stream = clean_run.stream(start, owners, rows)
-    ids = clean_run.ids[rows, start.column + 1 :]
-    targets = clean_run.generated[rows, start.column + 1 :]
-    scored = score(clean_run.model, stream[:, :-1][targets], ids[targets])
+    stream = base_run.stream(start, owners, rows)
+    ids = base_run.ids[rows, start.column + 1 :]
+    targets = base_run.generated[rows, start.column + 1 :]
+    scored = score(base_run.model, stream[:, :-1][targets], ids[targets])
     scores = torch.zeros(*targets.shape, *scored.shape[1:], device=ids.device)
     scores[targets] = scored
-    under = [clean_run.conditions[owner] for owner in owners]
-    check_finite(is_finite(scores.flatten(1)), clean_run.model.dtype, "log-probabilities", under)
+    under = [base_run.conditions[owner] for owner in owners]
+    check_finite(is_finite(scores.flatten(1)), base_run.model.dtype, "log-probabilities", under)
     return scores, targets
 
 

@@ -16,7 +16,7 @@ from pipeline.engine.chunks import CHUNK_TOKENS, Chunk, blocks
 from pipeline.engine.conditions import Condition, Edit, PerPrompt, PromptPositions
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import Generation
-from pipeline.engine.restart import CleanRun, Start
+from pipeline.engine.restart import BaseRun, Start
 from pipeline.engine.scorer import Score, Scorer
 from pipeline.engine.scoring import RowLogits, log_probability, mean_loss, of_row_logits
 from pipeline.measures.logits import NextToken
@@ -286,8 +286,8 @@ def _measured(
 
 
 def _scored_answers(metrics: Mapping[str, Callable[[Tensor], Tensor]]) -> Score:
-    def score(clean_run: CleanRun, start: Start, owners: list[int], rows: list[int]) -> Tensor:
-        logs = log_probability(clean_run, start, owners, rows)
+    def score(base_run: BaseRun, start: Start, owners: list[int], rows: list[int]) -> Tensor:
+        logs = log_probability(base_run, start, owners, rows)
         return torch.stack([metric(logs).double() for metric in metrics.values()], -1)
 
     return score

@@ -1,7 +1,9 @@
 """Read and write activations while a model runs: the one file that registers hooks."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,6 +45,23 @@ def with_hooks(model: LanguageModel, hooks: Mapping[Site, Hook]) -> Iterator[Non
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def in_order(*hooks: Mapping[Site, Hook]) -> dict[Site, Hook]:
+    """Merge hooks: those of one site run one after the other, each on what the last one wrote."""
+    by_site: dict[Site, list[Hook]] = defaultdict(list)
+    for hook_of in hooks:
+        for site, hook in hook_of.items():
+            by_site[site].append(hook)
+    return {site: partial(_one_by_one, listed) for site, listed in by_site.items()}
+
+
+def _one_by_one(hooks: Sequence[Hook], hidden: Tensor) -> Tensor | None:
+    changed = hidden
+    for hook in hooks:
+        written = hook(changed)
+        changed = changed if written is None else written
+    return None if changed is hidden else changed
 
 
 @contextmanager
