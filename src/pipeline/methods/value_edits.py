@@ -4,13 +4,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.config.declared import OneOf, OneOrMore
 from pipeline.data.datasets import dataset_digest
 from pipeline.data.prompts import select_facts
 from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition, Edit, PerPrompt
@@ -73,7 +74,7 @@ def answer_values(
     column: str = "answer",
     fact: str = "fact",
     rows: Any = None,
-    top: int = 1,
+    top: OneOrMore = 1,
 ) -> AnswerValues:
     """Choose the values that add most to the answer's logit at the last token, over all layers.
 
@@ -155,7 +156,7 @@ def edited_values(
     seed: int,
     *,
     fit: str,
-    values: str = "chosen",
+    values: Annotated[str, OneOf(*KINDS)] = "chosen",
     strengths: list[float],
     old: str = "answer",
     new: str = "target",

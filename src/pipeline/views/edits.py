@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import MetricName
 from pipeline.engine.conditions import BASELINE
 from pipeline.measures.statistics import Estimate, estimate
 from pipeline.views.heat_maps import in_words, tick
@@ -20,7 +21,7 @@ def shares_by_axis(
     arms: list[str],
     metrics: list[str],
     x: str,
-    right: str | None = None,
+    right: MetricName | None = None,
     split: str = "test",
 ) -> Figure:
     """Plot shares against an axis of the conditions: one panel a metric, one line an arm.

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from pipeline.config.declared import ArmName
 from pipeline.engine.conditions import BASELINE
 from pipeline.measures.bands import band_over
 from pipeline.measures.statistics import summarise
@@ -52,7 +53,7 @@ def insertion_by_layer(
     seed: int,
     *,
     arm: str,
-    shown: str,
+    shown: ArmName,
     metric: str,
     split: str = "test",
 ) -> Figure:
@@ -133,7 +134,7 @@ def insertion_bars(
     seed: int,
     *,
     arms: list[str],
-    shown: str,
+    shown: ArmName,
     metric: str,
     split: str = "test",
 ) -> Figure:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import Sample
 from pipeline.measures.bands import Band
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.marks import bands_in_words, draw_mean_curve, legend_key
@@ -35,7 +36,7 @@ def token_map(
     readings: Mapping[str, pd.DataFrame],
     *,
     reading: str,
-    sample: int,
+    sample: Sample,
     colour: str = "probability",
 ) -> Figure:
     """Draw the lens's top token at every position (x) and layer (y) of one prompt.

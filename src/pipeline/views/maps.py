@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import ArmName, Label
 from pipeline.engine.conditions import BASELINE
 from pipeline.measures.statistics import wilson
 from pipeline.views.heat_maps import draw_map, grid_of, in_words, map_of_means, size_of, tick
@@ -32,8 +33,8 @@ def axes_map(
     x: str,
     y: str,
     split: str = "test",
-    label: str | None = None,
-    control: str | None = None,
+    label: Label | None = None,
+    control: ArmName | None = None,
 ) -> Figure:
     """Draw the mean score of every condition of an arm over two axes as a heat map.
 
@@ -89,7 +90,7 @@ def fixed_and_broken(
     metric: str,
     x: str,
     y: str,
-    control: str | None = None,
+    control: ArmName | None = None,
     split: str = "test",
 ) -> Figure:
     """Draw two maps: share of wrong answers that become right, and of right ones that become wrong.

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.config.declared import OneOrMore
 from pipeline.engine.conditions import CANDIDATE, CONTROL, Axis, Condition, Edit
 from pipeline.methods.circuits.components import ablations, name_of
 from pipeline.methods.circuits.fits import Circuit, circuit_of
@@ -24,7 +25,7 @@ def kept_components(
     fit: str,
     sets: str,
     sizes: list[int] | None = None,
-    draws: int = 10,
+    draws: OneOrMore = 10,
 ) -> Iterator[Condition]:
     """Keep a set of components and ablate all others, as in the circuit's fit.
 
@@ -82,7 +83,7 @@ def without_components(
     seed: int,
     *,
     fit: str,
-    draws: int = 20,
+    draws: OneOrMore = 20,
 ) -> Iterator[Condition]:
     """Ablate parts K of a circuit C, in the circuit and in the whole model.
 

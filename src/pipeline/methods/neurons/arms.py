@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pipeline.config.declared import OneOrMore
 from pipeline.config.errors import at_key
 from pipeline.data.positions import resolve
 from pipeline.engine.conditions import (
@@ -74,7 +75,7 @@ def random_neurons(
     fit: str,
     ablation: str = "zero",
     positions: Any = "last",
-    draws: int = 10,
+    draws: OneOrMore = 10,
 ) -> Iterator[Condition]:
     """Ablate, in place of each chosen neuron, a random one of its layer and activation: a control.
 
@@ -112,7 +113,7 @@ def clamped_neurons(
     fit: str,
     multiples: list[float],
     positions: Any = "last",
-    draws: int = 3,
+    draws: OneOrMore = 3,
 ) -> Iterator[Condition]:
     """Clamp the chosen neurons at multiples of their mean activation: a dose response.
 

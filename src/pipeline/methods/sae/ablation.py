@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.config.declared import ZeroOrMore
 from pipeline.engine.conditions import CONTROL, Condition
 from pipeline.methods.sae.attributed import AttributedFeatures
 from pipeline.methods.sae.feature_sets import (
@@ -70,7 +71,7 @@ def random_ablations(
     *,
     fit: str,
     autoencoders: str,
-    draws: int = 3,
+    draws: ZeroOrMore = 3,
     seed: int = 0,
 ) -> Iterator[Condition]:
     """Ablate equally many random active features of each site, as controls.

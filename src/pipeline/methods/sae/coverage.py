@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from pipeline.config.declared import Selection
 from pipeline.data.prompts import select_prompts
 from pipeline.methods.sae.autoencoder import SparseAutoencoder
 from pipeline.methods.sae.fits import SparseAutoencoders
@@ -24,7 +25,7 @@ def coverage_by_size(
     *,
     fit: str,
     concept: str = "topic",
-    reported: Any = None,
+    reported: Selection = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Compute `coverage` of a prompt column's values by the dictionaries of further sizes.

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.config.declared import Selection
 from pipeline.data.prompts import select_prompts
 from pipeline.methods.sae.attributed import AttributedFeatures
 from pipeline.methods.sae.autoencoder import SparseAutoencoder
@@ -54,7 +55,7 @@ def features_by_layer(
     *,
     fit: str,
     autoencoders: str,
-    select: Any = None,
+    select: Selection = None,
 ) -> pd.DataFrame:
     """Read the strongest feature of each residual-stream site over all layers, in one prompt.
 
