@@ -158,6 +158,18 @@ def test_a_figure_of_losses_needs_an_arm_that_applies_to_texts():
     check(compose_study("refusal", options[:2], root=ROOT))
 
 
+@pytest.mark.parametrize("figure", ["effect_by_layer", "strength_by_layer"])
+def test_a_figure_at_the_chosen_setting_names_the_arm_that_has_no_goal(figure):
+    options = ["sweep.arms.add.goal=null"]
+    if figure == "strength_by_layer":
+        options += ["~figures.effect_by_layer"]
+    name = "arms" if figure == "effect_by_layer" else "arm"
+    assert error_of("refusal", *options) == (
+        f"figures.{figure}.{name}: no setting of arm 'add' is chosen, as it has no goal; set "
+        "sweep.arms.add.metric and .goal; valid: subtract, project_out"
+    )
+
+
 def test_without_texts_their_loss_is_no_metric():
     options = ["text=null", "~figures.damage", "figures.strength_by_layer.metric=cross_entropy"]
     message = "figures.strength_by_layer.metric: 'cross_entropy' is unknown; valid: refusal, compl"

@@ -73,7 +73,7 @@ class Range(Check):
 
 @dataclass(frozen=True)
 class Named:
-    """A name of the study: of an `arm`, a `metric` or a `reading`."""
+    """A name in the study: of an `arm`, a `chosen arm` (with a goal), a `metric`, a `reading`."""
 
     kind: str
 
@@ -103,6 +103,7 @@ class OfSplits:
 OneOrMore = Annotated[int, Range(1)]
 ZeroOrMore = Annotated[int, Range(0)]
 ArmName = Annotated[str, Named("arm")]
+ChosenArmName = Annotated[str, Named("chosen arm")]
 MetricName = Annotated[str, Named("metric")]
 ReadingName = Annotated[str, Named("reading")]
 Label = Annotated[str, ValueOf("label")]

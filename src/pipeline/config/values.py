@@ -141,7 +141,9 @@ def _check_options(study: Study, key: str, node: Node, metrics: list[str]) -> No
     of_texts = [TEXT_METRIC] if study.text is not None else []
     valid_names = {"arm": arms, "metric": [*metrics, *of_texts], "reading": study.readings}
     for name, note, value in declared(imported(node["_target_"]), node, Named):
-        _among(f"{key}.{name}", value, valid_names[note.kind])
+        _among(f"{key}.{name}", value, valid_names[note.kind.split()[-1]])
+        if note.kind == "chosen arm" and study.sweep is not None:
+            _check_chosen(f"{key}.{name}", value, study.sweep)
     if not key.startswith(("sweep.", "score.", "dataset")):
         for option, valid in valid_names.items():
             for name in (option, f"{option}s"):
@@ -166,6 +168,15 @@ def _check_options(study: Study, key: str, node: Node, metrics: list[str]) -> No
         for number in _listed(value):
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"{key}.{name}: {number} is not a finite number")
+
+
+def _check_chosen(key: str, arm: str, sweep: Sweep) -> None:
+    """Fail if a node draws an arm at its chosen setting, but none is chosen."""
+    if arm not in sweep.chosen():
+        raise ValueError(
+            f"{key}: no setting of arm {arm!r} is chosen, as it has no goal; set "
+            f"sweep.arms.{arm}.metric and .goal; valid: {_list(sweep.chosen())}"
+        )
 
 
 def _drawn_splits(study: Study, node: Node) -> list[str]:

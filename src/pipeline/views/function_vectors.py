@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pipeline.config.declared import ArmName
+from pipeline.config.declared import ArmName, ChosenArmName
 from pipeline.engine.conditions import BASELINE
 from pipeline.measures.bands import band_over
 from pipeline.measures.statistics import summarise
@@ -52,7 +52,7 @@ def insertion_by_layer(
     cluster: str,
     seed: int,
     *,
-    arm: str,
+    arm: ChosenArmName,
     shown: ArmName,
     metric: str,
     split: str = "test",
@@ -133,7 +133,7 @@ def insertion_bars(
     cluster: str,
     seed: int,
     *,
-    arms: list[str],
+    arms: list[ChosenArmName],
     shown: ArmName,
     metric: str,
     split: str = "test",
