@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.config.contracts import bound, imported, reads
 from pipeline.config.errors import at_key
-from pipeline.config.metrics import check_logit_metrics, check_metrics
+from pipeline.config.metrics import check_cluster, check_logit_metrics, check_metrics
 from pipeline.config.planning import Planned, planned_parts, stand_ins
 from pipeline.config.rows import check_rows, check_texts
 from pipeline.config.sections import Node, Study
@@ -66,6 +66,7 @@ def check(study: Study) -> Planned:
     _check_lengths(study, model, prompts, texts)
     check_logit_metrics(study, model, prompts)
     _check_readings(study, model, prompts)
+    check_cluster(study, prompts)
     check_metrics(study, prompts)
     fits = stand_ins(study, model, prompts)
     check_rows(study, prompts)
