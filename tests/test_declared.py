@@ -139,6 +139,12 @@ def test_an_annotation_without_its_notes_is_what_omegaconf_takes():
             "readings.attributions.select=nothing",
             "readings.attributions.select: no prompt has label 'nothing'; valid: ",
         ),
+        (
+            "probes",
+            "figures.number.by=atractor",
+            "figures.number.by: no column 'atractor' in the dataset; it has: instruction, label",
+        ),
+        ("editing", "fits.rome.target=tarqet", "fits.rome.target: no column 'tarqet' in the datas"),
         ("attention", "figures.layer.sample=9999", "figures.layer.sample: no prompt has sample"),
         ("circuits", "figures.graph.edges=none", "figures.graph.edges: 'none' is unknown; valid: "),
     ],

@@ -3,6 +3,7 @@
     top: OneOrMore = 10                                      # a number in a range
     method: Annotated[str, OneOf("pca", "tsne")] = "pca"     # one of fixed values
     control: ArmName                                         # a name in the study
+    by: ColumnName = "label"                                 # a column of the dataset
     topics: list[Annotated[str, ValueOf("topic")]]           # values in a column of the dataset
     select: Selection = None                                 # prompts, as an arm selects them
 
@@ -85,6 +86,10 @@ class ValueOf:
     column: str
 
 
+class InDataset:
+    """The name of a column of the dataset."""
+
+
 class Selected:
     """Prompts, as of `data.prompts.select_prompts`; of a node that reads the store, stored ones."""
 
@@ -106,6 +111,7 @@ ArmName = Annotated[str, Named("arm")]
 ChosenArmName = Annotated[str, Named("chosen arm")]
 MetricName = Annotated[str, Named("metric")]
 ReadingName = Annotated[str, Named("reading")]
+ColumnName = Annotated[str, InDataset()]
 Label = Annotated[str, ValueOf("label")]
 Sample = Annotated[int, ValueOf("sample")]
 Selection = Annotated[Any, Selected()]

@@ -1,11 +1,19 @@
-"""Check that the rows which a study's nodes name are there, before anything runs."""
+"""Check that the rows and columns which a study's nodes name are there, before anything runs."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
 from pipeline.config.contracts import imported, reads
-from pipeline.config.declared import Named, NeedsText, Selected, ValueOf, declared, needed
+from pipeline.config.declared import (
+    InDataset,
+    Named,
+    NeedsText,
+    Selected,
+    ValueOf,
+    declared,
+    needed,
+)
 from pipeline.config.errors import at_key
 from pipeline.config.sections import Study
 from pipeline.config.values import all_nodes
@@ -14,7 +22,7 @@ from pipeline.engine.sweeps import Part, applies_to_texts
 
 
 def check_rows(study: Study, prompts: pd.DataFrame) -> None:
-    """Fail if an option names a value or selects prompts that the node's rows do not have.
+    """Fail if an option names a column, a value or prompts that the node's rows do not have.
 
     The rows of a node that reads the store are those collected, of one with a `split` those of it.
 
@@ -28,6 +36,12 @@ def check_rows(study: Study, prompts: pd.DataFrame) -> None:
             rows = select_prompts(rows, study.collect.prompts, study.collect.splits)
         if isinstance(split, str):
             rows = rows[rows["split"] == split]
+        for name, _, column in declared(function, node, InDataset):
+            if column not in prompts:
+                raise ValueError(
+                    f"{key}.{name}: no column {column!r} in the dataset; it has: "
+                    f"{', '.join(prompts)}"
+                )
         for name, note, value in declared(function, node, ValueOf):
             with at_key(f"{key}.{name}"):
                 select_prompts(rows, {note.column: value})

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.config.declared import OneOf, OneOrMore
+from pipeline.config.declared import ColumnName, OneOf, OneOrMore, Selection
 from pipeline.data.datasets import dataset_digest
 from pipeline.data.prompts import select_facts
 from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition, Edit, PerPrompt
@@ -71,9 +71,9 @@ def answer_values(
     prompts: pd.DataFrame,
     seed: int,
     *,
-    column: str = "answer",
-    fact: str = "fact",
-    rows: Any = None,
+    column: ColumnName = "answer",
+    fact: ColumnName = "fact",
+    rows: Selection = None,
     top: OneOrMore = 1,
 ) -> AnswerValues:
     """Choose the values that add most to the answer's logit at the last token, over all layers.
@@ -158,9 +158,9 @@ def edited_values(
     fit: str,
     values: Annotated[str, OneOf(*KINDS)] = "chosen",
     strengths: list[float],
-    old: str = "answer",
-    new: str = "target",
-    fact: str = "fact",
+    old: ColumnName = "answer",
+    new: ColumnName = "target",
+    fact: ColumnName = "fact",
 ) -> Iterator[Condition]:
     """Yield a condition for each strength s: v + s sign(a) (e(new) - e(old)) for a fact's values.
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.config.declared import OneOf
+from pipeline.config.declared import ColumnName, OneOf
 from pipeline.data.prompts import select_facts
 from pipeline.engine.conditions import CANDIDATE, CONTROL, Condition, Edit, PerPrompt
 from pipeline.methods.interventions import RankOne
@@ -125,7 +125,7 @@ def rank_one_edits(
     *,
     fit: str,
     edit: Annotated[str, OneOf(*EDITS)] = "fitted",
-    fact: str = "fact",
+    fact: ColumnName = "fact",
 ) -> Iterator[Condition]:
     """Yield a condition for each layer, in which every prompt runs under its own fact's edit.
 

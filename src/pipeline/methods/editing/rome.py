@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from pipeline.config.declared import NeedsText, OneOrMore, Range, ZeroOrMore
+from pipeline.config.declared import ColumnName, NeedsText, OneOrMore, Range, Selection, ZeroOrMore
 from pipeline.data.datasets import dataset_digest, tokenise
 from pipeline.data.positions import locate
 from pipeline.data.prompts import select_facts
@@ -38,10 +38,10 @@ def rome(
     texts: Annotated[pd.DataFrame, NeedsText()],
     seed: int,
     *,
-    rows: Any = None,
+    rows: Selection = None,
     layers: Any = "all",
-    target: str = "target",
-    fact: str = "fact",
+    target: ColumnName = "target",
+    fact: ColumnName = "fact",
     prefixes: ZeroOrMore = 4,
     essence: str = "{subject} is a",
     longest: Annotated[int, Range(3)] = 128,

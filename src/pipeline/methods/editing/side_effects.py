@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import pandas as pd
 
-from pipeline.config.declared import NeedsText, OneOrMore, Range
+from pipeline.config.declared import ColumnName, NeedsText, OneOrMore, Range
 from pipeline.engine.conditions import Condition
 from pipeline.engine.scoring import cross_entropy
 from pipeline.methods.editing.rank_ones import EDITS, conditions_of, edits_of
@@ -23,7 +23,7 @@ def edit_side_effects(
     fit: str,
     each: OneOrMore = 4,
     longest: Annotated[int, Range(3)] = 64,
-    fact: str = "fact",
+    fact: ColumnName = "fact",
 ) -> pd.DataFrame:
     """Tabulate the cross-entropy of unrelated texts under every edit, beside random edits.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.config.declared import OfSplits
+from pipeline.config.declared import ColumnName, OfSplits
 from pipeline.methods.directions import FITTED, Key
 from pipeline.methods.probes.fitting import LinearFit, fit_classes, fit_values, shuffled
 from pipeline.methods.probes.probes import (
@@ -102,7 +102,7 @@ def probe_by_layer(
     *,
     fit: str,
     split: str = "test",
-    reference: str | None = None,
+    reference: ColumnName | None = None,
 ) -> pd.DataFrame:
     """Tabulate what the probes of every layer read from each prompt of a split.
 
