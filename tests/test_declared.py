@@ -145,6 +145,21 @@ def test_an_annotation_without_its_notes_is_what_omegaconf_takes():
             "figures.number.by: no column 'atractor' in the dataset; it has: instruction, label",
         ),
         ("editing", "fits.rome.target=tarqet", "fits.rome.target: no column 'tarqet' in the datas"),
+        (
+            "decoding",
+            "figures.n_items.x=heat",
+            "figures.n_items.x: no axis 'heat'; valid: arm, temperature, top_k, top_p, or a column",
+        ),
+        (
+            "circuits",
+            "sweep.arms.ranked.sets=best",
+            "sweep.arms.ranked.sets: 'best' is unknown; valid: c",
+        ),
+        (
+            "endings",
+            "readings.expressed.autoencoders=sae",
+            "readings.expressed.autoencoders: 'sae' is unknown; valid: ",
+        ),
         ("attention", "figures.layer.sample=9999", "figures.layer.sample: no prompt has sample"),
         ("circuits", "figures.graph.edges=none", "figures.graph.edges: 'none' is unknown; valid: "),
     ],

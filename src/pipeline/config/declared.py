@@ -74,7 +74,11 @@ class Range(Check):
 
 @dataclass(frozen=True)
 class Named:
-    """A name in the study: of an `arm`, a `chosen arm` (with a goal), a `metric`, a `reading`."""
+    """A name in the study, of one kind.
+
+    `arm`, `chosen arm` (an arm with a goal), `metric`, `reading`, `fit` (of another study as
+    `STUDY/NAME`), or `axis`: of an arm's conditions, or a column of the dataset.
+    """
 
     kind: str
 
@@ -109,6 +113,8 @@ OneOrMore = Annotated[int, Range(1)]
 ZeroOrMore = Annotated[int, Range(0)]
 ArmName = Annotated[str, Named("arm")]
 ChosenArmName = Annotated[str, Named("chosen arm")]
+AxisName = Annotated[str, Named("axis")]
+FitName = Annotated[str, Named("fit")]
 MetricName = Annotated[str, Named("metric")]
 ReadingName = Annotated[str, Named("reading")]
 ColumnName = Annotated[str, InDataset()]

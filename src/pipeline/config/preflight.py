@@ -10,7 +10,7 @@ from pipeline.config.contracts import bound, imported, reads
 from pipeline.config.errors import at_key
 from pipeline.config.metrics import check_cluster, check_logit_metrics, check_metrics
 from pipeline.config.planning import Planned, planned_parts, stand_ins
-from pipeline.config.rows import check_rows, check_texts
+from pipeline.config.rows import check_axes, check_rows, check_texts
 from pipeline.config.sections import Node, Study
 from pipeline.config.study import config_file, load_study
 from pipeline.config.wiring import FIT_OPTIONS, option_texts
@@ -74,6 +74,7 @@ def check(study: Study) -> Planned:
     parts = tuple(planned_parts(study, model, prompts, fits))
     conditions_table(parts)
     check_texts(study, parts)
+    check_axes(study, prompts, parts)
     return Planned(prompts, collected, model, parts)
 
 

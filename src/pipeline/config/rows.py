@@ -68,3 +68,21 @@ def check_texts(study: Study, parts: Sequence[Part]) -> None:
                 f"figures.{name}: no condition of {', '.join(arms)} applies to unrelated text; "
                 "valid: an arm with positions that every text has, such as all"
             )
+
+
+def check_axes(study: Study, prompts: pd.DataFrame, parts: Sequence[Part]) -> None:
+    """Fail if a figure is drawn over an axis that no arm has, where the axes of all are known.
+
+    Raises:
+        ValueError: names the figure, the axis and the valid ones.
+    """
+    if study.sweep is None or not set(study.sweep.arms) <= {part.name for part in parts}:
+        return
+    axes = dict.fromkeys(axis for part in parts for c in part.conditions for axis in c.axes)
+    for name, node in study.figures.items():
+        for option, note, axis in declared(imported(node["_target_"]), node, Named):
+            if note.kind == "axis" and axis not in axes and axis not in prompts:
+                raise ValueError(
+                    f"figures.{name}.{option}: no axis {axis!r}; valid: {', '.join(axes)}, or a "
+                    "column of the dataset"
+                )

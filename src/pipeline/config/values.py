@@ -139,16 +139,23 @@ def _check_options(study: Study, key: str, node: Node, metrics: list[str]) -> No
     """Check options whose names have a common meaning in all nodes against the study."""
     arms = study.sweep.arms if study.sweep is not None else {}
     of_texts = [TEXT_METRIC] if study.text is not None else []
-    valid_names = {"arm": arms, "metric": [*metrics, *of_texts], "reading": study.readings}
+    valid_names = {
+        "arm": arms,
+        "metric": [*metrics, *of_texts],
+        "reading": study.readings,
+        "fit": study.fits,
+    }
     for name, note, value in declared(imported(node["_target_"]), node, Named):
+        if note.kind == "axis" or (note.kind == "fit" and "/" in value):
+            continue
         _among(f"{key}.{name}", value, valid_names[note.kind.split()[-1]])
         if note.kind == "chosen arm" and study.sweep is not None:
             _check_chosen(f"{key}.{name}", value, study.sweep)
     if not key.startswith(("sweep.", "score.", "dataset")):
-        for option, valid in valid_names.items():
+        for option in ("arm", "metric", "reading"):
             for name in (option, f"{option}s"):
                 for value in _listed(node.get(name)):
-                    _among(f"{key}.{name}", value, valid)
+                    _among(f"{key}.{name}", value, valid_names[option])
     if key.startswith("figures."):
         for value in _listed(node.get("split")):
             _among(f"{key}.split", value, _drawn_splits(study, node))

@@ -5,7 +5,7 @@ from typing import Annotated
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.config.declared import ArmName, OneOf, ZeroOrMore
+from pipeline.config.declared import ArmName, AxisName, OneOf, ZeroOrMore
 from pipeline.measures.bands import Band, band_over
 from pipeline.views.heat_maps import in_words, tick
 from pipeline.views.marks import bands_in_words, draw_band, draw_curve, legend_key
@@ -29,8 +29,8 @@ def arms_by_axis(
     *,
     arms: list[str],
     metric: str,
-    x: str,
-    chosen: str,
+    x: AxisName,
+    chosen: AxisName,
     controls: list[ArmName] | None = None,
     goal: Annotated[str, OneOf("raise", "lower")] = "raise",
     at_least: ZeroOrMore = 0,

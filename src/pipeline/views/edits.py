@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.config.declared import MetricName
+from pipeline.config.declared import AxisName, MetricName
 from pipeline.engine.conditions import BASELINE
 from pipeline.measures.statistics import Estimate, estimate
 from pipeline.views.heat_maps import in_words, tick
@@ -20,7 +20,7 @@ def shares_by_axis(
     *,
     arms: list[str],
     metrics: list[str],
-    x: str,
+    x: AxisName,
     right: MetricName | None = None,
     split: str = "test",
 ) -> Figure:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.config.declared import ArmName, Label
+from pipeline.config.declared import ArmName, AxisName, Label
 from pipeline.engine.conditions import BASELINE
 from pipeline.measures.statistics import wilson
 from pipeline.views.heat_maps import draw_map, grid_of, in_words, map_of_means, size_of, tick
@@ -30,8 +30,8 @@ def axes_map(
     *,
     arm: str,
     metric: str,
-    x: str,
-    y: str,
+    x: AxisName,
+    y: AxisName,
     split: str = "test",
     label: Label | None = None,
     control: ArmName | None = None,
@@ -88,8 +88,8 @@ def fixed_and_broken(
     *,
     arm: str,
     metric: str,
-    x: str,
-    y: str,
+    x: AxisName,
+    y: AxisName,
     control: ArmName | None = None,
     split: str = "test",
 ) -> Figure:

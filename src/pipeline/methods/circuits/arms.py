@@ -1,12 +1,12 @@
 """Arms of a circuit: all but it ablated, sets of other sizes, and parts of it taken away."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.config.declared import OneOrMore
+from pipeline.config.declared import OneOf, OneOrMore
 from pipeline.engine.conditions import CANDIDATE, CONTROL, Axis, Condition, Edit
 from pipeline.methods.circuits.components import ablations, name_of
 from pipeline.methods.circuits.fits import Circuit, circuit_of
@@ -23,7 +23,7 @@ def kept_components(
     seed: int,
     *,
     fit: str,
-    sets: str,
+    sets: Annotated[str, OneOf(*SETS)],
     sizes: list[int] | None = None,
     draws: OneOrMore = 10,
 ) -> Iterator[Condition]:

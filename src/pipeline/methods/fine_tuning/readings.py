@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.config.declared import NeedsText, Range, Selection
+from pipeline.config.declared import NeedsText, OneOf, Range, Selection
 from pipeline.data.prompts import answered_tokens, select_prompts
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition
@@ -43,7 +43,7 @@ def tuned_answers(
     *,
     variants: list[str],
     trained: Selection,
-    splits: list[str] = ["test"],  # noqa: B006 - never changed
+    splits: list[Annotated[str, OneOf("train", "val", "test")]] = ["test"],  # noqa: B006 - never changed
 ) -> pd.DataFrame:
     """Tabulate log p of every prompt's answer, and whether greedy decoding begins with it.
 

@@ -2,13 +2,13 @@
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.config.declared import OneOrMore
+from pipeline.config.declared import OneOf, OneOrMore
 from pipeline.config.errors import at_key
 from pipeline.data.positions import resolve
 from pipeline.engine.conditions import (
@@ -38,7 +38,7 @@ def ablated_neurons(
     fits: Mapping[str, Any],
     *,
     fit: str,
-    ablation: str = "zero",
+    ablation: Annotated[str, OneOf(*ABLATIONS)] = "zero",
     positions: Any = "last",
 ) -> Iterator[Condition]:
     """Ablate the chosen neurons of a fit together, and each alone.
@@ -73,7 +73,7 @@ def random_neurons(
     seed: int,
     *,
     fit: str,
-    ablation: str = "zero",
+    ablation: Annotated[str, OneOf(*ABLATIONS)] = "zero",
     positions: Any = "last",
     draws: OneOrMore = 10,
 ) -> Iterator[Condition]:

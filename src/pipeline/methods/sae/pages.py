@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.config.declared import Selection
+from pipeline.config.declared import FitName, Selection
 from pipeline.data.prompts import select_prompts
 from pipeline.methods.sae.attributed import AttributedFeatures
 from pipeline.methods.sae.autoencoder import SparseAutoencoder
@@ -25,7 +25,7 @@ def feature_pages(
     fits: Mapping[str, Any],
     *,
     fit: str,
-    autoencoders: str,
+    autoencoders: FitName,
 ) -> pd.DataFrame:
     """Summarise every chosen feature over the store, and write its page.
 
@@ -54,7 +54,7 @@ def features_by_layer(
     fits: Mapping[str, Any],
     *,
     fit: str,
-    autoencoders: str,
+    autoencoders: FitName,
     select: Selection = None,
 ) -> pd.DataFrame:
     """Read the strongest feature of each residual-stream site over all layers, in one prompt.
