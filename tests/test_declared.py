@@ -98,7 +98,11 @@ def test_an_annotation_without_its_notes_is_what_omegaconf_takes():
             "figures.damage.goals.add=rise",
             "figures.damage.goals.add: 'rise' is unknown; valid: raise, lower",
         ),
-        ("refusal", "figures.damage.goals=[add]", "figures.damage.goals: it must be a mapping, such"),
+        (
+            "refusal",
+            "figures.damage.goals=[add]",
+            "figures.damage.goals: it must be a mapping, such",
+        ),
         ("refusal", "text=null", "figures.damage needs unrelated text, but text is null; valid: t"),
         ("lenses", "text=null", "fits.jacobian needs unrelated text, but text is null; valid: tex"),
         ("senses", "figures.pca.method=umap", "figures.pca.method: 'umap' is unknown; valid: pca"),
