@@ -9,7 +9,7 @@ from pipeline.config.contracts import bound, imported
 from pipeline.measures.headline import curves_by_layer, headline, means_of
 from pipeline.measures.scale import TEXT_METRIC, TEXT_SCALE, Scale, check_bounded, scale_of
 from pipeline.measures.scores import (
-    constant_metrics,
+    doubts,
     long_table,
     score_completions,
     with_conditions,
@@ -34,10 +34,8 @@ def run(job: Job) -> None:
     logits = pd.read_parquet(job.folder / "logits.parquet")
     completions = job.inputs.completions
     scores = long_table([score_completions(completions, metrics), logits])
-    by_arm = {study.sweep.arm(name).metric for name in study.sweep.arms}
-    for name in constant_metrics(scores):
-        if name in by_arm:
-            log.warning("metric %s gives every completion and prompt the same score", name)
+    for doubt in doubts(scores, {study.sweep.arm(name).metric for name in study.sweep.arms}):
+        log.warning("%s", doubt)
     joined = with_conditions(with_prompts(scores, prompts), job.inputs.conditions)
     scales = _scales(job)
     check_bounded(joined, scales)

@@ -91,6 +91,23 @@ def test_what_a_terminal_cannot_encode_is_no_error():
     assert (done.returncode, done.stdout) == (0, "a? ?\n"), done.stderr
 
 
+def test_a_warning_is_written_once():
+    """As of a model that is loaded once more in another dtype, or of sixty conditions."""
+    code = (
+        "import logging\n"
+        "from pipeline import cli\n"
+        "def warn(options):\n"
+        "    for word in ('a', 'b', 'a', 'a'):\n"
+        "        logging.getLogger('x').warning('said: %s', word)\n"
+        "cli._COMMANDS['list'] = warn\n"
+        "cli.main(['list'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "said: a\nsaid: b\n")
+
+
 def test_a_second_run_is_refused_before_anything_is_imported(tmp_path, monkeypatch, capsys):
     folder = copy_project(tmp_path)
     monkeypatch.chdir(folder)

@@ -1,9 +1,10 @@
 """Completions with and without an intervention, side by side."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.views.completions import completion_table, side_by_side
+from pipeline.views.completions import completion_table, completions_of_arms, side_by_side
 
 
 @pytest.fixture
@@ -69,3 +70,36 @@ def test_conditions_without_a_common_sample_are_refused(sweep: pd.DataFrame) -> 
     apart = sweep[(sweep["condition"] == "add") | (sweep["sample"] == 3)]
     with pytest.raises(ValueError, match="base and add share no sample"):
         completion_table(apart, "base", "add", n=1)
+
+
+def test_an_arm_without_a_chosen_setting_shows_its_first_condition(sweep: pd.DataFrame) -> None:
+    """A control that comes first is not taken for it, and an arm with a baseline alone says so."""
+    conditions = pd.DataFrame(
+        {
+            "condition": ["base", "random", "add", "only"],
+            "role": ["baseline", "control", "candidate", "baseline"],
+            "arm": ["free", "free", "free", "alone"],
+            "strength": [np.nan, 2.0, 1.5, np.nan],
+            "positions": [None, "all", "last", None],
+            "at_setting": [True, False, False, True],
+        }
+    )
+    numbers = {"metric": "refusal", "baseline": {}}
+    chosen = numbers | {
+        "setting": {"strength": 1.5},
+        "conditions": {"baseline_id": "base", "steered_id": "add"},
+    }
+    pair = side_by_side(sweep, "base", "add", n=1, width=50)
+    for arm, metrics in (("free", {}), ("free", {"free": numbers})):
+        (shown,) = completions_of_arms(sweep, conditions, [arm], metrics, n=1, width=50)
+        assert shown == (
+            "free, no setting chosen; the first of 2 conditions, strength 1.5, at the last "
+            f"position:\n{pair}"
+        )
+    told = completions_of_arms(
+        sweep, conditions, ["free", "alone"], {"free": chosen}, n=1, width=50
+    )
+    assert list(told) == [
+        f"free, strength 1.5:\n{pair}",
+        "alone: no condition but the baseline; completions.parquet has its completions",
+    ]

@@ -52,7 +52,7 @@ def test_every_scored_prompt_counts_if_the_model_makes_the_conditions(monkeypatc
 def test_texts_are_scored_under_the_compared_conditions(monkeypatch, clock):
     with_texts, without = (
         cost_of(monkeypatch, "refusal", "sweep.layers=[1,2]", *more)
-        for more in ((), ("text=null",))
+        for more in ((), ("text=null", "~figures.damage"))
     )
     texts = len((ROOT / "data" / "plain_text.jsonl").read_text().splitlines())
     # Of each arm the baseline; of `project_out` a fitted, five shuffled, two covariance and two

@@ -1,5 +1,8 @@
 """What `actsweep doctor` says of a machine and of a model."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import transformers
@@ -31,6 +34,16 @@ def test_it_tries_a_model(family, tmp_path, capsys):
     assert found["vocabulary"] == "304 tokens, 304 embeddings"
     assert found["chat template"].startswith("none: a prompt is the instruction")
     assert "up to 32,768: on a CPU more" in found["batch_tokens"]
+
+
+def test_what_completions_do_not_follow_is_told_once(tmp_path):
+    """Though the model is loaded in one dtype after the other to time them."""
+    write_model("llama", tmp_path, None)
+    (tmp_path / "generation_config.json").write_text('{"repetition_penalty": 1.3}')
+    command = [sys.executable, "-m", "pipeline.cli", "doctor", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "dtypes" in done.stdout
+    assert done.stderr.count("completions do not follow the generation_config of") == 1
 
 
 def test_it_counts_the_weights_and_does_not_load_what_does_not_fit(tmp_path, monkeypatch):

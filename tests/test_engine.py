@@ -16,6 +16,7 @@ from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit, PromptPositions, position_mask
 from pipeline.engine.decoding import Decoding, choose, gumbel, least_kept, row_keys
 from pipeline.engine.generation import generate, generate_chunk
+from pipeline.engine.limits import check_listed
 from pipeline.engine.scoring import cross_entropy, score_change, score_last
 from pipeline.methods.interventions import Add, ProjectOut, Replace, Subtract
 from pipeline.model.loading import LanguageModel
@@ -240,6 +241,17 @@ def test_listed_positions_are_looked_for_in_the_whole_run(rule, caplog):
     )
     with pytest.raises(ValueError, match="never fires: no sequence has positions"):
         generate(model, [prompts[0], prompts[2]], [condition(Add(vector(1)), (5,))], Decoding(3))
+
+
+def test_missing_positions_are_told_once_for_all_conditions_of_an_arm(caplog):
+    edits = [Edit(Site(layer, "resid_pre"), Add(vector(1)), (-4,)) for layer in (0, 1, 2)]
+    arms = [Condition({"arm": arm}, (edit,)) for arm in ("add", "take") for edit in edits]
+    check_listed(arms, [3, 5], [3, 5])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"arm {arm}: an edit names position -4, which 1 of 2 prompts do not have: they are not "
+        "edited there"
+        for arm in ("add", "take")
+    ]
 
 
 def test_projection_is_zero_after_ablation():

@@ -155,9 +155,10 @@ def test_runs_on_the_same_prompts_are_compared_prompt_by_prompt(tmp_path):
     assert comparison.config.set_index("key").loc["sweep.seed"].tolist() == [0, 1]
     rows = comparison.summary.set_index("key")
     assert rows["paired"].all()
-    # Identical runs: no difference, and hardly a doubt about it.
+    # Identical rows: no difference, and no interval, whose width of 0 would look like certainty.
     same = rows.loc["add.baseline"]
-    assert (same["difference"], same["excludes_zero"]) == (0, False)
+    assert (same["difference"], same["excludes_zero"], same["differ"]) == (0, False, "0 of 20")
+    assert same[["low", "high"]].isna().all()
     expected = paired_difference(
         pd.DataFrame({"sample": range(20), "repeat": 0, "score": changed["steered"]}),
         pd.DataFrame({"sample": range(20), "repeat": 0, "score": SCORES["steered"]}),
@@ -167,6 +168,7 @@ def test_runs_on_the_same_prompts_are_compared_prompt_by_prompt(tmp_path):
     )
     steered = rows.loc["add.steered"]
     assert steered[["difference", "low", "high"]].tolist() == [0.05, expected.low, expected.high]
+    assert steered["differ"] == "1 of 20"
     # So are the differences: one of twenty steered answers has changed.
     change = rows.loc["add.difference"]
     assert change["difference"] == pytest.approx(0.05) and change["high"] - change["low"] < 0.3
@@ -203,7 +205,8 @@ def test_perplexities_of_the_same_texts_are_paired(tmp_path):
     rows = compare_named(tmp_path, "refusal", "refusal-22222222").summary.set_index("key")
     row = rows.loc["add.perplexity.baseline"]
     assert row["paired"] and row["difference"] == pytest.approx(np.exp(3.2) - np.exp(3.1))
-    assert row["low"] == pytest.approx(row["difference"]) == row["high"]
+    # All by the same: resamples have no spread.
+    assert row["differ"] == "5 of 5" and row[["low", "high", "excludes_zero"]].isna().all()
     texts = pd.read_parquet(folders[0] / "texts.parquet")
     texts.assign(text="another").to_parquet(folders[0] / "texts.parquet")
     rows = compare_named(tmp_path, "refusal", "refusal-22222222").summary.set_index("key")

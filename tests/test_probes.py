@@ -245,6 +245,18 @@ def test_numbers_as_text_are_classes_and_that_is_told(prompts, caplog):
     assert "price is text, such as '0.5', as in every CSV file: 7 classes are told" in caplog.text
 
 
+@pytest.mark.parametrize(("topic", "named"), [("", "no topic"), ("t0", "the same topic")])
+def test_folds_need_topics(topic, named, prompts):
+    train = (prompts["split"] == "train").sum()
+    with pytest.raises(ValueError) as caught:
+        Probes.stand_in(
+            tiny("llama"), prompts.assign(topic=topic), component="resid_pre", targets=["label"]
+        )
+    assert str(caught.value).startswith(
+        f"folds: 2 of the train split, whose {train} rows have {named}; valid: a column topic"
+    )
+
+
 def test_a_missing_target_is_named(prompts, store):
     holed = prompts.assign(north=prompts["north"].where(prompts["sample"] != 3))
     with pytest.raises(ValueError, match="targets: sample 3 has no north; valid: a value in each"):

@@ -80,7 +80,10 @@ def test_autoencoders_that_cannot_be_are_named(override, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sweep.arms.random.draws=-1", "sweep.arms.random: draws: -1 is less than 0"),
+        (
+            "sweep.arms.random.draws=-1",
+            "sweep.arms.random.draws: -1 is out of range; valid: 0 or more",
+        ),
         (
             "sweep.arms.ablated.autoencoders=sae",
             "sweep.arms.ablated: no fit 'sae'; valid: saes, at",

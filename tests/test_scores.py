@@ -12,7 +12,7 @@ from pipeline.engine.conditions import Condition
 from pipeline.engine.sweeps import Part, arm_conditions, conditions_table
 from pipeline.measures.scores import (
     SCORE_COLUMNS,
-    constant_metrics,
+    doubts,
     long_table,
     score_completions,
     with_conditions,
@@ -157,11 +157,23 @@ def test_no_scores_are_a_table_with_its_columns():
     assert table["score"].dtype == float
 
 
-def test_a_metric_that_scores_all_alike_is_found():
-    scores = pd.DataFrame(
-        {
-            "metric": ["never", "never", "never", "once", "varies", "varies"],
-            "score": [0.0, 0.0, np.nan, 1.0, 0.0, 1.0],
-        }
-    )
-    assert constant_metrics(scores) == ["never"]
+def test_metrics_that_cannot_show_an_effect_are_told():
+    names = [
+        "never",
+        "never",
+        "never",
+        "once",
+        "varies",
+        "varies",
+        "none",
+        "none",
+        "other",
+        "other",
+    ]
+    values = [0.0, 0.0, np.nan, 1.0, 0.0, 1.0, np.nan, np.nan, 1.0, 1.0]
+    scores = pd.DataFrame({"metric": names, "score": values})
+    assert doubts(scores, {"never", "once", "varies", None}) == [
+        "metric never gives every completion and prompt the same score",
+        "metric none scores none of its 2 rows: all are NaN",
+    ]
+    assert doubts(scores[:0], {"never"}) == []

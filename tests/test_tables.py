@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pipeline.data.column_names import NOT_IN_FILES
 from pipeline.data.datasets import fill_templates, load_table, load_texts
 from pipeline.data.pairs import load_pairs, load_relation
 from pipeline.data.tables import read_table
@@ -213,7 +214,7 @@ def test_errors_of_json_name_line_and_key(tmp_path):
         load_pairs(paths={"t": str(path)})
 
 
-@pytest.mark.parametrize("column", ["raw", "subject_start", "draw", "stopped", "at_setting"])
+@pytest.mark.parametrize("column", NOT_IN_FILES)
 def test_columns_that_the_loader_sets_are_refused(tmp_path, column):
     path = write(tmp_path, "jsonl", {"instruction": ["a"], "label": ["l"], column: [1]})
     with pytest.raises(ValueError, match=f"a column may not be called '{column}'; rename it"):

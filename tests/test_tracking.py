@@ -221,7 +221,8 @@ def test_what_is_warned_of_is_in_the_summary_and_what_was_before_is_not(tmp_path
     with pytest.raises(RuntimeError), start(tmp_path) as run:
         run.summary({"done": 3})
         logger.info("nothing")
-        logger.warning("batches have a %s", "half")
+        for _ in range(3):
+            logger.warning("batches have a %s", "half")
         raise RuntimeError
     logger.warning("after")
     (record,) = read_runs(tmp_path)

@@ -172,7 +172,7 @@ def _print_study(folder: Path, completions: int) -> None:
     from pipeline.config.inputs import Inputs
     from pipeline.config.study import config_file, load_study
     from pipeline.runs.outputs import command_of, is_finished
-    from pipeline.views.numbers import main_numbers, setting_in_words
+    from pipeline.views.numbers import main_numbers
 
     study = load_study(config_file(folder))
     print(f"\n{study.name}: {study.question}\n")
@@ -187,17 +187,16 @@ def _print_study(folder: Path, completions: int) -> None:
     for figure in sorted([*folder.glob("figures/*.png"), *folder.glob("figures/*/*.png")]):
         print(f"figure: {figure}")
     if completions:
-        from pipeline.views.completions import side_by_side
+        from pipeline.views.completions import completions_of_arms
 
         if study.sweep is None or study.sweep.decoding is None:
             print("\nno completions: the study decodes none")
             return
-        table = Inputs(study, folder).completions
-        width = max(40, shutil.get_terminal_size().columns)
-        for arm, numbers in metrics.items():
-            if "conditions" in numbers:
-                print(f"\n{arm}, {setting_in_words(numbers)}:")
-                print(side_by_side(table, **numbers["conditions"], n=completions, width=width))
+        inputs = Inputs(study, folder)
+        tables = inputs.completions, inputs.conditions
+        sizes = {"n": completions, "width": max(40, shutil.get_terminal_size().columns)}
+        for shown in completions_of_arms(*tables, study.sweep.arms, metrics, **sizes):
+            print(f"\n{shown}")
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -2,7 +2,8 @@
 
 A node is a `_target_`, the Python path of a function, and options. The names of the function's
 positional parameters declare its inputs (`READS`); its keyword-only parameters are the options that
-YAML may set, typed by their annotations. Its return type decides in which section it may be used.
+YAML may set, typed by their annotations, which may also declare valid values: see `declared`. Its
+return type decides in which section it may be used.
 """
 
 import dataclasses
@@ -16,7 +17,8 @@ from typing import Any, get_args, get_origin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.errors import explain
+from pipeline.config.declared import Check, declared, plain
+from pipeline.config.errors import at_key, explain
 from pipeline.config.sections import MISSING, Node
 from pipeline.config.text_fields import check_scalars
 
@@ -92,7 +94,8 @@ def check_node(
 
     Raises:
         ValueError: not an importable function of an allowed package, a function that is no node of
-            this kind, or an unknown, missing or mistyped option. Names the full key.
+            this kind, or an unknown, missing or mistyped option, or one of another value than its
+            annotation declares. Names the full key.
     """
     path = node.get("_target_") if isinstance(node, Mapping) else None
     if not isinstance(path, str):
@@ -117,7 +120,11 @@ def check_node(
     except OmegaConfBaseException as error:
         raise ValueError(explain(error, key)) from error
     assert isinstance(filled, dict)
-    return {"_target_": path, **{str(k): v for k, v in filled.items()}}
+    checked = {str(name): value for name, value in filled.items()}
+    for name, note, value in declared(function, checked, Check):
+        with at_key(f"{key}.{name}"):
+            note.check(value)
+    return {"_target_": path, **checked}
 
 
 def check_function(function: Callable[..., Any], kind: str) -> None:
@@ -168,7 +175,7 @@ def _schema(function: Callable[..., Any], settings: type | None) -> type:
             default = field(default_factory=functools.partial(copy, parameter.default))
         else:
             default = field(default=parameter.default)
-        fields.append((parameter.name, parameter.annotation, default))
+        fields.append((parameter.name, plain(parameter.annotation), default))
     bases = () if settings is None else (settings,)
     name = getattr(function, "__name__", "options")
     return dataclasses.make_dataclass(name, fields, bases=bases, kw_only=True)

@@ -26,6 +26,8 @@ def explain(error: OmegaConfBaseException, prefix: str) -> str:
         return f"{key}: {not_text(error.key)}"
     if "is not a ListConfig" in text:
         return f"{key}: it must be a list, such as [a] or [1, 2]"
+    if "Cannot merge DictConfig with ListConfig" in text:
+        return f"{key}: it must be a mapping, such as {{a: b}}"
     valid = _fields(error.object_type)
     if valid and (error.key is not None) and str(error.key) not in valid:
         return f"{key}: unknown key; {_suggest(str(error.key), valid)}"

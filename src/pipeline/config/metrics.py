@@ -12,12 +12,11 @@ from pipeline.measures.scores import scores_of
 from pipeline.model.loading import LanguageModel
 
 
-def check_metrics(study: Study, prompts: pd.DataFrame) -> None:
-    """Fail if a metric does not score completions of the prompts, or not one score per row.
+def check_cluster(study: Study, prompts: pd.DataFrame) -> None:
+    """Fail if a prompt has no value of the study's cluster: all without one would count as one.
 
     Raises:
-        ValueError: names the metric and what it does; also prompts without a value of the study's
-            cluster: they would count as one.
+        ValueError: names the cluster and the sample.
     """
     cluster = study.score.cluster
     if cluster in prompts and (prompts[cluster] == "").any():
@@ -26,6 +25,14 @@ def check_metrics(study: Study, prompts: pd.DataFrame) -> None:
             f"score.cluster: {cluster}: sample {sample} has no {cluster}; all without one would be "
             f"a single cluster; valid: a {cluster} of each prompt, or score.cluster=sample"
         )
+
+
+def check_metrics(study: Study, prompts: pd.DataFrame) -> None:
+    """Fail if a metric does not score completions of the prompts, or not one score per row.
+
+    Raises:
+        ValueError: names the metric and what it does.
+    """
     # With an index as the later conditions of a run have.
     samples = prompts.iloc[[0, -1]].set_axis([2, 3])
     # Those of a metric that sorts them come back in another order.

@@ -8,8 +8,9 @@ import pandas as pd
 
 from pipeline.config.contracts import bound, imported, reads
 from pipeline.config.errors import at_key
-from pipeline.config.metrics import check_logit_metrics, check_metrics
+from pipeline.config.metrics import check_cluster, check_logit_metrics, check_metrics
 from pipeline.config.planning import Planned, planned_parts, stand_ins
+from pipeline.config.rows import check_axes, check_rows, check_texts
 from pipeline.config.sections import Node, Study
 from pipeline.config.study import config_file, load_study
 from pipeline.config.wiring import FIT_OPTIONS, option_texts
@@ -25,7 +26,7 @@ from pipeline.model.loading import (
     check_device_map,
     without_weights,
 )
-from pipeline.model.sites import Site, check_component, collected_layers
+from pipeline.model.sites import Site, check_component, chosen_layers, collected_layers
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.model.weights import check_files
 
@@ -65,11 +66,15 @@ def check(study: Study) -> Planned:
     _check_lengths(study, model, prompts, texts)
     check_logit_metrics(study, model, prompts)
     _check_readings(study, model, prompts)
+    check_cluster(study, prompts)
     check_metrics(study, prompts)
     fits = stand_ins(study, model, prompts)
+    check_rows(study, prompts)
     _check_collected_sites(study, fits)
     parts = tuple(planned_parts(study, model, prompts, fits))
     conditions_table(parts)
+    check_texts(study, parts)
+    check_axes(study, prompts, parts)
     return Planned(prompts, collected, model, parts)
 
 
@@ -133,6 +138,9 @@ def _check_components(model: LanguageModel, key: str, node: Node) -> None:
     for text in node.get("sites", []):
         with at_key(f"{key}.sites"):
             model.check(Site.parse(text))
+    if not key.startswith("sweep.arms.") and "store" not in reads(node):
+        # An arm's are checked with its conditions, those of stored activations with what is stored.
+        _check_layers(model, key, node)
     if key.startswith("sweep.arms.") and "positions" in node:
         # Some arms take one rule, which may be a list of positions; others a list of rules.
         annotation = (
@@ -142,6 +150,21 @@ def _check_components(model: LanguageModel, key: str, node: Node) -> None:
         with at_key(f"{key}.positions"):
             for rule in rules:
                 check_rule(rule, positions.EDITED)
+
+
+def _check_layers(model: LanguageModel, key: str, node: Node) -> None:
+    for name in ("layers", "source_layers", "target_layers"):
+        layers = node.get(name, "all")
+        # Lists within the list are windows of layers.
+        if isinstance(layers, str) or all(isinstance(layer, int) for layer in layers):
+            with at_key(key if name == "layers" else f"{key}.{name}"):
+                chosen_layers(layers, model.n_layers, model.name)
+    for name in ("layer", "target_layer"):
+        layer = node.get(name)
+        if layer is not None and not 0 <= layer < model.n_layers:
+            raise ValueError(
+                f"{key}.{name}: {model.name} has no layer {layer}; valid: 0 to {model.n_layers - 1}"
+            )
 
 
 def _check_collect(study: Study, model: LanguageModel) -> None:

@@ -1,6 +1,7 @@
 """Refuse YAML scalars of another type than a field's: `token: no`, `[007]`, `layers: [true]`.
 
-OmegaConf would convert them: `no` to "False", `1e3` to "1000.0", `true` to 1, and "0.5" to 0.5.
+OmegaConf would convert them: `no` to "False", `1e3` to "1000.0", `true` to 1, and "0.5" to 0.5. Of
+a list in place of a mapping it names no key.
 """
 
 import copy
@@ -14,7 +15,7 @@ from pipeline.config.errors import not_number, not_text
 
 
 def check_scalars(value: Any, annotation: Any, key: str) -> None:
-    """Fail if a boolean or a number stands where only text is allowed, or the reverse.
+    """Fail if a boolean or a number stands where only text is allowed, or a list for a mapping.
 
     Args:
         value: plain containers, as YAML gives them.
@@ -32,6 +33,9 @@ def check_scalars(value: Any, annotation: Any, key: str) -> None:
             raise ValueError(f"{key}: {not_text(value)}")
     elif isinstance(value, bool | str) and numeric and not accepted:
         raise ValueError(f"{key}: {not_number(value)}")
+    containers = {get_origin(option) or option for option in options}
+    if isinstance(value, list) and containers & {dict, Mapping} and list not in containers:
+        raise ValueError(f"{key}: it must be a mapping, such as {{a: b}}")
     for option in options:
         if isinstance(value, list) and get_origin(option) in (list, tuple):
             for number, item in enumerate(value):

@@ -5,7 +5,8 @@ import math
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from pipeline.config.contracts import reads
+from pipeline.config.contracts import imported, reads
+from pipeline.config.declared import Named, NeedsText, OfSplits, declared, needed
 from pipeline.config.errors import at_key
 from pipeline.config.sections import Node, Study, Sweep
 from pipeline.measures.scale import TEXT_METRIC
@@ -118,17 +119,43 @@ def _check_reads(study: Study, key: str, node: Node) -> None:
         section, value = sections.get(name, ("", True))
         if not value:
             raise ValueError(f"{key} reads {name}, but the study has no section `{section}`")
+    if study.text is None and any(needed(imported(node["_target_"]), NeedsText)):
+        raise ValueError(
+            f"{key} needs unrelated text, but text is null; valid: text=FILE, as in conf/study"
+        )
+    if study.collect is None or "store" not in reads(node):
+        return
+    collected = f"collect.splits has: {_list(study.collect.splits)}"
+    for splits in needed(imported(node["_target_"]), OfSplits):
+        for split in splits.splits:
+            if split not in study.collect.splits:
+                raise ValueError(f"{key} reads activations of {split}; {collected}")
+    for split in _listed(node.get("split")):
+        if split not in study.collect.splits:
+            raise ValueError(f"{key}.split: {split!r} is not collected; {collected}")
 
 
 def _check_options(study: Study, key: str, node: Node, metrics: list[str]) -> None:
     """Check options whose names have a common meaning in all nodes against the study."""
     arms = study.sweep.arms if study.sweep is not None else {}
-    valid_names = {"arm": arms, "metric": [*metrics, TEXT_METRIC], "reading": study.readings}
+    of_texts = [TEXT_METRIC] if study.text is not None else []
+    valid_names = {
+        "arm": arms,
+        "metric": [*metrics, *of_texts],
+        "reading": study.readings,
+        "fit": study.fits,
+    }
+    for name, note, value in declared(imported(node["_target_"]), node, Named):
+        if note.kind == "axis" or (note.kind == "fit" and "/" in value):
+            continue
+        _among(f"{key}.{name}", value, valid_names[note.kind.split()[-1]])
+        if note.kind == "chosen arm" and study.sweep is not None:
+            _check_chosen(f"{key}.{name}", value, study.sweep)
     if not key.startswith(("sweep.", "score.", "dataset")):
-        for option, valid in valid_names.items():
+        for option in ("arm", "metric", "reading"):
             for name in (option, f"{option}s"):
                 for value in _listed(node.get(name)):
-                    _among(f"{key}.{name}", value, valid)
+                    _among(f"{key}.{name}", value, valid_names[option])
     if key.startswith("figures."):
         for value in _listed(node.get("split")):
             _among(f"{key}.split", value, _drawn_splits(study, node))
@@ -150,8 +177,25 @@ def _check_options(study: Study, key: str, node: Node, metrics: list[str]) -> No
                 raise ValueError(f"{key}.{name}: {number} is not a finite number")
 
 
+def _check_chosen(key: str, arm: str, sweep: Sweep) -> None:
+    """Fail if a node draws an arm at its chosen setting, but none is chosen."""
+    if arm not in sweep.chosen():
+        raise ValueError(
+            f"{key}: no setting of arm {arm!r} is chosen, as it has no goal; set "
+            f"sweep.arms.{arm}.metric and .goal; valid: {_list(sweep.chosen())}"
+        )
+
+
 def _drawn_splits(study: Study, node: Node) -> list[str]:
-    """List the splits that a figure's rows may have: those reported, if it draws scores of arms."""
+    """List the splits that a figure's rows may have: those reported, if it draws scores of arms.
+
+    Of a reading that has an option `split` or reads the store: those that it reads.
+    """
+    reading = study.readings.get(str(node.get("reading")))
+    if reading is not None and "split" in reading:
+        return [reading["split"]]
+    if reading is not None and study.collect is not None and "store" in reads(reading):
+        return study.collect.splits
     if study.sweep is None or not {"scores", "summary"} & set(reads(node)):
         return ["train", "val", "test", "text"]
     named = [*_listed(node.get("arm")), *_listed(node.get("arms"))]

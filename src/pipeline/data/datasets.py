@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.data.column_names import NOT_IN_DATASETS, NOT_IN_FILES
 from pipeline.data.tables import own_column, read_table, text_column
 from pipeline.model import chat
 from pipeline.model.tokenization import encode, last_mention
@@ -30,10 +31,6 @@ PROMPT_COLUMNS = (
     "raw",
 )
 SPLITS = ("train", "val", "test")
-RESERVED = ("sample", "prompt", "tokens", "condition", "arm", "role", "repeat", "metric", "score")
-"""Columns added by later stages."""
-_SET = ("raw", "subject_start", "draw", "completion", "n_tokens", "stopped", "at_setting")
-"""Columns of prompts, completions or conditions that a file cannot give."""
 
 
 def load_table(
@@ -67,7 +64,7 @@ def load_table(
     if unknown:
         raise ValueError(f"dataset column {unknown[0]!r} is unknown; valid: {', '.join(texts)}")
     table = read_table(path, name=name, part=part)
-    for column in _SET:
+    for column in NOT_IN_FILES:
         if column in table:
             raise ValueError(f"{path}: a column may not be called {column!r}; rename it")
     frame = pd.DataFrame(index=table.index)
@@ -268,8 +265,8 @@ def checked(frame: pd.DataFrame, path: str) -> pd.DataFrame:
             or ends with a blank: it would be another class than the same word without.
     """
     for column in frame.columns:
-        if column in RESERVED:
-            raise ValueError(f"{path}: a column of its own may not be called {column!r}; rename it")
+        if column in NOT_IN_DATASETS:
+            raise ValueError(f"{path}: a column may not be called {column!r}; rename it")
     for column in ("label", "split", "topic"):
         for value in frame[column].unique():
             if value != value.strip():

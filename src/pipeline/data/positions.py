@@ -107,9 +107,9 @@ def _finder(
     if rule == "completion":
         return _completion_finder()
     if rule in ("subject", "subject_tokens"):
-        kept = slice(-1, None) if rule == "subject" else slice(None)
+        subject_tokens = slice(-1, None) if rule == "subject" else slice(None)
         tail = template_tail(tokenizer, variables=variables)
-        return lambda row: (_tokens(row), _subject(tokenizer, row, tail)[kept])
+        return lambda row: (_tokens(row), _subject(tokenizer, row, tail)[subject_tokens])
     if rule == "all":
         return lambda row: (_tokens(row), tuple(range(len(row["tokens"]))))
     if rule == "template":

@@ -110,26 +110,28 @@ def select_prompts(
         if any(isinstance(value, list | dict | np.ndarray) for value in present):
             raise ValueError(f"column {column!r} has lists or objects; valid: text or numbers")
         # True equals 1.
-        kept = {(isinstance(value, bool), value) for value in present}
+        known = {(isinstance(value, bool), value) for value in present}
         chosen = values if isinstance(values, list) else [values]
         for value in chosen:
-            if (isinstance(value, bool), value) not in kept:
-                shown = sorted(map(str, {each for _, each in kept}))[:20]
+            if (isinstance(value, bool), value) not in known:
+                listed = sorted(map(str, {each for _, each in known}))
+                more = f" and {len(listed) - 20} more" if len(listed) > 20 else ""
                 texts = any(isinstance(text, str) for text in present)
                 is_wrong_type = texts and not isinstance(value, str)
                 quote = " (no text: quote it in the YAML)" if is_wrong_type else ""
                 raise ValueError(
-                    f"no prompt has {column} {value!r}{quote}; valid: {', '.join(shown)}"
+                    f"no prompt has {column} {value!r}{quote}; "
+                    f"valid: {', '.join(listed[:20]) or 'none'}{more}"
                 )
         prompts = prompts[prompts[column].isin(chosen)]
     if splits is not None:
-        there = prompts[prompts["split"].isin(splits)]
-        if there.empty:
+        of_splits = prompts[prompts["split"].isin(splits)]
+        if of_splits.empty:
             raise ValueError(
                 f"no prompt of {wanted or 'the dataset'} is in {', '.join(splits)}; "
                 f"they are in: {', '.join(sorted(prompts['split'].unique())) or 'none'}"
             )
-        prompts = there
+        prompts = of_splits
     return prompts
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from pipeline.data.column_names import NOT_AXES
 from pipeline.data.roles import BASELINE, CANDIDATE, CONTROL, CURVE
 from pipeline.engine.decoding import Decoding
 from pipeline.model.loading import LanguageModel
@@ -172,13 +173,6 @@ class Edit:
             raise ValueError(f"{self.site} can be read but not edited")
 
 
-_NOT_AXES = (
-    *("condition", "role", "sample", "prompt", "repeat", "completion", "metric", "score"),
-    *("label", "split", "topic", "at_setting", "is_setting", "mean", "n", "n_unscored", "stderr"),
-    *("low", "high", "interval", "metric_label", "percent", "share", "tokens", "stopped"),
-)
-
-
 @dataclass(frozen=True)
 class Condition:
     """Edits that are applied together, and their coordinates on the axes of a sweep.
@@ -209,7 +203,7 @@ class Condition:
         axes = {n: v.item() if getattr(v, "ndim", 1) == 0 else v for n, v in self.axes.items()}
         object.__setattr__(self, "axes", axes)
         for name, value in axes.items():
-            if name in _NOT_AXES:
+            if name in NOT_AXES:
                 raise ValueError(f"axis {name!r} would be taken for the tables' own column {name}")
             if not isinstance(value, str | int | float):
                 raise ValueError(

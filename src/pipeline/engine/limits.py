@@ -171,7 +171,7 @@ def check_listed(
 ) -> None:
     """Check that every edit's position rule selects a token of at least one sequence.
 
-    Warns of positions in a list that some sequences do not have.
+    Warns of positions in a list that some sequences do not have, once for all conditions of an arm.
 
     Args:
         conditions: conditions that will run on every prompt.
@@ -181,6 +181,7 @@ def check_listed(
     Raises:
         ValueError: names the condition, the site and the positions.
     """
+    warnings: dict[str, None] = {}
     for condition in conditions:
         for edit in condition.edits:
             rule = edit.positions
@@ -203,8 +204,10 @@ def check_listed(
             for at in rule if isinstance(rule, tuple) else ():
                 missing = sum(not -end <= at < most for _, end, most in sequences)
                 if missing:
-                    log.warning(
-                        "%s: the edit at %s names position %d, which %d of %d prompts do not have: "
-                        "they are not edited there",
-                        *(condition, edit.site, at, missing, len(sequences)),
-                    )
+                    arm = f"arm {condition.axes['arm']}: " if "arm" in condition.axes else ""
+                    warnings[
+                        f"{arm}an edit names position {at}, which {missing} of {len(sequences)} "
+                        "prompts do not have: they are not edited there"
+                    ] = None
+    for warning in warnings:
+        log.warning("%s", warning)

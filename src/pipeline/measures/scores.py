@@ -1,6 +1,6 @@
 """The long table of scores, one row per condition, sample, repeat and metric, and its joins."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -73,10 +73,21 @@ def long_table(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=SCORE_COLUMNS)
 
 
-def constant_metrics(scores: pd.DataFrame) -> list[str]:
-    """List the metrics that score all of several rows alike: they cannot show any effect."""
-    found = scores.groupby("metric", sort=False)["score"].agg(["count", "nunique"])
-    return found.index[(found["count"] > 1) & (found["nunique"] == 1)].tolist()
+def doubts(scores: pd.DataFrame, of_arms: Collection[str | None]) -> list[str]:
+    """Describe metrics that cannot show an effect: they score nothing, or an arm's all rows alike.
+
+    Args:
+        scores: the long table.
+        of_arms: the metrics that arms name.
+    """
+    found = []
+    counts = scores.groupby("metric", sort=False)["score"].agg(["count", "nunique", "size"])
+    for name, row in counts.iterrows():
+        if row["count"] == 0:
+            found.append(f"metric {name} scores none of its {row['size']} rows: all are NaN")
+        elif name in of_arms and row["count"] > 1 and row["nunique"] == 1:
+            found.append(f"metric {name} gives every completion and prompt the same score")
+    return found
 
 
 def with_prompts(table: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pipeline.config.declared import OneOrMore, Sample
 from pipeline.engine.chunks import passes
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
@@ -25,7 +26,7 @@ DATASET, RANDOM = "dataset", "repeated random tokens"
 
 
 def attention_patterns(
-    model: LanguageModel, prompts: pd.DataFrame, *, samples: list[int]
+    model: LanguageModel, prompts: pd.DataFrame, *, samples: list[Sample]
 ) -> pd.DataFrame:
     """Tabulate the attention weights of all layers and heads in some prompts.
 
@@ -77,9 +78,9 @@ def attention_summary(
     prompts: pd.DataFrame,
     seed: int,
     *,
-    sequences: int = 20,
-    length: int = 25,
-    batch_tokens: int = 4096,
+    sequences: OneOrMore = 20,
+    length: OneOrMore = 25,
+    batch_tokens: OneOrMore = 4096,
 ) -> pd.DataFrame:
     """Tabulate what each head attends to, in the dataset and in repeated random tokens.
 

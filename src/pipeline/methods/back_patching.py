@@ -1,17 +1,18 @@
 """Back-patching: patch the residual stream of a later layer into an earlier layer."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
 
+from pipeline.config.declared import OneOf
 from pipeline.data.positions import locate
 from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit, PerPrompt, PromptPositions
 from pipeline.methods.interventions import Replace
-from pipeline.methods.layer_pairs import source_and_target_layers
+from pipeline.methods.layer_pairs import COMPONENTS, DONORS, source_and_target_layers
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
@@ -24,8 +25,8 @@ def back_patch(
     positions: Any = "subject",
     source_layers: Any = "all",
     target_layers: Any = "all",
-    component: str = "resid_post",
-    donor: str = "same",
+    component: Annotated[str, OneOf(*COMPONENTS)] = "resid_post",
+    donor: Annotated[str, OneOf(*DONORS)] = "same",
 ) -> Iterator[Condition]:
     """Yield a condition for every source layer s and target layer t < s.
 

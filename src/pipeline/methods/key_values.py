@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pipeline.config.declared import NeedsText, OneOrMore, Range
 from pipeline.engine.chunks import passes
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
@@ -36,11 +37,11 @@ _CONTEXT = 8
 
 def value_tokens(
     model: LanguageModel,
-    texts: pd.DataFrame,
+    texts: Annotated[pd.DataFrame, NeedsText()],
     *,
     layers: Any = "all",
-    top: int = 5,
-    longest: int = 128,
+    top: OneOrMore = 5,
+    longest: Annotated[int, Range(3)] = 128,
 ) -> pd.DataFrame:
     """Tabulate the top tokens of every value vector, and the context that activates its key most.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.config.declared import Selection
 from pipeline.data.prompts import select_prompts
 from pipeline.data.roles import BASELINE
 from pipeline.measures.lists import ablation_table, last_item_token, token_types
@@ -89,7 +90,11 @@ def completion_types(tokenizer: Any, lists: pd.DataFrame) -> list[list[str]]:
 
 
 def filler_blanks_from_end(
-    model: LanguageModel, prompts: pd.DataFrame, *, select: Any = None, first: str | None = None
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    *,
+    select: Selection = None,
+    first: str | None = None,
 ) -> pd.DataFrame:
     """Tabulate whether a filler blank follows each item of the prompts' recorded lists.
 

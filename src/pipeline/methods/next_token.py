@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pipeline.config.declared import OneOrMore
 from pipeline.engine.chunks import passes
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
@@ -16,7 +17,9 @@ from pipeline.model.hooks import run_to_logits
 from pipeline.model.loading import LanguageModel
 
 
-def next_tokens(model: LanguageModel, prompts: pd.DataFrame, *, top: int = 10) -> pd.DataFrame:
+def next_tokens(
+    model: LanguageModel, prompts: pd.DataFrame, *, top: OneOrMore = 10
+) -> pd.DataFrame:
     """Tabulate the most likely tokens after each prompt, with the entropy of the distribution.
 
     p = softmax(logits) in float64, entropy = -Σ p log p over the vocabulary, in nats.

@@ -1,13 +1,14 @@
 """How well a state's next token is read from it: Patchscopes beside the logit lens, by layer."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from pipeline.config.declared import Label, OneOf
 from pipeline.data.positions import locate
 from pipeline.engine.conditions import Condition
 from pipeline.engine.scoring import RowLogits, score_change, score_last
@@ -21,8 +22,8 @@ def next_token_precision(
     prompts: pd.DataFrame,
     seed: int,
     *,
-    label: str,
-    method: str = "patchscope",
+    label: Label,
+    method: Annotated[str, OneOf("patchscope", "logit_lens")] = "patchscope",
     split: str = "test",
     source_positions: Any = "subject",
     positions: Any = "subject",

@@ -1,7 +1,7 @@
 """Patchscopes: decode a state by patching it into the placeholder of another prompt."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.config.declared import Label, OneOf, OneOrMore
 from pipeline.data.datasets import tokenise
 from pipeline.data.positions import locate
 from pipeline.data.roles import CANDIDATE, CONTROL
@@ -17,7 +18,7 @@ from pipeline.engine.conditions import Condition, Edit, PerPrompt, PromptPositio
 from pipeline.engine.decoding import Decoding
 from pipeline.engine.generation import generate
 from pipeline.methods.interventions import Replace
-from pipeline.methods.layer_pairs import source_and_target_layers
+from pipeline.methods.layer_pairs import COMPONENTS, DONORS, source_and_target_layers
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
 
@@ -34,8 +35,8 @@ def patchscope(
     positions: Any = "subject",
     source_layers: Any = "all",
     target_layers: Any = "all",
-    component: str = "resid_post",
-    donor: str = "same",
+    component: Annotated[str, OneOf(*COMPONENTS)] = "resid_post",
+    donor: Annotated[str, OneOf(*DONORS)] = "same",
 ) -> Iterator[Condition]:
     """Yield a condition for every source layer s and target layer t.
 
@@ -93,15 +94,15 @@ def patchscope_texts(
     model: LanguageModel,
     prompts: pd.DataFrame,
     *,
-    label: str,
+    label: Label,
     target_layer: int,
     split: str = "test",
-    texts: int = 5,
+    texts: OneOrMore = 5,
     source_positions: Any = "subject",
     positions: Any = "subject",
     source_layers: Any = "all",
     component: str = "resid_post",
-    max_new_tokens: int = 8,
+    max_new_tokens: OneOrMore = 8,
 ) -> pd.DataFrame:
     """Tabulate greedy completions of target prompts, by source layer of the patched state.
 

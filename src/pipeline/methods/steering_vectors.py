@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.config.declared import Range
 from pipeline.data.prompts import select_prompts
 from pipeline.engine.conditions import Condition
 from pipeline.engine.scoring import score_last
@@ -82,7 +83,7 @@ def selected_direction(
     positive: str,
     negative: str,
     refusal_tokens: list[str],
-    max_kl: float = 0.1,
+    max_kl: Annotated[float, Range(0)] = 0.1,
     min_steering: float = 0.0,
     layer_share: float = 0.8,
     controls: dict[str, int] = CONTROLS,

@@ -4,13 +4,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.config.declared import ColumnName, OneOf, OneOrMore, Selection
 from pipeline.data.datasets import dataset_digest
 from pipeline.data.prompts import select_facts
 from pipeline.data.roles import CANDIDATE, CONTROL
@@ -71,10 +72,10 @@ def answer_values(
     prompts: pd.DataFrame,
     seed: int,
     *,
-    column: str = "answer",
-    fact: str = "fact",
-    rows: Any = None,
-    top: int = 1,
+    column: ColumnName = "answer",
+    fact: ColumnName = "fact",
+    rows: Selection = None,
+    top: OneOrMore = 1,
 ) -> AnswerValues:
     """Choose the values that add most to the answer's logit at the last token, over all layers.
 
@@ -156,11 +157,11 @@ def edited_values(
     seed: int,
     *,
     fit: str,
-    values: str = "chosen",
+    values: Annotated[str, OneOf(*KINDS)] = "chosen",
     strengths: list[float],
-    old: str = "answer",
-    new: str = "target",
-    fact: str = "fact",
+    old: ColumnName = "answer",
+    new: ColumnName = "target",
+    fact: ColumnName = "fact",
 ) -> Iterator[Condition]:
     """Yield a condition for each strength s: v + s sign(a) (e(new) - e(old)) for a fact's values.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import combinations_with_replacement
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from scipy.stats import beta
 
+from pipeline.config.declared import OfSplits, Range
 from pipeline.measures.statistics import RESAMPLES, resampling_counts
 from pipeline.methods.directions import FITTED, Directions, Key
 from pipeline.methods.fitting import Classes
@@ -59,14 +60,14 @@ def vector_cosines(fits: Mapping[str, Any], *, directions: list[str]) -> pd.Data
 
 
 def vector_stability(
-    store: ActivationStore,
+    store: Annotated[ActivationStore, OfSplits("train")],
     prompts: pd.DataFrame,
     *,
     component: str,
     contrasts: dict[str, list[str]],
     position: Any = -1,
     cluster: str = "sample",
-    resamples: int = 200,
+    resamples: Annotated[int, Range(1, most=RESAMPLES)] = 200,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Compute how alike differences of means of other training prompts are, at every layer.

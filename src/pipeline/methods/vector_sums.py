@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from pipeline.config.declared import ZeroOrMore
 from pipeline.data.positions import resolve
 from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.conditions import Condition, Edit
@@ -29,7 +30,7 @@ def add_sum(
     strengths: list[float] = [1.0],  # noqa: B006 - never changed
     positions: Any = "last",
     layers: Any = "all",
-    draws: int = 2,
+    draws: ZeroOrMore = 2,
 ) -> Iterator[Condition]:
     """Add two layers' directions at once: x + strength * (a + b).
 

@@ -110,8 +110,8 @@ def last_mention(text: str, subject: str) -> int:
     start = text.rfind(subject) if subject else -1
     while start > 0 and not _is_whole(text, start, start + len(subject)):
         start = text.rfind(subject, 0, start + len(subject) - 1)
-    whole = start >= 0 and _is_whole(text, start, start + len(subject))
-    return start if whole else -1
+    is_whole_word = start >= 0 and _is_whole(text, start, start + len(subject))
+    return start if is_whole_word else -1
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:

@@ -5,8 +5,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from pipeline.config.study import config_file, load_study
@@ -16,7 +17,16 @@ from pipeline.measures.statistics import Estimate, paired_difference
 from pipeline.runs.outputs import find_output
 from pipeline.runs.records import Comparison, compare, flatten, read_runs
 
+NEGLIGIBLE = 1e-9
+"""Differences that vary less than this, in parts of their mean if above 1, are taken as equal."""
 SIDES = {"baseline": "baseline_id", "steered": "steered_id"}
+
+
+class Paired(NamedTuple):
+    """The mean difference of pairs of scores, and how many of the scored pairs differ at all."""
+
+    difference: Estimate
+    differing: int
 
 
 def compare_named(root: Path, a: str, b: str) -> Comparison:
@@ -52,6 +62,8 @@ def compare_outputs(a: Path, b: Path) -> Comparison:
 
     As `records.compare`, but a number of the same instructions in both runs has the interval of
     its paired difference: for one arm, metric and side, the scores of the same sample and repeat.
+    `differ` counts the pairs that are not equal. If none is, or all differ by the same, resampling
+    them has no spread, and there is no interval.
 
     Args:
         a: output folder of one run.
@@ -65,11 +77,15 @@ def compare_outputs(a: Path, b: Path) -> Comparison:
     paired = dict(_paired(a, b, *(record["summary"] for record in records)))
     summary = comparison.summary
     summary["paired"] = summary["key"].isin(list(paired))
-    for key, found in paired.items():
+    summary["differ"] = ""
+    for key, (found, differing) in paired.items():
         row = summary["key"] == key
-        excludes = found.low > 0 or found.high < 0
-        columns = ["difference", "low", "high", "excludes_zero"]
-        summary.loc[row, columns] = [found.mean, found.low, found.high, excludes]
+        low, high, excludes = found.low, found.high, found.low > 0 or found.high < 0
+        if not differing or high - low <= NEGLIGIBLE * max(1.0, abs(found.mean)):
+            low, high, excludes = math.nan, math.nan, pd.NA if differing else False
+        columns = ["difference", "low", "high", "excludes_zero", "differ"]
+        counted = f"{differing} of {found.n}"
+        summary.loc[row, columns] = [found.mean, low, high, excludes, counted]
     return Comparison(comparison.config, summary, _beside_the_config(a, b))
 
 
@@ -100,7 +116,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _paired(
     a: Path, b: Path, numbers: Mapping[str, Any], others: Mapping[str, Any]
-) -> Iterator[tuple[str, Estimate]]:
+) -> Iterator[tuple[str, Paired]]:
     """Yield the paired difference of every number that both runs have on the same prompts."""
     scores, other_scores = (_scores(folder) for folder in (a, b))
     losses = [_losses(folder) for folder in (a, b)]
@@ -130,24 +146,23 @@ def _paired(
                     share=bool(shares[metric]),
                     seed=score.seed,
                 )
-                yield f"{arm}.{side}", found
+                yield f"{arm}.{side}", Paired(found, _differing(other_rows, rows))
             of_texts = [
                 _of(table, arm, TEXT_METRIC, each[arm]["conditions"][key] if steered else None)
                 for table, each in zip(losses, (numbers, others), strict=True)
                 if "perplexity" in each[arm]
             ]
             if len(of_texts) == 2 and same_texts:
-                yield f"{arm}.perplexity.{side}", _of_perplexities(*of_texts, seed=score.seed)
+                rise = _of_perplexities(*of_texts, seed=score.seed)
+                yield f"{arm}.perplexity.{side}", Paired(rise, _differing(*of_texts))
         if len(alike) == len(SIDES):
             changes = [
                 _change(*pair) for pair in zip(alike["steered"], alike["baseline"], strict=True)
             ]
-            yield (
-                f"{arm}.difference",
-                paired_difference(
-                    changes[1], changes[0], cluster=score.cluster, share=False, seed=score.seed
-                ),
+            found = paired_difference(
+                changes[1], changes[0], cluster=score.cluster, share=False, seed=score.seed
             )
+            yield f"{arm}.difference", Paired(found, _differing(*changes))
 
 
 def _of_perplexities(losses: pd.DataFrame, other_losses: pd.DataFrame, *, seed: int) -> Estimate:
@@ -156,6 +171,12 @@ def _of_perplexities(losses: pd.DataFrame, other_losses: pd.DataFrame, *, seed: 
     before = math.exp(losses["score"].mean())
     mean, low, high = (before * math.expm1(value) for value in (rise.mean, rise.low, rise.high))
     return replace(rise, mean=mean, low=low, high=high)
+
+
+def _differing(a: pd.DataFrame, b: pd.DataFrame) -> int:
+    """Count the scored pairs of (sample, repeat) whose scores are not equal."""
+    first, second = (table.set_index(["sample", "repeat"])["score"] for table in (a, b))
+    return int(np.count_nonzero((first - second).dropna()))
 
 
 def _change(steered: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Prepare a process that a terminal or a scheduler runs: its signals and its streams."""
 
 import io
+import logging
 import signal
 import sys
 import threading
@@ -13,12 +14,32 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which schedulers send, in place of Ctrl-C."""
 
 
+class Once(logging.Filter):
+    """Lets each distinct message through once: a model that is loaded again says nothing new."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._messages: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message is new."""
+        message = record.getMessage()
+        is_new = message not in self._messages
+        self._messages.add(message)
+        return is_new
+
+
 @contextmanager
 def prepared() -> Iterator[None]:
-    """Raise `Terminated` at SIGTERM, and write characters that a stream cannot encode as `?`."""
+    """Raise `Terminated` at SIGTERM; write a warning once, and `?` for what cannot be encoded."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    once = Once()
+    # Others, such as those of a run's record or of tests, are subclasses with filters of their own.
+    handlers = [h for h in logging.getLogger().handlers if type(h) is logging.StreamHandler]
+    for handler in handlers:
+        handler.addFilter(once)
     before = signal.getsignal(signal.SIGTERM)
     # Python sets handlers in the main thread only; a handler of another program is left.
     ours = before is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
@@ -27,6 +48,8 @@ def prepared() -> Iterator[None]:
     try:
         yield
     finally:
+        for handler in handlers:
+            handler.removeFilter(once)
         if ours:
             signal.signal(signal.SIGTERM, before)
 

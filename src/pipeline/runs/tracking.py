@@ -20,6 +20,7 @@ import pandas as pd
 
 from pipeline.runs.records import flatten, run_file
 from pipeline.runs.scratch import whole_file
+from pipeline.runs.terminal import Once
 from pipeline.runs.tracking_settings import check_tracking
 
 CONNECT_SECONDS = 30
@@ -31,10 +32,11 @@ logger = logging.getLogger(__name__)
 
 
 class _WarningCollector(logging.Handler):
-    """Collects warnings for the summary; does not display them."""
+    """Collects distinct warnings for the summary; does not display them."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
+        self.addFilter(Once())
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -1,8 +1,11 @@
 """Curves of arms over an axis of their conditions, at values of another axis chosen on val rows."""
 
+from typing import Annotated
+
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import ArmName, AxisName, OneOf, ZeroOrMore
 from pipeline.measures.bands import Band, band_over
 from pipeline.views.heat_maps import in_words, tick
 from pipeline.views.marks import bands_in_words, draw_band, draw_curve, legend_key
@@ -26,11 +29,11 @@ def arms_by_axis(
     *,
     arms: list[str],
     metric: str,
-    x: str,
-    chosen: str,
-    controls: list[str] | None = None,
-    goal: str = "raise",
-    at_least: int = 0,
+    x: AxisName,
+    chosen: AxisName,
+    controls: list[ArmName] | None = None,
+    goal: Annotated[str, OneOf("raise", "lower")] = "raise",
+    at_least: ZeroOrMore = 0,
 ) -> Figure:
     """Plot the test mean of each arm over an axis, at the value of another axis chosen on val rows.
 

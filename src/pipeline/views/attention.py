@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from pipeline.config.declared import OneOf, ReadingName, Sample
 from pipeline.measures.statistics import estimate
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.panels import caption, panels
@@ -34,7 +35,7 @@ def attention_by_head(
     seed: int,
     *,
     reading: str,
-    text: str,
+    text: Annotated[str, OneOf("dataset", "repeated random tokens")],
 ) -> Figure:
     """Draw mean attention scores of every layer and head as heat maps, and the entropy.
 
@@ -107,10 +108,10 @@ def attention_by_head(
 def strongest_patterns(
     readings: Mapping[str, pd.DataFrame],
     *,
-    patterns: str,
-    summary: str,
-    text: str,
-    sample: int,
+    patterns: ReadingName,
+    summary: ReadingName,
+    text: Annotated[str, OneOf("dataset", "repeated random tokens")],
+    sample: Sample,
 ) -> Figure:
     """Draw the pattern of the strongest head of every score in one prompt, tokens on the axes.
 
@@ -144,9 +145,9 @@ def strongest_patterns(
 def layer_patterns(
     readings: Mapping[str, pd.DataFrame],
     *,
-    patterns: str,
+    patterns: ReadingName,
     layer: int,
-    sample: int,
+    sample: Sample,
 ) -> Figure:
     """Draw the pattern of every head of a layer in one prompt, with tokens on the axes.
 
@@ -172,8 +173,8 @@ def layer_patterns(
 def all_patterns(
     readings: Mapping[str, pd.DataFrame],
     *,
-    patterns: str,
-    sample: int,
+    patterns: ReadingName,
+    sample: Sample,
 ) -> Figure:
     """Draw the patterns of all layers (rows, the last at the top) and heads (columns), small.
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.config.declared import ArmName, ReadingName
 from pipeline.measures.recovered import Interval, rank_agreement
 from pipeline.views.circuit_graphs import component_names, effects_of_arm
 from pipeline.views.marks import GREY, legend_key
@@ -27,10 +28,10 @@ def attribution_agreement(
     seed: int,
     *,
     arm: str,
-    edges: str,
+    edges: ArmName,
     metric: str,
-    attributions: str,
-    edge_attributions: str,
+    attributions: ReadingName,
+    edge_attributions: ReadingName,
     split: str = "test",
 ) -> Figure:
     """Plot attributions against effects of patching, of components and of edges.

@@ -1,11 +1,11 @@
 """Figure nodes of studies with autoencoders, drawn from their readings."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import Selection
 from pipeline.data.prompts import select_prompts
 from pipeline.measures.expression import MOST_FEATURES, Clusters, clustered
 from pipeline.views.ablations import attribution_check
@@ -32,7 +32,7 @@ def checked_attributions(readings: Readings, *, reading: str, formula: str) -> F
 
 
 def expression(
-    prompts: pd.DataFrame, readings: Readings, *, reading: str, select: Any = None
+    prompts: pd.DataFrame, readings: Readings, *, reading: str, select: Selection = None
 ) -> dict[str, Figure]:
     """Draw the clustered matrix of each site that has one, from `sae.expressed`.
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import AxisName
 from pipeline.measures.bands import band_over
 from pipeline.measures.contrasts import contrast
 from pipeline.measures.statistics import estimate
@@ -32,9 +33,9 @@ def curves_by_axis(
     *,
     arm: str,
     metric: str,
-    x: str,
-    line: str,
-    panel: str | None = None,
+    x: AxisName,
+    line: AxisName,
+    panel: AxisName | None = None,
     split: str | None = "test",
 ) -> Figure:
     """Plot the mean score over an axis of an arm's conditions, a line for each value of another.

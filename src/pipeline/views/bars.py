@@ -2,13 +2,14 @@
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import OneOrMore, ValueOf
 from pipeline.measures.statistics import estimate
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.marks import legend_key
@@ -22,9 +23,9 @@ def next_token_bars(
     seed: int,
     *,
     reading: str,
-    topics: list[str],
+    topics: list[Annotated[str, ValueOf("topic")]],
     split: str = "test",
-    top: int = 5,
+    top: OneOrMore = 5,
 ) -> Figure:
     """Draw the top next-token probabilities of two labels side by side, one panel per topic.
 

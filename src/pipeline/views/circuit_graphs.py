@@ -1,7 +1,7 @@
 """A circuit drawn as a graph of its components and the edges between them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
+from pipeline.config.declared import ArmName, Range, ReadingName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.effects import effects_over_clusters
 from pipeline.views.marks import legend_key
@@ -30,11 +31,11 @@ def circuit_graph(
     readings: Mapping[str, pd.DataFrame],
     cluster: str,
     *,
-    edges: str,
+    edges: ArmName,
     metric: str,
-    components: str,
-    attributions: str,
-    least: float = 0.01,
+    components: ReadingName,
+    attributions: ReadingName,
+    least: Annotated[float, Range(0, below=1)] = 0.01,
     split: str = "test",
 ) -> Figure:
     """Draw a circuit as a graph: layers upwards, edges by the effect of patching them.

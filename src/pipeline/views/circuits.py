@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import ArmName, MetricName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.recovered import Interval, recovered
 from pipeline.measures.statistics import estimate
@@ -20,11 +21,11 @@ def recovered_by_size(
     cluster: str,
     seed: int,
     *,
-    circuit: str,
-    ranked: str,
-    random: str,
+    circuit: ArmName,
+    ranked: ArmName,
+    random: ArmName,
     metric: str,
-    correct: str,
+    correct: MetricName,
     split: str = "test",
 ) -> Figure:
     """Plot the recovered share of the difference against the number of kept components.
@@ -119,8 +120,8 @@ def circuit_parts(
     cluster: str,
     seed: int,
     *,
-    circuit: str,
-    parts: str,
+    circuit: ArmName,
+    parts: ArmName,
     metric: str,
     split: str = "test",
 ) -> Figure:

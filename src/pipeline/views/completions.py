@@ -1,12 +1,17 @@
 """Show completions with and without an intervention side by side."""
 
 import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
-from pipeline.views.selection import select
+from pipeline.views.numbers import setting_in_words
+from pipeline.views.selection import BASELINE, fitted_of, select, steered_of
 
 KEYS = ["sample", "repeat"]
+_MARKS = {"arm", "at_setting", "is_setting"}
+"""Columns of conditions that are no axis to name."""
 
 
 def completion_table(
@@ -64,6 +69,51 @@ def side_by_side(sweep: pd.DataFrame, baseline_id: str, steered_id: str, n: int,
         pairs = [f"{a:<{column}} | {b}".rstrip() for a, b in zip(left, right, strict=True)]
         blocks.append("\n".join([*textwrap.wrap(title, width), *pairs]))
     return f"{baseline_id} | {steered_id}\n\n" + "\n\n".join(blocks) + "\n"
+
+
+def completions_of_arms(
+    completions: pd.DataFrame,
+    conditions: pd.DataFrame,
+    arms: Iterable[str],
+    metrics: Mapping[str, Any],
+    *,
+    n: int,
+    width: int,
+) -> Iterator[str]:
+    """Yield for each arm its completions without and with an intervention, side by side.
+
+    Of an arm without a chosen setting: under its first condition.
+
+    Args:
+        completions: of all arms, with `condition` and the columns of the prompts.
+        conditions: `condition`, `role` and axes of every condition.
+        arms: the study's.
+        metrics: headline numbers by arm, with the chosen setting if there is one.
+        n: completions of an arm.
+        width: characters in a line.
+
+    Raises:
+        ValueError: as `side_by_side`.
+    """
+    for arm in arms:
+        numbers = metrics.get(arm, {})
+        if "conditions" in numbers:
+            shown = side_by_side(completions, **numbers["conditions"], n=n, width=width)
+            yield f"{arm}, {setting_in_words(numbers)}:\n{shown}"
+            continue
+        rows = conditions[conditions["arm"] == arm]
+        edited = steered_of(rows)
+        if edited.empty:
+            yield f"{arm}: no condition but the baseline; completions.parquet has its completions"
+            continue
+        first = pd.concat([fitted_of(edited), edited]).iloc[0]
+        axes = first.drop(["condition", "role", *_MARKS & {*first.index}]).dropna()
+        baseline = rows.loc[rows["role"] == BASELINE, "condition"].iloc[0]
+        shown = side_by_side(completions, baseline, first["condition"], n=n, width=width)
+        yield (
+            f"{arm}, no setting chosen; the first of {len(edited)} conditions, "
+            f"{setting_in_words({'setting': axes})}:\n{shown}"
+        )
 
 
 def _lines(completion: str, stopped: str, width: int) -> list[str]:

@@ -1,12 +1,13 @@
 """Benefit of interventions against their damage on unrelated text, over strengths."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import ArmName, NeedsText, OneOf
 from pipeline.measures.pareto import pareto_front
 from pipeline.measures.scale import TEXT_METRIC
 from pipeline.measures.statistics import paired_difference
@@ -31,11 +32,11 @@ _SAME = ["intervention", "positions", "layer"]
 
 def benefit_and_damage(
     summary: pd.DataFrame,
-    scores: pd.DataFrame,
+    scores: Annotated[pd.DataFrame, NeedsText()],
     seed: int,
     *,
     metric: str,
-    goals: dict[str, str],
+    goals: dict[ArmName, Annotated[str, OneOf("raise", "lower")]],
     split: str = "test",
 ) -> Figure:
     """Draw a metric against the loss of unrelated text, a point for each strength of each arm.

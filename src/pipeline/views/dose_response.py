@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.config.declared import OneOrMore, ReadingName
 from pipeline.views.marks import GREY, draw_reference, legend_key
 from pipeline.views.neurons import called
 from pipeline.views.panels import COLOURS, caption, legend, panels
@@ -28,8 +29,8 @@ def dose_response(
     *,
     arm: str,
     metric: str,
-    activations: str,
-    most: int = 6,
+    activations: ReadingName,
+    most: OneOrMore = 6,
     split: str = "test",
 ) -> Figure:
     """Draw a metric against the activation that neurons are clamped at, one panel per neuron.

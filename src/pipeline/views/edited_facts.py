@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import ArmName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.edited_facts import (
     ACCURACIES,
@@ -38,7 +39,7 @@ def edits_by_layer(
     seed: int,
     *,
     arm: str,
-    control: str,
+    control: ArmName,
     split: str = "test",
 ) -> Figure:
     """Plot what edits of each layer change, in EasyEdit's and in COUNTERFACT's scores.
@@ -97,7 +98,7 @@ def edits_compared(
     cluster: str,
     seed: int,
     *,
-    reference: str,
+    reference: ArmName,
     arms: dict[str, str],
     split: str = "test",
 ) -> Figure:

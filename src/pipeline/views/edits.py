@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import AxisName, MetricName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.statistics import Estimate, estimate
 from pipeline.views.heat_maps import in_words, tick
@@ -19,8 +20,8 @@ def shares_by_axis(
     *,
     arms: list[str],
     metrics: list[str],
-    x: str,
-    right: str | None = None,
+    x: AxisName,
+    right: MetricName | None = None,
     split: str = "test",
 ) -> Figure:
     """Plot shares against an axis of the conditions: one panel a metric, one line an arm.

@@ -1,13 +1,14 @@
 """Figures of embedding tables: neighbours of words, and analogies."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import OneOf
 from pipeline.measures.statistics import estimate, paired_difference
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.marks import draw_columns, legend_key
@@ -58,7 +59,7 @@ def analogy_bars(
     seed: int,
     *,
     reading: str,
-    space: str = "cosine",
+    space: Annotated[str, OneOf("cosine", "dot", "centred cosine", "centred dot")] = "cosine",
     split: str = "test",
 ) -> Figure:
     """Draw how often the answer of an analogy comes first, by relation, beside its controls.

@@ -16,6 +16,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import ChosenArmName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.bands import band_over
 from pipeline.measures.statistics import cluster_means, summarise
@@ -57,7 +58,7 @@ def effect_by_layer(
     cluster: str,
     seed: int,
     *,
-    arms: list[str],
+    arms: list[ChosenArmName],
     metrics: list[str],
     split: str,
 ) -> Figure:
@@ -150,7 +151,7 @@ def strength_by_layer(
     summary: pd.DataFrame,
     scores: pd.DataFrame,
     *,
-    arm: str,
+    arm: ChosenArmName,
     metric: str,
     split: str,
 ) -> Figure:
@@ -187,7 +188,7 @@ def counts_by_condition(
     *,
     metric: str,
     split: str,
-    arms: list[str],
+    arms: list[ChosenArmName],
     layers: list[int] | None = None,
 ) -> Figure:
     """Plot the mean score against strength at some layers, one panel per arm, with label baselines.

@@ -13,6 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from pipeline.config.declared import ReadingName
 from pipeline.measures.forgetting import gains_and_losses, losses_compared, skill_changes
 from pipeline.measures.pareto import pareto_front
 from pipeline.measures.statistics import Estimate, estimate
@@ -33,8 +34,8 @@ def gain_and_loss(
     readings: Mapping[str, pd.DataFrame],
     seed: int,
     *,
-    answers: str,
-    texts: str,
+    answers: ReadingName,
+    texts: ReadingName,
     control: str | None = None,
     names: dict[str, str] = {},  # noqa: B006 - never changed
 ) -> Figure:
@@ -175,7 +176,7 @@ def skill_map(
     readings: Mapping[str, pd.DataFrame],
     seed: int,
     *,
-    answers: str,
+    answers: ReadingName,
     step: int | None = None,
     names: dict[str, str] = {},  # noqa: B006 - never changed
 ) -> Figure:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from pipeline.config.declared import ArmName, ChosenArmName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.bands import band_over
 from pipeline.measures.statistics import summarise
@@ -51,8 +52,8 @@ def insertion_by_layer(
     cluster: str,
     seed: int,
     *,
-    arm: str,
-    shown: str,
+    arm: ChosenArmName,
+    shown: ArmName,
     metric: str,
     split: str = "test",
 ) -> Figure:
@@ -132,8 +133,8 @@ def insertion_bars(
     cluster: str,
     seed: int,
     *,
-    arms: list[str],
-    shown: str,
+    arms: list[ChosenArmName],
+    shown: ArmName,
     metric: str,
     split: str = "test",
 ) -> Figure:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import ColumnName, Sample
 from pipeline.measures.bands import Band
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.marks import bands_in_words, draw_mean_curve, legend_key
@@ -35,7 +36,7 @@ def token_map(
     readings: Mapping[str, pd.DataFrame],
     *,
     reading: str,
-    sample: int,
+    sample: Sample,
     colour: str = "probability",
 ) -> Figure:
     """Draw the lens's top token at every position (x) and layer (y) of one prompt.
@@ -99,7 +100,7 @@ def mean_by_layer(
     reading: Any,
     values: list[str],
     controls: list[str] | None = None,
-    by: str = "label",
+    by: ColumnName = "label",
     split: str = "test",
     logarithmic: bool = False,
 ) -> Figure:

@@ -1,10 +1,9 @@
 """Figure and report nodes of the list-endings study, drawn from its readings."""
 
-from typing import Any
-
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import ReadingName, Selection
 from pipeline.data.prompts import select_prompts
 from pipeline.views.ablations import AXES, ablation_effects, list_anatomy
 from pipeline.views.autoencoders import Readings, clustered_matrices
@@ -19,7 +18,9 @@ from pipeline.views.results import (
 )
 
 
-def list_ablations(readings: Readings, *, changes: str, references: str) -> dict[str, Figure]:
+def list_ablations(
+    readings: Readings, *, changes: ReadingName, references: ReadingName
+) -> dict[str, Figure]:
     """Draw the effect of ablations on lists, one figure for each of `ablations.AXES`.
 
     Args:
@@ -40,12 +41,12 @@ def endings_report(
     prompts: pd.DataFrame,
     readings: Readings,
     *,
-    changes: str,
-    references: str,
-    errors: str,
-    expressed: str,
-    communities: str,
-    select: Any = None,
+    changes: ReadingName,
+    references: ReadingName,
+    errors: ReadingName,
+    expressed: ReadingName,
+    communities: ReadingName,
+    select: Selection = None,
 ) -> dict[str, str]:
     """Write the report: a table of results, and the finding in a few sentences.
 

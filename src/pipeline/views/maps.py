@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import ArmName, AxisName, Label
 from pipeline.data.roles import BASELINE
 from pipeline.measures.statistics import wilson
 from pipeline.views.heat_maps import draw_map, grid_of, in_words, map_of_means, size_of, tick
@@ -29,11 +30,11 @@ def axes_map(
     *,
     arm: str,
     metric: str,
-    x: str,
-    y: str,
+    x: AxisName,
+    y: AxisName,
     split: str = "test",
-    label: str | None = None,
-    control: str | None = None,
+    label: Label | None = None,
+    control: ArmName | None = None,
 ) -> Figure:
     """Draw the mean score of every condition of an arm over two axes as a heat map.
 
@@ -87,9 +88,9 @@ def fixed_and_broken(
     *,
     arm: str,
     metric: str,
-    x: str,
-    y: str,
-    control: str | None = None,
+    x: AxisName,
+    y: AxisName,
+    control: ArmName | None = None,
     split: str = "test",
 ) -> Figure:
     """Draw two maps: share of wrong answers that become right, and of right ones that become wrong.

@@ -1,7 +1,7 @@
 """Figures of neurons: the effect of ablating every one, and the chosen ones."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.config.declared import ArmName, MetricName, Range, ReadingName, ZeroOrMore
 from pipeline.data.roles import BASELINE
 from pipeline.measures.significance import benjamini_hochberg, p_not_zero
 from pipeline.measures.statistics import Estimate, paired_difference
@@ -26,7 +27,9 @@ _CLIPPED = 1e-30
 """p-values below are drawn here."""
 
 
-def neuron_effects(readings: Readings, *, effects: str, chance: str, named: int = 3) -> Figure:
+def neuron_effects(
+    readings: Readings, *, effects: ReadingName, chance: ReadingName, named: ZeroOrMore = 3
+) -> Figure:
     """Draw the effect of ablating every neuron: by layer, and against its corrected p-value.
 
     Args:
@@ -126,11 +129,11 @@ def neuron_ablations(
     seed: int,
     *,
     arm: str,
-    control: str,
+    control: ArmName,
     metric: str,
-    share: str,
+    share: MetricName,
     split: str = "test",
-    alpha: float = 0.01,
+    alpha: Annotated[float, Range(above=0, below=1)] = 0.01,
 ) -> Figure:
     """Draw the paired change under ablation of the chosen neurons, together and each alone.
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import ColumnName
 from pipeline.measures.regression import r_squared_estimate
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.labels import label_points
@@ -110,8 +111,8 @@ def probed_plane(
     reading: str,
     x: str,
     y: str,
-    colour: str,
-    label: str = "topic",
+    colour: ColumnName,
+    label: ColumnName = "topic",
     unit: str = "",
     split: str = "test",
 ) -> Figure:

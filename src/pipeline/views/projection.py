@@ -1,12 +1,13 @@
 """Figures of contextual embeddings in a plane."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import OneOf
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.marks import legend_key
 from pipeline.views.panels import COLOURS, caption, panels
@@ -22,7 +23,11 @@ _METHODS = {
 
 
 def projection_panels(
-    readings: Mapping[str, pd.DataFrame], *, reading: str, method: str = "pca", split: str = "test"
+    readings: Mapping[str, pd.DataFrame],
+    *,
+    reading: str,
+    method: Annotated[str, OneOf("pca", "tsne")] = "pca",
+    split: str = "test",
 ) -> Figure:
     """Draw the states of samples in a plane, one panel per layer.
 

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import ArmName, MetricName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.relations import at_chosen, shares_by_label
 from pipeline.views.heat_maps import draw_map, size_of
@@ -28,10 +29,10 @@ def relation_bars(
     *,
     reading: str,
     arm: str,
-    random: str,
-    target_state: str,
+    random: ArmName,
+    target_state: ArmName,
     metric: str,
-    correct: str,
+    correct: MetricName,
 ) -> Figure:
     """Draw each relation's faithfulness and causality with their controls as bars.
 
@@ -94,9 +95,9 @@ def relation_scatter(
     *,
     reading: str,
     arm: str,
-    random: str,
+    random: ArmName,
     metric: str,
-    correct: str,
+    correct: MetricName,
 ) -> Figure:
     """Draw faithfulness against causality, a point for each relation.
 

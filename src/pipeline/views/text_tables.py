@@ -1,11 +1,12 @@
 """Tables of texts as figures: a column for each text, a row for each value of an axis."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import Range
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.heat_maps import in_words
 from pipeline.views.panels import caption, panels
@@ -23,7 +24,7 @@ def text_table(
     text: str = "completion",
     marked: str | None = None,
     note: str = "",
-    most: int = 24,
+    most: Annotated[int, Range(2)] = 24,
 ) -> Figure:
     """Draw the texts of a reading in a grid, shaded where they contain the column's answer.
 

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from pipeline.config.declared import Label, OneOrMore
 from pipeline.measures.statistics import estimate
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.marks import legend_key
@@ -27,9 +28,9 @@ def token_boxes(
     readings: Mapping[str, pd.DataFrame],
     *,
     reading: str,
-    label: str | None = None,
+    label: Label | None = None,
     column: str | None = None,
-    texts: int = 8,
+    texts: OneOrMore = 8,
 ) -> Figure:
     """Draw texts with every token in a coloured box.
 
@@ -76,7 +77,7 @@ def token_boxes(
 
 
 def token_counts(
-    readings: Mapping[str, pd.DataFrame], seed: int, *, reading: str, label: str | None = None
+    readings: Mapping[str, pd.DataFrame], seed: int, *, reading: str, label: Label | None = None
 ) -> Figure:
     """Draw the mean number of tokens per word, by topic and column.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import MetricName, ReadingName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.statistics import Estimate, estimate
 from pipeline.measures.tracing import PARTS, clean_and_corrupted, indirect_effects
@@ -28,8 +29,8 @@ def traced_maps(
     *,
     arms: dict[str, str],
     metric: str,
-    parts: str,
-    right: str | None = None,
+    parts: ReadingName,
+    right: MetricName | None = None,
     split: str = "test",
 ) -> Figure:
     """Draw the mean indirect effect over layer and part of the prompt, one panel a component.
@@ -88,9 +89,9 @@ def traced_curves(
     *,
     arms: dict[str, str],
     metric: str,
-    parts: str,
+    parts: ReadingName,
     shown: list[str],
-    right: str | None = None,
+    right: MetricName | None = None,
     split: str = "test",
 ) -> Figure:
     """Plot the mean indirect effect against the layer with bands, a line for each part.

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
+from pipeline.config.declared import OneOrMore
 from pipeline.measures.trees import Edge, edges_of, parse_heads
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.marks import legend_key
@@ -26,7 +27,7 @@ def read_trees(
     readings: Mapping[str, pd.DataFrame],
     *,
     reading: str,
-    samples: int = 3,
+    samples: OneOrMore = 3,
     heads: str = "heads",
     split: str = "test",
 ) -> Figure:

@@ -10,7 +10,8 @@ from pipeline.runs.records import Comparison
 
 NUMBERS = (
     "numbers (difference b - a with its 95 % interval; paired by prompt where both runs have the "
-    "same, otherwise taken as independent):"
+    "same, otherwise taken as independent; differ: pairs of rows with other scores; without an "
+    "interval if none has, or all differ by the same):"
 )
 
 

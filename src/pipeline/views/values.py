@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import OneOrMore
 from pipeline.measures.statistics import wilson
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.marks import legend_key
@@ -59,7 +60,11 @@ def agreement_by_layer(readings: Mapping[str, pd.DataFrame], *, reading: str) ->
 
 
 def value_table(
-    readings: Mapping[str, pd.DataFrame], *, reading: str, rows: int = 3, layers: int = 6
+    readings: Mapping[str, pd.DataFrame],
+    *,
+    reading: str,
+    rows: OneOrMore = 3,
+    layers: OneOrMore = 6,
 ) -> Figure:
     """Tabulate the top tokens of the values with the largest activations in some layers.
 

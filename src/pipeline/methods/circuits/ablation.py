@@ -1,16 +1,28 @@
 """Ablate every head and every MLP by itself."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import pandas as pd
 
+from pipeline.config.declared import OneOf
 from pipeline.engine.conditions import Condition
-from pipeline.methods.circuits.components import ablations, axes_of, components
+from pipeline.methods.circuits.components import (
+    ABLATIONS,
+    POSITIONS,
+    ablations,
+    axes_of,
+    components,
+)
 from pipeline.model.loading import LanguageModel
 
 
 def ablated_components(
-    model: LanguageModel, prompts: pd.DataFrame, *, ablation: str, positions: str = "all"
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    *,
+    ablation: Annotated[str, OneOf(*ABLATIONS)],
+    positions: Annotated[str, OneOf(*POSITIONS)] = "all",
 ) -> Iterator[Condition]:
     """Yield a condition for every head and MLP: its output is replaced at all tokens of the prompt.
 

@@ -1,11 +1,12 @@
 """Arms of a circuit: all but it ablated, sets of other sizes, and parts of it taken away."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 
+from pipeline.config.declared import OneOf, OneOrMore
 from pipeline.data.roles import CANDIDATE, CONTROL, Axis
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.methods.circuits.components import ablations, name_of
@@ -23,9 +24,9 @@ def kept_components(
     seed: int,
     *,
     fit: str,
-    sets: str,
+    sets: Annotated[str, OneOf(*SETS)],
     sizes: list[int] | None = None,
-    draws: int = 10,
+    draws: OneOrMore = 10,
 ) -> Iterator[Condition]:
     """Keep a set of components and ablate all others, as in the circuit's fit.
 
@@ -83,7 +84,7 @@ def without_components(
     seed: int,
     *,
     fit: str,
-    draws: int = 20,
+    draws: OneOrMore = 20,
 ) -> Iterator[Condition]:
     """Ablate parts K of a circuit C, in the circuit and in the whole model.
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pipeline.config.declared import OneOrMore, Selection
 from pipeline.data.prompts import select_prompts
 from pipeline.engine.memory import in_batches
 from pipeline.methods.circuits.components import check_options, components
@@ -25,8 +25,8 @@ def edge_attributions(
     prompts: pd.DataFrame,
     *,
     split: str = "test",
-    select: Any = None,
-    steps: int = 5,
+    select: Selection = None,
+    steps: OneOrMore = 5,
 ) -> pd.DataFrame:
     """Estimate the effect of patching every edge, without running any of them.
 

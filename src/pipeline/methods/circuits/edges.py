@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.config.declared import OneOrMore
 from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.conditions import Condition, Edit, PerToken
 from pipeline.methods.circuits.components import (
@@ -61,8 +62,8 @@ def patched_edges(
     seed: int,
     *,
     fit: str,
-    most: int = 150,
-    draws: int = 100,
+    most: OneOrMore = 150,
+    draws: OneOrMore = 100,
 ) -> Iterator[Condition]:
     """Patch single edges: a component reads another one's output as on the corrupted prompt.
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.config.declared import OneOrMore, Selection
 from pipeline.data.prompts import select_prompts
 from pipeline.engine.chunks import passes
 from pipeline.engine.limits import check_context
@@ -84,8 +85,8 @@ def attributions_by_role(
     prompts: pd.DataFrame,
     *,
     split: str = "test",
-    select: Any = None,
-    steps: int = 5,
+    select: Selection = None,
+    steps: OneOrMore = 5,
 ) -> pd.DataFrame:
     """Tabulate `component_attributions` by sample, component and role of the token.
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.config.declared import ColumnName, OneOf
 from pipeline.data.prompts import select_facts
 from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.conditions import Condition, Edit, PerPrompt
@@ -124,8 +125,8 @@ def rank_one_edits(
     seed: int,
     *,
     fit: str,
-    edit: str = "fitted",
-    fact: str = "fact",
+    edit: Annotated[str, OneOf(*EDITS)] = "fitted",
+    fact: ColumnName = "fact",
 ) -> Iterator[Condition]:
     """Yield a condition for each layer, in which every prompt runs under its own fact's edit.
 

@@ -1,7 +1,7 @@
 """ROME: rank-one edits of a feed-forward layer that map a subject's key to a new value."""
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from pipeline.config.declared import ColumnName, NeedsText, OneOrMore, Range, Selection, ZeroOrMore
 from pipeline.data.datasets import dataset_digest, tokenise
 from pipeline.data.positions import locate
 from pipeline.data.prompts import select_facts
@@ -34,22 +35,22 @@ _PREFIX_TOKENS = (5, 10)
 def rome(
     model: LanguageModel,
     prompts: pd.DataFrame,
-    texts: pd.DataFrame,
+    texts: Annotated[pd.DataFrame, NeedsText()],
     seed: int,
     *,
-    rows: Any = None,
+    rows: Selection = None,
     layers: Any = "all",
-    target: str = "target",
-    fact: str = "fact",
-    prefixes: int = 4,
+    target: ColumnName = "target",
+    fact: ColumnName = "fact",
+    prefixes: ZeroOrMore = 4,
     essence: str = "{subject} is a",
-    longest: int = 128,
-    steps: int = 20,
-    rate: float = 0.5,
-    divergence: float = 0.0625,
-    decay: float = 0.5,
-    most: float = 4.0,
-    enough: float = 0.05,
+    longest: Annotated[int, Range(3)] = 128,
+    steps: OneOrMore = 20,
+    rate: Annotated[float, Range(above=0)] = 0.5,
+    divergence: Annotated[float, Range(0)] = 0.0625,
+    decay: Annotated[float, Range(0)] = 0.5,
+    most: Annotated[float, Range(above=0)] = 4.0,
+    enough: Annotated[float, Range(0)] = 0.05,
 ) -> RankOneEdits:
     """Fit W + delta uT at each layer's down projection, so that a fact's subject gets a new object.
 

@@ -1,10 +1,11 @@
 """Side effects of edits of facts: losses of unrelated texts under each fact's edit."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 
+from pipeline.config.declared import ColumnName, NeedsText, OneOrMore, Range
 from pipeline.engine.conditions import Condition
 from pipeline.engine.scoring import cross_entropy
 from pipeline.methods.editing.rank_ones import EDITS, conditions_of, edits_of
@@ -15,14 +16,14 @@ from pipeline.model.loading import LanguageModel
 def edit_side_effects(
     model: LanguageModel,
     prompts: pd.DataFrame,
-    texts: pd.DataFrame,
+    texts: Annotated[pd.DataFrame, NeedsText()],
     fits: Mapping[str, Any],
     seed: int,
     *,
     fit: str,
-    each: int = 4,
-    longest: int = 64,
-    fact: str = "fact",
+    each: OneOrMore = 4,
+    longest: Annotated[int, Range(3)] = 64,
+    fact: ColumnName = "fact",
 ) -> pd.DataFrame:
     """Tabulate the cross-entropy of unrelated texts under every edit, beside random edits.
 

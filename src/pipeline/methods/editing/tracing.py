@@ -1,13 +1,14 @@
 """Causal tracing: restore clean states, one place at a time, in a run with a noisy subject."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.config.declared import OneOf, OneOrMore, Range
 from pipeline.data.positions import locate
 from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.collection import collect
@@ -27,10 +28,10 @@ def causal_trace(
     seed: int,
     *,
     layers: Any = "all",
-    component: str = "resid_post",
-    window: int = 1,
-    noise: float = 3.0,
-    draws: int = 3,
+    component: Annotated[str, OneOf(*COMPONENTS)] = "resid_post",
+    window: OneOrMore = 1,
+    noise: Annotated[float, Range(above=0)] = 3.0,
+    draws: OneOrMore = 3,
 ) -> Iterator[Condition]:
     """Yield corrupted runs, and for each layer and part of the prompt a run restored there.
 

@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.config.declared import NeedsText, OneOf, Range, Selection
 from pipeline.data.prompts import answered_tokens, select_prompts
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition
@@ -41,8 +42,8 @@ def tuned_answers(
     work: Path,
     *,
     variants: list[str],
-    trained: Any,
-    splits: list[str] = ["test"],  # noqa: B006 - never changed
+    trained: Selection,
+    splits: list[Annotated[str, OneOf("train", "val", "test")]] = ["test"],  # noqa: B006 - never changed
 ) -> pd.DataFrame:
     """Tabulate log p of every prompt's answer, and whether greedy decoding begins with it.
 
@@ -91,13 +92,13 @@ def tuned_answers(
 
 def tuned_texts(
     model: LanguageModel,
-    texts: pd.DataFrame,
+    texts: Annotated[pd.DataFrame, NeedsText()],
     fits: Mapping[str, Any],
     work: Path,
     *,
     variants: list[str],
-    longest: int = 64,
-    most: int = 40,
+    longest: Annotated[int, Range(3)] = 64,
+    most: Annotated[int, Range(2)] = 40,
 ) -> pd.DataFrame:
     """Tabulate the loss of unrelated texts, and how far the model's predictions have moved.
 

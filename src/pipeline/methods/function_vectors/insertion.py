@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.config.declared import OneOf
 from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.conditions import Condition, Edit, PerPrompt
 from pipeline.methods.directions import FITTED
@@ -31,7 +32,7 @@ def insert_task_vector(
     seed: int,
     *,
     fit: str,
-    vector: str = "heads",
+    vector: Annotated[str, OneOf(*VECTORS)] = "heads",
     layers: Any = "all",
     strengths: list[float] = [1.0],  # noqa: B006 - never changed
     controls: dict[str, int] = DRAWS,

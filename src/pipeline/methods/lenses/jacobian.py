@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from pipeline.config.declared import NeedsText, OneOrMore, Range, ZeroOrMore
 from pipeline.data.datasets import dataset_digest
 from pipeline.engine.chunks import passes
 from pipeline.engine.limits import check_context
@@ -29,12 +30,12 @@ from pipeline.runs.progress import progress
 
 def jacobian_lens(
     model: LanguageModel,
-    texts: pd.DataFrame,
+    texts: Annotated[pd.DataFrame, NeedsText()],
     *,
     layers: Any = "all",
-    count: int = 40,
-    longest: int = 128,
-    skipped: int = 16,
+    count: OneOrMore = 40,
+    longest: Annotated[int, Range(3)] = 128,
+    skipped: ZeroOrMore = 16,
 ) -> LensMaps:
     """Fit J_l, the mean Jacobian of the final residual stream with respect to layer l's.
 

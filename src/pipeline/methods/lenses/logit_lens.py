@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from pipeline.config.declared import NeedsText, OneOrMore, Range
 from pipeline.data.positions import check_table, locate
 from pipeline.engine.chunks import passes
 from pipeline.engine.limits import check_context
@@ -35,7 +36,7 @@ def logit_lens(
     fit: str | None = None,
     positions: Any = "last",
     columns: list[str] | None = None,
-    batch_tokens: int = 4096,
+    batch_tokens: OneOrMore = 4096,
 ) -> pd.DataFrame:
     """Tabulate a lens at every layer and position, with the ranks of chosen tokens.
 
@@ -96,12 +97,12 @@ def logit_lens(
 
 def text_lens(
     model: LanguageModel,
-    texts: pd.DataFrame,
+    texts: Annotated[pd.DataFrame, NeedsText()],
     fits: Mapping[str, Any],
     *,
     fit: str | None = None,
-    count: int = 100,
-    longest: int = 128,
+    count: OneOrMore = 100,
+    longest: Annotated[int, Range(3)] = 128,
 ) -> pd.DataFrame:
     """Tabulate how near a lens is to the model's output on texts that no lens was fitted to.
 

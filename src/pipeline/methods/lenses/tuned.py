@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.config.declared import NeedsText, Range, ZeroOrMore
 from pipeline.data.datasets import dataset_digest
 from pipeline.engine.collection import collect
 from pipeline.methods.lenses.maps import (
@@ -37,13 +38,13 @@ class Streams:
 
 def tuned_lens(
     model: LanguageModel,
-    texts: pd.DataFrame,
+    texts: Annotated[pd.DataFrame, NeedsText()],
     *,
     layers: Any = "all",
-    longest: int = 128,
-    rows: int = 16384,
-    epochs: int = 10,
-    rate: float = 1e-3,
+    longest: Annotated[int, Range(3)] = 128,
+    rows: Annotated[int, Range(4)] = 16384,
+    epochs: ZeroOrMore = 10,
+    rate: Annotated[float, Range(above=0)] = 1e-3,
     seed: int = 0,
 ) -> LensMaps:
     """Train h + A_l h + b_l at every layer so that its logits give the model's output.

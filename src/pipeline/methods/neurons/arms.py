@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from pipeline.config.declared import OneOf, OneOrMore
 from pipeline.config.errors import at_key
 from pipeline.data.positions import resolve
 from pipeline.data.roles import CANDIDATE, CONTROL, Axis
@@ -30,7 +31,7 @@ def ablated_neurons(
     fits: Mapping[str, Any],
     *,
     fit: str,
-    ablation: str = "zero",
+    ablation: Annotated[str, OneOf(*ABLATIONS)] = "zero",
     positions: Any = "last",
 ) -> Iterator[Condition]:
     """Ablate the chosen neurons of a fit together, and each alone.
@@ -65,9 +66,9 @@ def random_neurons(
     seed: int,
     *,
     fit: str,
-    ablation: str = "zero",
+    ablation: Annotated[str, OneOf(*ABLATIONS)] = "zero",
     positions: Any = "last",
-    draws: int = 10,
+    draws: OneOrMore = 10,
 ) -> Iterator[Condition]:
     """Ablate, in place of each chosen neuron, a random one of its layer and activation: a control.
 
@@ -105,7 +106,7 @@ def clamped_neurons(
     fit: str,
     multiples: list[float],
     positions: Any = "last",
-    draws: int = 3,
+    draws: OneOrMore = 3,
 ) -> Iterator[Condition]:
     """Clamp the chosen neurons at multiples of their mean activation: a dose response.
 

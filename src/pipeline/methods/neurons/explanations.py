@@ -5,12 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from pipeline.config.declared import NeedsText, OneOrMore, Range
 from pipeline.engine.collection import collect
 from pipeline.methods.assistants import Assistant, assistant
 from pipeline.methods.neurons.arms import names_of
@@ -28,7 +29,7 @@ _LINE = re.compile(r"^\s*(\d+)\b.*?(\d+)\s*$")
 
 def neuron_explanations(
     model: LanguageModel,
-    texts: pd.DataFrame,
+    texts: Annotated[pd.DataFrame, NeedsText()],
     fits: Mapping[str, Any],
     seed: int,
     work: Path,
@@ -37,10 +38,10 @@ def neuron_explanations(
     name: str,
     url: str | None = None,
     key: str = "OPENAI_API_KEY",
-    timeout: float = 60.0,
-    shown: int = 5,
-    simulated: int = 3,
-    longest: int = 40,
+    timeout: Annotated[float, Range(above=0)] = 60.0,
+    shown: OneOrMore = 5,
+    simulated: OneOrMore = 3,
+    longest: OneOrMore = 40,
 ) -> pd.DataFrame:
     """Ask a language model what each chosen neuron responds to, and test the answer by simulation.
 

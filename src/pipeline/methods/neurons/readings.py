@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
+from pipeline.config.declared import OneOrMore
 from pipeline.data.positions import resolve
 from pipeline.data.prompts import select_prompts
 from pipeline.engine.collection import collect
@@ -88,8 +89,8 @@ def neuron_pages(
     fits: Mapping[str, Any],
     *,
     fit: str,
-    examples: int = 20,
-    tokens: int = 10,
+    examples: OneOrMore = 20,
+    tokens: OneOrMore = 10,
 ) -> pd.DataFrame:
     """Summarise every chosen neuron over all tokens of prompts and texts, and write its page.
 

@@ -1,12 +1,13 @@
 """Linear probes by layer: what can be read from a state, on topics that no probe was fitted on."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from pipeline.config.declared import ColumnName, OfSplits
 from pipeline.methods.directions import FITTED, Key
 from pipeline.methods.probes.fitting import LinearFit, fit_classes, fit_values, shuffled
 from pipeline.methods.probes.probes import (
@@ -95,13 +96,13 @@ def linear_probe(
 
 
 def probe_by_layer(
-    store: ActivationStore,
+    store: Annotated[ActivationStore, OfSplits("train")],
     prompts: pd.DataFrame,
     fits: Mapping[str, Any],
     *,
     fit: str,
     split: str = "test",
-    reference: str | None = None,
+    reference: ColumnName | None = None,
 ) -> pd.DataFrame:
     """Tabulate what the probes of every layer read from each prompt of a split.
 

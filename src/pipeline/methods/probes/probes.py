@@ -184,6 +184,12 @@ def check_fit(train: pd.DataFrame, penalties: Sequence[float], folds: int, draws
     if not penalties or min(penalties) <= 0:
         raise ValueError(f"penalties: {list(penalties)}; valid: numbers above 0")
     topics = train["topic"].nunique()
+    if topics < 2:
+        named = "the same topic" if (train["topic"] != "").any() else "no topic"
+        raise ValueError(
+            f"folds: {folds} of the train split, whose {len(train)} rows have {named}; valid: a "
+            "column topic of the dataset with two values or more, as no topic is in two folds"
+        )
     if not 2 <= folds <= topics:
         raise ValueError(f"folds: {folds}; valid: 2 to {topics}, the topics of the train split")
     if draws < 0:

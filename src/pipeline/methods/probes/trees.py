@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pipeline.config.declared import OfSplits, OneOrMore, Range
 from pipeline.data.prompts import select_prompts
 from pipeline.measures.trees import (
     attachment_score,
@@ -59,15 +60,15 @@ class DistanceProbes(Probes):
 
 def distance_probe(
     model: LanguageModel,
-    store: ActivationStore,
+    store: Annotated[ActivationStore, OfSplits("train", "val")],
     prompts: pd.DataFrame,
     *,
     component: str,
     heads: str = "heads",
     rank: int = 64,
     epochs: int = 40,
-    learning_rate: float = 1e-3,
-    batch: int = 20,
+    learning_rate: Annotated[float, Range(above=0)] = 1e-3,
+    batch: OneOrMore = 20,
     draws: int = 2,
     seed: int = 0,
 ) -> DistanceProbes:

@@ -1,11 +1,13 @@
 """Coherence of question and answer: log p(answer | question) - log p(answer), or by a judge."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
+from pipeline.config.declared import OneOf
 from pipeline.methods.prompting.completion_scores import log_probabilities_after
 from pipeline.model import chat
 from pipeline.model.cross_encoder import CrossEncoder
@@ -27,7 +29,7 @@ def coherence(
     completions: pd.DataFrame,
     seed: int,
     *,
-    frames: list[str] = list(FRAMES),  # noqa: B006 - never changed
+    frames: list[Annotated[str, OneOf(*FRAMES)]] = list(FRAMES),  # noqa: B006 - never changed
     cross_encoder: str | None = None,
 ) -> pd.DataFrame:
     """Tabulate log p(answer | question) - log p(answer) of every completion, in nats.

@@ -1,12 +1,14 @@
 """Ratings of prompts and conditions from pairwise comparisons of their answers."""
 
 from itertools import combinations
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 
+from pipeline.config.declared import OneOf
 from pipeline.measures.ratings import Comparisons, Ratings, rate, style_difference
-from pipeline.methods.prompting.coherence import check_frame, log_p_in
+from pipeline.methods.prompting.coherence import FRAMES, check_frame, log_p_in
 from pipeline.model.loading import LanguageModel
 
 
@@ -16,7 +18,7 @@ def pairwise_ratings(
     seed: int,
     *,
     players: list[str],
-    frame: str = "chat",
+    frame: Annotated[str, OneOf(*FRAMES)] = "chat",
 ) -> pd.DataFrame:
     """Tabulate Bradley-Terry ratings of players, without and with control of answer length.
 

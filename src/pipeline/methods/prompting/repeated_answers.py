@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from pipeline.config.declared import OneOrMore
 from pipeline.measures.repeats import any_right, best_of, majority
 from pipeline.measures.text import final_number
 from pipeline.methods.prompting.completion_scores import conditions_of, log_probabilities_after
@@ -14,7 +15,7 @@ mean log-probability per token is right. `vote`: the most frequent final number 
 
 
 def accuracy_by_n(
-    model: LanguageModel, prompts: pd.DataFrame, completions: pd.DataFrame, *, ns: list[int]
+    model: LanguageModel, prompts: pd.DataFrame, completions: pd.DataFrame, *, ns: list[OneOrMore]
 ) -> pd.DataFrame:
     """Tabulate the accuracy with n completions of each prompt, by `RULES`.
 

@@ -1,13 +1,14 @@
 """Causality of linear relations: edit a subject so that the model answers another one's object."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from pipeline.config.declared import OneOf, OneOrMore
 from pipeline.data.datasets import tokenise
 from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.collection import collect
@@ -28,8 +29,8 @@ def relation_edit(
     seed: int,
     *,
     fit: str,
-    ranks: list[int],
-    edit: str = "relation",
+    ranks: list[OneOrMore],
+    edit: Annotated[str, OneOf(*EDITS)] = "relation",
 ) -> Iterator[Condition]:
     """Yield edits of the subject's state towards another subject, by layer and rank.
 

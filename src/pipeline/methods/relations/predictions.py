@@ -1,7 +1,7 @@
 """Faithfulness of linear relations: do they predict the token that the model continues with?"""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pipeline.config.declared import OneOf
 from pipeline.engine.collection import collect
 from pipeline.methods.relations.facts import answered, subject_places, top_tokens
 from pipeline.methods.relations.fits import relations_of
@@ -27,7 +28,7 @@ def relation_predictions(
     *,
     fit: str,
     betas: list[float] = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0],  # noqa: B006 - never changed
-    splits: list[str] = ["val", "test"],  # noqa: B006 - never changed
+    splits: list[Annotated[str, OneOf("train", "val", "test")]] = ["val", "test"],  # noqa: B006 - never changed
 ) -> pd.DataFrame:
     """Tabulate whether each relation's map predicts the token that the model continues with.
 

@@ -1,6 +1,7 @@
 """Analogies in the embedding or unembedding table: is a relation an offset?"""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.methods.representations.embeddings import SPACES, rows_of, similarities
+from pipeline.config.declared import OneOf
+from pipeline.methods.representations.embeddings import SPACES, TABLES, rows_of, similarities
 from pipeline.model.loading import LanguageModel
 
 _SIDES = ("first", "second")
@@ -21,7 +23,7 @@ def analogies(
     seed: int,
     *,
     columns: list[str] = ["instruction", "answer"],  # noqa: B006 - never changed
-    table: str = "embedding",
+    table: Annotated[str, OneOf(*TABLES)] = "embedding",
 ) -> pd.DataFrame:
     """Tabulate the rank of d among all tokens by similarity to b - a + c, for a : b = c : d.
 

@@ -1,5 +1,7 @@
 """Nearest neighbours in the embedding or unembedding table."""
 
+from typing import Annotated
+
 import numpy as np
 import pandas as pd
 import torch
@@ -7,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from pipeline.config.declared import OneOf, OneOrMore
 from pipeline.model.loading import LanguageModel
 from pipeline.model.tokenization import single_tokens
 
@@ -21,7 +24,11 @@ _ROWS = 16384
 
 
 def nearest_tokens(
-    model: LanguageModel, *, words: list[str], table: str = "embedding", top: int = 5
+    model: LanguageModel,
+    *,
+    words: list[str],
+    table: Annotated[str, OneOf(*TABLES)] = "embedding",
+    top: OneOrMore = 5,
 ) -> pd.DataFrame:
     """Tabulate the tokens most similar to words, in each of `SPACES`, without the word itself.
 

@@ -1,11 +1,12 @@
 """Projections of contextual embeddings to a plane: PCA and t-SNE."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int
 
+from pipeline.config.declared import Range, Selected
 from pipeline.data.prompts import select_prompts
 from pipeline.methods.representations.stored_layers import stored_layers, stored_samples
 from pipeline.store.store import ActivationStore
@@ -18,8 +19,8 @@ def projections(
     *,
     component: str = "resid_pre",
     layers: Any = "all",
-    samples: dict[str, Any] | None = None,
-    perplexity: float = 10.0,
+    samples: Annotated[dict[str, Any], Selected()] | None = None,
+    perplexity: Annotated[float, Range(1)] = 10.0,
 ) -> pd.DataFrame:
     """Tabulate where PCA and t-SNE put the states of samples in a plane, layer by layer.
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64
 
+from pipeline.config.declared import ZeroOrMore
 from pipeline.methods.representations.stored_layers import stored_layers, stored_samples
 from pipeline.store.store import ActivationStore
 
@@ -20,7 +21,7 @@ def similarity_by_layer(
     *,
     component: str = "resid_pre",
     layers: Any = "all",
-    shuffles: int = 99,
+    shuffles: ZeroOrMore = 99,
 ) -> pd.DataFrame:
     """Tabulate how similar a word's states are within a sense, and between its senses, by layer.
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.config.declared import ZeroOrMore
 from pipeline.data.roles import CONTROL
 from pipeline.engine.conditions import Condition
 from pipeline.methods.sae.attributed import AttributedFeatures
@@ -71,7 +72,7 @@ def random_ablations(
     *,
     fit: str,
     autoencoders: str,
-    draws: int = 3,
+    draws: ZeroOrMore = 3,
     seed: int = 0,
 ) -> Iterator[Condition]:
     """Ablate equally many random active features of each site, as controls.

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from pipeline.config.declared import ColumnName, Selection
 from pipeline.data.prompts import select_prompts
 from pipeline.methods.sae.autoencoder import SparseAutoencoder
 from pipeline.methods.sae.fits import SparseAutoencoders
@@ -23,8 +24,8 @@ def coverage_by_size(
     fits: Mapping[str, Any],
     *,
     fit: str,
-    concept: str = "topic",
-    reported: Any = None,
+    concept: ColumnName = "topic",
+    reported: Selection = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Compute `coverage` of a prompt column's values by the dictionaries of further sizes.

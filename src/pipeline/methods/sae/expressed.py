@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.config.declared import FitName
 from pipeline.measures.expression import (
     MOST_FEATURES,
     active_places,
@@ -29,7 +30,7 @@ def expressed_features(
     fits: Mapping[str, Any],
     *,
     fit: str,
-    autoencoders: str,
+    autoencoders: FitName,
 ) -> pd.DataFrame:
     """Read the activations, in completions, of the top attributed discriminating features.
 
@@ -61,7 +62,7 @@ def expression_communities(
     seed: int,
     *,
     fit: str,
-    autoencoders: str,
+    autoencoders: FitName,
 ) -> pd.DataFrame:
     """Find communities of samples that jointly express features: see `measures.expression`.
 

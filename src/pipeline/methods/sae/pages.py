@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.config.declared import FitName, Selection
 from pipeline.data.prompts import select_prompts
 from pipeline.methods.sae.attributed import AttributedFeatures
 from pipeline.methods.sae.autoencoder import SparseAutoencoder
@@ -24,7 +25,7 @@ def feature_pages(
     fits: Mapping[str, Any],
     *,
     fit: str,
-    autoencoders: str,
+    autoencoders: FitName,
 ) -> pd.DataFrame:
     """Summarise every chosen feature over the store, and write its page.
 
@@ -53,8 +54,8 @@ def features_by_layer(
     fits: Mapping[str, Any],
     *,
     fit: str,
-    autoencoders: str,
-    select: Any = None,
+    autoencoders: FitName,
+    select: Selection = None,
 ) -> pd.DataFrame:
     """Read the strongest feature of each residual-stream site over all layers, in one prompt.
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from pipeline.config.declared import OneOrMore
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.scoring import cross_entropy
 from pipeline.methods.interventions import Replace
@@ -64,7 +65,7 @@ def measured_quality(
     *,
     fit: str,
     split: str = "test",
-    texts: int = 50,
+    texts: OneOrMore = 50,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Measure reconstruction quality and loss recovered on a split held out from training.
