@@ -101,7 +101,7 @@ def heads(size: Size, folder: Path) -> Work:
 
 
 def tracing(size: Size, folder: Path) -> Work:
-    """Logits after noisy prompts, a clean state restored at one layer and position."""
+    """Logits after noisy prompts, without and with a clean state restored at a layer and position."""
     model, causal = random_model(size.model), size.causal
     facts = [p[: causal.tokens] for p in random_prompts(causal.facts, size.model.vocab)]
     prompts = facts * causal.noises
@@ -127,22 +127,16 @@ def tracing(size: Size, folder: Path) -> Work:
 
     def conditions() -> list[Condition]:
         of = states()
-        return [
-            Condition(
-                edits=(
-                    *corrupted,
-                    Edit(sites[layer], Replace(PerPrompt(of[layer, at])), [at]),
-                )
-            )
-            for layer, at in places
-        ]
+        restored = [Edit(sites[n], Replace(PerPrompt(of[n, at])), [at]) for n, at in places]
+        return [Condition(edits=(*corrupted, *edits)) for edits in ((), *((e,) for e in restored))]
 
     given = states()
     noisy = [
         Patch(-1, [at - len(p) for p in prompts], noise, added=True)
         for at, noise in zip(subject, noises, strict=True)
     ]
-    patches = [
+    patches = [noisy]
+    patches += [
         [*noisy, Patch(layer, [at - len(p) for p in prompts], given[layer, at])]
         for layer, at in places
     ]
