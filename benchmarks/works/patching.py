@@ -101,7 +101,7 @@ def heads(size: Size, folder: Path) -> Work:
 
 
 def tracing(size: Size, folder: Path) -> Work:
-    """Logits after noisy prompts, without and with a clean state restored at a layer and position."""
+    """Logits after noisy prompts, as they are and with a clean state restored at one place."""
     model, causal = random_model(size.model), size.causal
     facts = [p[: causal.tokens] for p in random_prompts(causal.facts, size.model.vocab)]
     prompts = facts * causal.noises
