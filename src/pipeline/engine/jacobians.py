@@ -94,9 +94,11 @@ def _forward(
 ) -> tuple[dict[int, Float[Tensor, "rows d_model"]], Float[Tensor, "rows d_model"]]:
     """Run the model with the graph from the states at the columns to the last token's output.
 
-    The tokens before the first column depend on no state: they are run before, without a graph.
+    The tokens before the first column depend on no state: they are run before, without a graph. The
+    last token is run by itself after the others, of which the last block's output is not used: a
+    backward pass then skips all of that block but their keys and values.
     """
-    first = int(columns.min())
+    first, last = int(columns.min()), ids.shape[1] - 1
     cache = DynamicCache()
     if first > 0:
         with torch.no_grad():
@@ -118,8 +120,13 @@ def _forward(
     at_sites: dict[Site, hooks.Hook] = {
         Site(layer, "resid_post"): partial(expand, layer) for layer in sorted(layers)
     }
-    at_sites[Site(model.n_layers - 1, "resid_post")] = keep
+    end = {Site(model.n_layers - 1, "resid_post"): keep}
     # Fused attention has no gradient for several directions at once.
-    with torch.enable_grad(), hooks.with_hooks(model, at_sites), sdpa_kernel(SDPBackend.MATH):
-        hooks.run_blocks(model, ids[:, first:], mask, cache)
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        if int(columns.max()) < last:
+            with hooks.with_hooks(model, at_sites):
+                hooks.run_blocks(model, ids[:, first:last], mask[:, :last], cache)
+            first, at_sites = last, {}
+        with hooks.with_hooks(model, {**at_sites, **end}):
+            hooks.run_blocks(model, ids[:, first:], mask, cache)
     return {layer: states[layer] for layer in layers}, outputs[0]
