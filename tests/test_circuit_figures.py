@@ -129,6 +129,18 @@ def test_maps_have_the_effects_and_frame_the_circuit():
     assert "without intervention 4.00" in text_of(figure) and "n = 12 prompts" in text_of(figure)
 
 
+def test_maps_count_what_is_scored_and_tested():
+    table = scores()
+    unscored = table["topic"].isin(sorted(table["topic"].unique())[:2])
+    is_gone = (table["layer"] == 0) & (table["component"] == "head 0")
+    score = table["score"].where(~unscored & ~is_gone)
+    options = {"arms": ["patched"], "metric": "difference", "reading": "components"}
+    figure = component_maps(summary(), table.assign(score=score), readings(), "topic", **options)
+    assert figure.axes[0].get_title(loc="left").endswith(" of 5 not 0")
+    topics, samples = table["topic"].nunique() - 2, table.loc[~unscored, "sample"].nunique()
+    assert f"n = {samples} prompts, {topics} topics." in text_of(figure)
+
+
 def test_recovered_shares_stand_beside_random_sets():
     options = {"circuit": "circuit", "ranked": "ranked", "random": "random"}
     correct = select(scores(), arm="circuit")

@@ -255,7 +255,10 @@ def test_prompts_without_topics_are_independent_and_one_topic_is_not_tested():
     bold = [text.get_weight() == "bold" for text in figure.axes[0].texts]
     assert bold == [True, True, False, True, False, False]
     said = " ".join(figure.get_supxlabel().split())
-    assert "over 4 changes" in said and "2 changes of skills with a single topic are not tested" in said
+    assert (
+        "over 4 changes" in said
+        and "2 changes of skills with a single topic are not tested" in said
+    )
 
 
 def test_figures_show_what_the_readings_say():

@@ -24,7 +24,8 @@ def effects_over_clusters(
         cluster: the column whose values are independent.
 
     Returns:
-        A row per condition: `by`, `effect`, `stderr`, `n` scored samples, `p`, `p_adjusted`.
+        A row per condition: `by`, `effect`, `stderr`, `n` scored samples, scored `clusters`, `p`,
+        `p_adjusted`.
 
     Raises:
         ValueError: a sample without its baseline, or fewer than 2 clusters.
@@ -49,6 +50,7 @@ def effects_over_clusters(
         effect=effect.to_numpy(),
         stderr=stderr.to_numpy(),
         n=changes.groupby("condition")["score"].count().to_numpy(),
+        clusters=scored.to_numpy(),
         p=p,
         p_adjusted=benjamini_hochberg(p),
     )
