@@ -88,8 +88,8 @@ def component_maps(
                 f"without intervention {clean:.2f}; red: the answer depends on the component.",
                 f"{split.capitalize()} split, n = {int(tables[arms[0]]['n'].max())} prompts,",
                 f"{int(tables[arms[0]]['clusters'].max())} {cluster}s. In the titles: effects",
-                f"with p < 0.05 (t test over {cluster}s, Benjamini-Hochberg over components: up to 5 % of these",
-                f"by chance). Framed: the circuit, {len(framed)} components.",
+                f"with p < 0.05 (t test over {cluster}s, Benjamini-Hochberg over components:",
+                f"up to 5 % of these by chance). Framed: the circuit, {len(framed)} components.",
             ],
         )
     return figure
