@@ -116,7 +116,7 @@ def low_rank_shifts(
 def target_facts(model: LanguageModel, prompts: pd.DataFrame) -> pd.DataFrame:
     """Replace each prompt's subject by its target subject, where it is marked.
 
-    Where it is not, its last mention as a whole word is replaced, as position rule `subject` has it.
+    Where it is not, its last mention as a whole word is replaced: where `subject` locates it.
 
     Raises:
         ValueError: a missing column, or a prompt without its subject.
