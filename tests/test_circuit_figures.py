@@ -208,3 +208,15 @@ def test_attributions_are_drawn_against_effects():
     assert "components, at the prompt -1.00 (-1.00 to -1.00)" in text_of(figure)
     assert "components, integrated 1.00 (1.00 to 1.00)" in text_of(figure)
     assert "over 6 components and 4 random edges" in text_of(figure)
+
+
+def test_unscored_components_and_edges_have_no_rank():
+    table = scores()
+    is_gone = (table["layer"] == 0) & (table["component"] == "head 0") & (table["arm"] == "patched")
+    is_gone |= (table["source"] == "input") & (table["target"] == "mlp 2")
+    options = {"arm": "patched", "edges": "edges", "metric": "difference"}
+    options |= {"attributions": "attributions", "edge_attributions": "edges"}
+    rest = table.assign(score=table["score"].where(~is_gone))
+    figure = attribution_agreement(summary(), rest, readings(), "topic", 0, **options)
+    assert "components, integrated 1.00 (1.00 to 1.00)" in text_of(figure)
+    assert "over 5 components and 3 random edges" in text_of(figure)
