@@ -73,6 +73,17 @@ def test_maps_are_the_means_over_texts_and_frame_the_strongest_head(readings):
     assert "Dataset, n = 6 texts" in caption(figure).replace("\xa0", " ")
 
 
+def test_texts_without_topics_are_independent(readings):
+    """The topics of the texts are distinct, so that nothing changes without them."""
+    table = readings["summary"]
+    figures = [
+        attention_by_head({"summary": rows}, 0, reading="summary", text="dataset")
+        for rows in (table, table.assign(topic=""))
+    ]
+    titles, alone = ([axis.get_title(loc="left") for axis in images(f)] for f in figures)
+    assert titles == alone and "nan" not in "".join(alone)
+
+
 def test_a_score_without_a_scored_text_has_no_map(readings):
     table = readings["summary"].assign(duplicate=np.nan, induction=np.nan)
     figure = attention_by_head({"summary": table}, 0, reading="summary", text="dataset")

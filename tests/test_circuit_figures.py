@@ -129,6 +129,18 @@ def test_maps_have_the_effects_and_frame_the_circuit():
     assert "without intervention 4.00" in text_of(figure) and "n = 12 prompts" in text_of(figure)
 
 
+def test_maps_count_what_is_scored_and_tested():
+    table = scores()
+    unscored = table["topic"].isin(sorted(table["topic"].unique())[:2])
+    is_gone = (table["layer"] == 0) & (table["component"] == "head 0")
+    score = table["score"].where(~unscored & ~is_gone)
+    options = {"arms": ["patched"], "metric": "difference", "reading": "components"}
+    figure = component_maps(summary(), table.assign(score=score), readings(), "topic", **options)
+    assert figure.axes[0].get_title(loc="left").endswith(" of 5 not 0")
+    topics, samples = table["topic"].nunique() - 2, table.loc[~unscored, "sample"].nunique()
+    assert f"n = {samples} prompts, {topics} topics." in text_of(figure)
+
+
 def test_recovered_shares_stand_beside_random_sets():
     options = {"circuit": "circuit", "ranked": "ranked", "random": "random"}
     correct = select(scores(), arm="circuit")
@@ -196,3 +208,15 @@ def test_attributions_are_drawn_against_effects():
     assert "components, at the prompt -1.00 (-1.00 to -1.00)" in text_of(figure)
     assert "components, integrated 1.00 (1.00 to 1.00)" in text_of(figure)
     assert "over 6 components and 4 random edges" in text_of(figure)
+
+
+def test_unscored_components_and_edges_have_no_rank():
+    table = scores()
+    is_gone = (table["layer"] == 0) & (table["component"] == "head 0") & (table["arm"] == "patched")
+    is_gone |= (table["source"] == "input") & (table["target"] == "mlp 2")
+    options = {"arm": "patched", "edges": "edges", "metric": "difference"}
+    options |= {"attributions": "attributions", "edge_attributions": "edges"}
+    rest = table.assign(score=table["score"].where(~is_gone))
+    figure = attribution_agreement(summary(), rest, readings(), "topic", 0, **options)
+    assert "components, integrated 1.00 (1.00 to 1.00)" in text_of(figure)
+    assert "over 5 components and 3 random edges" in text_of(figure)

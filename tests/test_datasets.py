@@ -241,6 +241,21 @@ def test_a_templates_own_subject_is_not_looked_for_in_the_topic(tmp_path):
     assert frame["subject_start"].tolist() == [-1]
 
 
+@pytest.mark.parametrize("subject", ["{topic}", "a list of {topic}", "{topic} or {topic}"])
+def test_a_subject_that_names_the_topic_is_filled_with_each(tmp_path, subject):
+    topics = ["tea", "wooden boats or sails", "a list of lists"]
+    path = write(tmp_path, "t.jsonl", [{"topic": topic, "split": "test"} for topic in topics])
+    template = "{topic} or {topic}: a list of {topic}, not {topic} or {topic}"
+    ends = {"a list of {topic}": template.index(", not")}
+    frame = fill_templates(path=path, templates={"x": template}, subjects={"x": subject})
+    for topic, row in zip(topics, frame.to_dict("records"), strict=True):
+        upto = template[: ends.get(subject)].replace("{topic}", topic)
+        filled = subject.replace("{topic}", topic)
+        assert (row["subject"], row["subject_start"]) == (filled, len(upto) - len(filled))
+        start = row["subject_start"]
+        assert row["instruction"][start : start + len(filled)] == filled
+
+
 def test_missing_values_of_further_columns(tmp_path):
     """A text that is missing is empty, and an integer stays one."""
     row = {"instruction": "a", "label": "x", "split": "train"}

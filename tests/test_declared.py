@@ -129,6 +129,16 @@ def test_an_annotation_without_its_notes_is_what_omegaconf_takes():
             "figures.number.split: 'train' is unknown; valid: test",
         ),
         (
+            "feature_steering",
+            "+collect.prompts=harmful",
+            "fits.feature.negative: no prompt has label 'harmless'; valid: harmful",
+        ),
+        (
+            "vector_fits",
+            "+collect.prompts=believed",
+            "fits.means.negative: no prompt has label 'true'; valid: believed",
+        ),
+        (
             "parse_trees",
             "collect.splits=[train,test]",
             "fits.distances reads activations of val; collect.splits has: train, test",

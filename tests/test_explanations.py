@@ -188,3 +188,33 @@ def test_answers_are_read_line_by_line():
     assert correlation(x, y) == pytest.approx(np.corrcoef([0, 10, 3], [0, 2, 1])[0, 1])
     assert np.isnan(correlation(np.array([1, np.nan, np.nan]), y[:3]))
     assert np.isnan(correlation(np.zeros(4), y))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("1\t7.0", 7),
+        ("1\t0.5", 0.5),
+        ("1\t10.0", 10),
+        ("1: .5", 0.5),
+        ("1:3", 3),
+        ("1) 7.", 7),
+        ("1. 'a 5' +4", 4),
+        ("1 | activation=2.25  ", 2.25),
+        # Out of range: the nearest end of it.
+        ("1\t-3", 0),
+        ("1\t\N{MINUS SIGN}0.5", 0),
+        ("1\t12.5", 10),
+        # No number.
+        ("1\t7/10", np.nan),
+        ("1\t0,5", np.nan),
+        ("1\t1e1", np.nan),
+        ("1\t1.0.5", np.nan),
+        ("1\tlow", np.nan),
+        ("1\t'2019'", np.nan),
+        ("1.5", np.nan),
+        ("1", np.nan),
+    ],
+)
+def test_an_activation_is_read_as_the_number_that_it_is(line, expected):
+    np.testing.assert_array_equal(predicted(line, 1), [expected])

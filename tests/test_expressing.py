@@ -1,8 +1,15 @@
 """Which sites have an expression matrix, and what is said of those that have none."""
 
 import pandas as pd
+import pytest
+import torch
+from stores import whole_samples, write_store
 
 from pipeline.measures.expression import clustered
+from pipeline.methods.provenance import Provenance
+from pipeline.methods.sae.attributed import AttributedFeatures
+from pipeline.methods.sae.expressed import expressed_features
+from pipeline.methods.sae.fits import SparseAutoencoders
 from pipeline.views.results import absent_words
 
 
@@ -32,3 +39,16 @@ def test_sites_without_a_matrix_are_named():
     assert absent_words([]) == []
     (said,) = absent_words(["blocks.1.z", "blocks.2.z"])
     assert said.startswith("No expression matrix of blocks.1.z, blocks.2.z: fewer than two")
+
+
+def test_attributed_completions_that_were_not_collected_are_refused(tmp_path):
+    """Samples 0 and 1 are stored, 2 is not: it is not one without active features."""
+    rows = whole_samples([4, 4])
+    store = write_store(tmp_path, {"blocks.0.z": torch.zeros(8, 2)}, rows, shards=1)
+    prompts = pd.DataFrame({"sample": range(3), "tokens": [[7, 8]] * 3})
+    ends = pd.DataFrame({"sample": range(3), "end": 3})
+    empty = pd.DataFrame({"site": []})
+    attributed = AttributedFeatures(*[empty] * 5, ends, Provenance(""))
+    fits = {"attributed": attributed, "saes": SparseAutoencoders({})}
+    with pytest.raises(ValueError, match=r"1 of 3 completions .* such as that of sample 2"):
+        expressed_features(prompts, store, fits, fit="attributed", autoencoders="saes")

@@ -240,6 +240,27 @@ def test_planted_gains_and_losses_are_found():
         gains_and_losses(answers[answers["trained"]], seed=0)
 
 
+def test_prompts_without_topics_are_independent_and_one_topic_is_not_tested():
+    answers = planted_answers()
+    alone = answers.assign(topic="")
+    for measure in (skill_changes, gains_and_losses):
+        pd.testing.assert_frame_equal(measure(alone, seed=0), measure(answers, seed=0))
+    said = " ".join(skill_map({"a": alone}, 0, answers="a").get_supxlabel().split())
+    said = said.replace("- ", "-")
+    assert "t test over prompts, Benjamini-Hochberg over 6 changes" in said
+    one = answers.assign(topic=answers["topic"].where(answers["label"] != "two", "t0"))
+    changes = skill_changes(one, seed=0).set_index(["variant", "label"])["p_adjusted"]
+    assert changes.isna().to_dict() == {key: key[1] == "two" for key in changes.index}
+    figure = skill_map({"a": one}, 0, answers="a")
+    bold = [text.get_weight() == "bold" for text in figure.axes[0].texts]
+    assert bold == [True, True, False, True, False, False]
+    said = " ".join(figure.get_supxlabel().split())
+    assert (
+        "over 4 changes" in said
+        and "2 changes of skills with a single topic are not tested" in said
+    )
+
+
 def test_figures_show_what_the_readings_say():
     answers = planted_answers()
     variants = answers.drop_duplicates("variant")[["variant", "step"]].merge(

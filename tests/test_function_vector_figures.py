@@ -1,11 +1,17 @@
 """Figures of function vectors draw the means of planted scores, and frame the top heads."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.patches import Rectangle
 
 from pipeline.data.roles import BASELINE, CANDIDATE, CONTROL
+from pipeline.methods.function_vectors.fits import head_effects
+from pipeline.methods.function_vectors.task_vectors import FunctionVectors
+from pipeline.methods.provenance import Provenance
 from pipeline.views.function_vectors import head_effects_map, insertion_bars, insertion_by_layer
 
 TASKS, LAYERS, ITEMS = ("up", "down"), (0, 1, 2), 10
@@ -87,6 +93,21 @@ def test_top_heads_are_framed_and_significant_ones_counted():
     assert frame.get_xy() == (0.5, 1.5)
     text = figure.get_supxlabel().replace("\n", " ")
     assert "Strongest: 2.1, +0.500, 95" in text and "1 of 12 heads" in text and "mixed" in text
+
+
+def test_heads_of_one_prompt_a_task_are_not_tested():
+    """One prompt has no variance, hence no interval and no finding, however large its effects."""
+    effects = torch.rand(2, 3, 4, generator=torch.manual_seed(0))
+    zeros = torch.zeros(2, 3, 4)
+    fitted = FunctionVectors(
+        TASKS, zeros, torch.zeros(2, 3, 4, 4), effects, TASKS, "mixed", ((0, 0),), Provenance("")
+    )
+    with warnings.catch_warnings(action="error"):
+        table = head_effects({"f": fitted}, fit="f")
+    assert table[["stderr", "p", "p_adjusted"]].isna().all(axis=None)
+    text = " ".join(head_effects_map({"h": table}, reading="h").get_supxlabel().split())
+    assert "nan" not in text and "false discovery rate" not in text
+    assert "No head is tested: one prompt of a task has no variance." in text
 
 
 def test_what_cannot_be_drawn_is_named():

@@ -79,6 +79,19 @@ def test_the_planted_feature_is_chosen_on_train_prompts(prompts, store, tmp_path
     assert isinstance(again, LabelFeatures) and again.layers == [2]
 
 
+def test_prompts_that_were_not_collected_are_not_inactive(prompts, store):
+    """Of every label half of the prompts are in the dataset only: nothing changes."""
+    planned = prompts.assign(sample=prompts["sample"] + SAMPLES)
+    both = pd.concat([prompts, planned], ignore_index=True)
+    options = {"controls": {OTHER_FEATURES: 3}}
+    once, twice = (fitted(table, store, **options).candidates for table in (prompts, both))
+    pd.testing.assert_frame_equal(twice, once)
+    renamed = planned.assign(label="warm")
+    message = "the store has no activations of train prompts labelled 'warm'"
+    with pytest.raises(ValueError, match=message):
+        fitted(pd.concat([prompts, renamed]), store, negative="warm")
+
+
 def test_areas_count_all_pairs():
     rng = np.random.default_rng(0)
     activations = rng.integers(0, 4, size=(30, 6)).astype(float)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import false_discovery_control, ttest_1samp
 
 from pipeline.data.roles import BASELINE, CANDIDATE, CONTROL
 from pipeline.measures.statistics import summarise
@@ -106,6 +106,27 @@ def test_changes_are_paired_and_the_sum_of_those_alone_stands_beside():
     ]
     # Draw 0 changes nothing: p is 1.
     assert max(p) < 0.01 / 6 and "4 of 6 random ones" in text
+
+
+def test_unscored_topics_are_not_counted():
+    """Half of the topics are unscored: tests and the caption are of the other half."""
+    table = scores()
+    table["score"] = table["score"].where(table["topic"] < 3)
+    figure = neuron_ablations(
+        table, "topic", 0, arm="ablated", control="random", metric="odds", share="top"
+    )
+    assert "n = 6 prompts" in caption(figure) and "over 3 topics" in caption(figure)
+    odds = table[table["metric"] == "odds"]
+    wide = odds.pivot(index="sample", columns="condition", values="score").dropna()
+    topics = odds.drop_duplicates("sample").set_index("sample")["topic"]
+    p = [
+        ttest_1samp((wide[name] - wide["b0"]).groupby(topics).mean(), 0).pvalue
+        for name in wide
+        if name.startswith("bblocks") and not name.endswith("0")
+    ]
+    # Draw 0 changes nothing: p is 1.
+    passing = int((false_discovery_control([*p, 1, 1]) < 0.01).sum())
+    assert f"{passing} of 6 random ones" in caption(figure)
 
 
 def test_doses_are_drawn_over_the_natural_activation_of_each_label():

@@ -101,3 +101,33 @@ def test_effects_are_those_of_a_t_test_over_clusters():
     with pytest.raises(ValueError, match="1 topic has no test over topics; valid: 2 or more"):
         one = [rows.assign(topic=0) for rows in (shuffled, baseline)]
         effects_over_clusters(*one, ["arm", "layer"], cluster="topic")
+
+
+def test_unscored_clusters_are_no_evidence():
+    """Of one condition 3 of 6 topics are unscored, of one 5, and one condition has no score."""
+    rng = np.random.default_rng(2)
+    topics = pd.Series(np.repeat(np.arange(6), 2), pd.RangeIndex(12))
+    baseline = pd.DataFrame({"sample": topics.index, "repeat": 0, "topic": topics})
+    baseline = baseline.assign(score=rng.normal(size=12))
+    scored = {"none": [], "half": [3, 4, 5], "all": range(6), "one": [0]}
+    edited = pd.concat(
+        [
+            baseline.assign(
+                arm=arm,
+                score=(baseline["score"] + rng.normal(1, 0.3, 12)).where(topics.isin(of_arm)),
+            )
+            for arm, of_arm in scored.items()
+        ]
+    )
+    table = effects_over_clusters(edited, baseline, ["arm"], cluster="topic").set_index("arm")
+    assert table["n"].to_dict() == {"none": 0, "half": 6, "all": 12, "one": 2}
+    for arm in ("half", "all"):
+        rows = edited[edited["arm"] == arm].set_index("sample")
+        means = (rows["score"] - baseline["score"]).groupby(topics).mean().dropna()
+        row = table.loc[arm]
+        assert row["effect"] == pytest.approx(means.mean())
+        assert row["stderr"] == pytest.approx(means.sem())
+        assert row["p"] == pytest.approx(ttest_1samp(means, 0).pvalue)
+    assert table.loc[["none", "one"], ["p", "p_adjusted"]].isna().all(axis=None)
+    expected = false_discovery_control(table.loc[["half", "all"], "p"])
+    assert table.loc[["half", "all"], "p_adjusted"].tolist() == pytest.approx(expected.tolist())

@@ -172,6 +172,28 @@ def test_the_planted_relation_predicts_every_answer_where_the_subject_is_still_t
     assert set(table["top_piece"].str.strip()) == {"w20", "w21"}
 
 
+def test_a_subject_is_swapped_as_a_whole_word():
+    """The other name begins with the subject, which stands in a word after its last mention."""
+    frame = pd.DataFrame(
+        {
+            "instruction": ["Ann, Ann lives near Annapolis", "Ann lives", "Annapolis, not Ann"],
+            "subject": "Ann",
+            "subject_start": [-1, -1, 0],
+            "target_subject": "Carl",
+            "raw": True,
+        }
+    )
+    targets = target_facts(planted(), frame)
+    assert targets["instruction"].tolist() == [
+        "Ann, Carl lives near Annapolis",
+        "Carl lives",
+        "Carlapolis, not Ann",
+    ]
+    assert targets["subject_start"].tolist() == [5, 0, 0]
+    with pytest.raises(ValueError, match="subject 'Ann' is not in 'Annapolis'"):
+        target_facts(planted(), frame.assign(instruction="Annapolis", subject_start=-1))
+
+
 def test_the_inverse_of_the_planted_relation_gives_the_targets_logits():
     """z differs between subjects along U only, which the one singular value writes."""
     model = planted()

@@ -145,3 +145,13 @@ def test_communities_are_told_against_chance():
     assert "and in 1 features" in text
     assert "2 have an uncorrected p < 0.05, where chance gives 0" in text
     assert community_words(pd.DataFrame()).startswith("No community")
+
+
+def test_what_has_no_standard_error_is_not_said_to_be_tested():
+    single = TABLE.assign(stderr=np.nan, low=np.nan, high=np.nan, n=1)
+    text = finding(single, REFERENCES, 5)
+    assert (
+        "0 of 2 autoencoders make lists longer (p < 0.05, Holm's correction for 0 tests; " in text
+    )
+    assert "a single topic has no test" in text
+    assert "for 4 tests)" in finding(TABLE, REFERENCES, 115)

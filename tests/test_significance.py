@@ -36,6 +36,24 @@ def test_p_is_that_of_students_t():
     assert p_not_zero(np.array([1.0, 0.0, -1.0]), np.zeros(3), 5).tolist() == [0, 1, 0]
 
 
+def test_what_has_no_variance_estimate_is_not_tested():
+    """A mean of one difference, or a missing one, is neither significant nor counted as a test."""
+    mean, stderr = np.array([1.0, 1.0, np.nan, 1.0]), np.array([np.nan, 0, 0.1, 0.5])
+    for p in (p_above_zero(mean, stderr, np.full(4, 8.0)), p_not_zero(mean, stderr, 8)):
+        assert np.isnan(p).tolist() == [True, False, True, False] and p[1] == 0
+    single = np.array([0.3])
+    for stderr in (np.array([np.nan]), np.array([0.0])):
+        assert np.isnan(p_above_zero(single, stderr, np.ones(1))).all()
+        assert np.isnan(p_not_zero(single, stderr, 1)).all()
+    p = np.array([0.03, np.nan, 0.01, np.nan, 0.02])
+    tested = [0, 2, 4]
+    for correct in (holm, benjamini_hochberg):
+        adjusted = correct(p)
+        np.testing.assert_array_equal(adjusted[tested], correct(p[tested]))
+        assert np.isnan(adjusted[[1, 3]]).all()
+        assert np.isnan(correct(np.full(2, np.nan))).all()
+
+
 @pytest.mark.slow
 def test_holm_finds_nothing_in_noise_but_5_times_in_100():
     rng = np.random.default_rng(1)

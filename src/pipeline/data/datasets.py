@@ -133,7 +133,8 @@ def fill_templates(
     Args:
         path: a file with the columns `topic` and `split`; further columns are kept.
         templates: label -> text containing `{topic}`.
-        subjects: label -> text that position rule `subject` locates; default: the topic.
+        subjects: label -> text that position rule `subject` locates, in which `{topic}` is filled
+            too; default: the topic.
         draws: number of samples per prompt, `draw` 0, 1, ... Draws are ordered one after another,
             so that adding draws does not change the sample numbers, and thus the sampling noise, of
             earlier ones.
@@ -163,7 +164,7 @@ def fill_templates(
             "split": split,
             "topic": topic,
             "demand": "",
-            "subject": subject_of.get(label, topic),
+            "subject": subject_of.get(label, "{topic}").replace("{topic}", topic),
             "subject_start": _subject_at(template, subject_of.get(label, "{topic}"), topic),
             "answer": "",
             "raw": raw,
@@ -183,7 +184,7 @@ def fill_templates(
 
 
 def _subject_at(template: str, subject: str, topic: str) -> int:
-    """Return the index of a template's own subject after it is filled, -1 if it has none.
+    """Return the index of a template's own subject after both are filled, -1 if it has none.
 
     The topic may contain the subject's word too.
     """

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.measures.significance import benjamini_hochberg, p_not_zero
-from pipeline.measures.statistics import Estimate, estimate, paired_difference
+from pipeline.measures.statistics import Estimate, estimate, paired_difference, topics_or_samples
 
 
 def before_and_after(answers: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -22,8 +22,9 @@ def before_and_after(answers: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
 def skill_changes(answers: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Estimate the change of each skill's accuracy under each variant and step.
 
-    Pairs are the same prompt before and after. Intervals: Newcombe's, over topics. p: t test over
-    topics, corrected over all rows of the table (Benjamini-Hochberg).
+    Pairs are the same prompt before and after. Intervals: Newcombe's, over topics; a prompt without
+    one is independent of all. p: t test over topics, NaN for a single one; corrected over all tests
+    of the table (Benjamini-Hochberg).
 
     Args:
         answers: a reading of `tuned_answers`.
@@ -38,7 +39,7 @@ def skill_changes(answers: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     for (variant, step, label), part in after.groupby(["variant", "step", "label"], sort=False):
         base = before[before["label"] == label]
         change = paired_difference(
-            _scores(part), _scores(base), cluster="topic", share=True, seed=seed
+            _scores(part), _scores(base), cluster="cluster", share=True, seed=seed
         )
         rows.append(
             {
@@ -53,7 +54,9 @@ def skill_changes(answers: pd.DataFrame, *, seed: int) -> pd.DataFrame:
                 "high": change.high,
                 "n": change.n,
                 "p": p_not_zero(
-                    np.array([change.mean]), np.array([change.stderr]), part["topic"].nunique()
+                    np.array([change.mean]),
+                    np.array([change.stderr]),
+                    topics_or_samples(part).nunique(),
                 )[0],
             }
         )
@@ -86,7 +89,7 @@ def gains_and_losses(answers: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     rows = []
     for (variant, step), part in answers.groupby(["variant", "step"], sort=False):
         taught = part[part["trained"]]
-        gain = estimate(taught["right"], taught["topic"], proportion=True, seed=seed)
+        gain = estimate(taught["right"], topics_or_samples(taught), proportion=True, seed=seed)
         change = part[~part["trained"]].groupby("label")["right"].mean() - base
         loss = estimate(change, change.index.to_series(), proportion=False, seed=seed)
         rows.append(
@@ -130,4 +133,5 @@ def losses_compared(answers: pd.DataFrame, reference: str, *, seed: int) -> dict
 
 
 def _scores(answers: pd.DataFrame) -> pd.DataFrame:
-    return answers.assign(score=answers["right"], repeat=0)
+    clusters = topics_or_samples(answers)
+    return answers.assign(score=answers["right"], repeat=0, cluster=clusters)

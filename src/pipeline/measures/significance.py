@@ -1,7 +1,11 @@
-"""Correct p-values for the number of tests."""
+"""Tests of means, and corrections of their p-values for the number of tests.
+
+A p-value is NaN where there was no test, as of a mean over a single cluster. It stays NaN when
+corrected, and is not counted among the tests.
+"""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.special import stdtr
 from scipy.stats import false_discovery_control
 
@@ -11,16 +15,19 @@ def holm(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
 
     In increasing order, max_{j <= i} min(1, (n - j + 1) p_j). Source: Holm 1979.
     """
-    order = np.argsort(p, kind="stable")
-    factors = len(p) - np.arange(len(p))
-    adjusted = np.empty(len(p))
+    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]
+    factors = len(order) - np.arange(len(order))
+    adjusted = np.full(len(p), np.nan)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(factors * p[order]))
     return adjusted
 
 
 def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
     """Adjust p-values for the expected share of false findings. Benjamini and Hochberg 1995."""
-    return np.asarray(false_discovery_control(p)) if len(p) else p
+    adjusted, is_test = np.full(len(p), np.nan), ~np.isnan(p)
+    if is_test.any():
+        adjusted[is_test] = false_discovery_control(p[is_test])
+    return adjusted
 
 
 def p_above_zero(
@@ -30,9 +37,11 @@ def p_above_zero(
 ) -> Float[np.ndarray, " test"]:
     """Compute the one-sided p-value of means of n independent differences: Student's t test.
 
-    A mean without variance is certain: p is 0 if it is above 0, else 1.
+    A mean without variance is certain: p is 0 if it is above 0, else 1. Without a standard error,
+    or of fewer than 2 differences, it is not tested: NaN.
     """
-    return np.where(stderr > 0, _upper_tail(mean, stderr, n), np.where(mean > 0, 0.0, 1.0))
+    p = np.where(stderr > 0, _upper_tail(mean, stderr, n), np.where(mean > 0, 0.0, 1.0))
+    return np.where(_is_testable(mean, stderr, n), p, np.nan)
 
 
 def p_not_zero(
@@ -42,10 +51,21 @@ def p_not_zero(
 ) -> Float[np.ndarray, "*axes test"]:
     """Compute the two-sided p-value of means of n independent differences: Student's t test.
 
-    A mean without variance is certain: p is 1 if it is 0, else 0.
+    A mean without variance is certain: p is 1 if it is 0, else 0. Without a standard error, or of
+    fewer than 2 differences, it is not tested: NaN.
     """
     p = 2 * _upper_tail(np.abs(mean), stderr, n)
-    return np.where(stderr > 0, p, np.where(mean == 0, 1.0, 0.0))
+    p = np.where(stderr > 0, p, np.where(mean == 0, 1.0, 0.0))
+    return np.where(_is_testable(mean, stderr, n), p, np.nan)
+
+
+def _is_testable(
+    mean: Float[np.ndarray, "*axes test"],
+    stderr: Float[np.ndarray, "*axes test"],
+    n: Float[np.ndarray, "*axes test"] | int,
+) -> Bool[np.ndarray, "*axes test"]:
+    testable: np.ndarray = np.isfinite(mean) & np.isfinite(stderr) & (np.asarray(n) > 1)
+    return testable
 
 
 def _upper_tail(

@@ -219,6 +219,12 @@ def cluster_means(scores: pd.DataFrame, columns: str, cluster: str) -> pd.DataFr
     return scores.pivot_table(index=cluster, columns=columns, values="score", aggfunc="mean")
 
 
+def topics_or_samples(rows: pd.DataFrame) -> pd.Series:
+    """Return the topic of each row, or where it has none its sample, as what is independent."""
+    # No topic begins with a blank.
+    return rows["topic"].where(rows["topic"] != "", " " + rows["sample"].astype(str))
+
+
 @lru_cache(maxsize=4)
 def resampling_counts(clusters: int, seed: int) -> Int[np.ndarray, "resample cluster"]:
     """Draw how often each cluster occurs in each resample; a function of count and seed only."""

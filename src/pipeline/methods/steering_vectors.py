@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.config.declared import Range
+from pipeline.config.declared import Label, Range
 from pipeline.data.prompts import select_prompts
 from pipeline.engine.conditions import Condition
 from pipeline.engine.scoring import score_last
@@ -34,8 +34,8 @@ def steering_vectors(
     prompts: pd.DataFrame,
     *,
     component: str,
-    positive: str,
-    negative: str,
+    positive: Label,
+    negative: Label,
     position: Any = -1,
     controls: dict[str, int] = CONTROLS,
     seed: int = 0,
@@ -80,8 +80,8 @@ def selected_direction(
     prompts: pd.DataFrame,
     *,
     component: str,
-    positive: str,
-    negative: str,
+    positive: Label,
+    negative: Label,
     refusal_tokens: list[str],
     max_kl: Annotated[float, Range(0)] = 0.1,
     min_steering: float = 0.0,

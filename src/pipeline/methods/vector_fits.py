@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.config.declared import Label
 from pipeline.methods.directions import Directions
 from pipeline.methods.steering_vectors import CONTROLS, vectors_by_layer
 from pipeline.methods.vectors import logistic_direction, principal_direction
@@ -16,8 +17,8 @@ def principal_vectors(
     prompts: pd.DataFrame,
     *,
     component: str,
-    positive: str,
-    negative: str,
+    positive: Label,
+    negative: Label,
     pairs: str = "pair",
     position: Any = -1,
     controls: dict[str, int] = CONTROLS,
@@ -62,8 +63,8 @@ def logistic_vectors(
     prompts: pd.DataFrame,
     *,
     component: str,
-    positive: str,
-    negative: str,
+    positive: Label,
+    negative: Label,
     penalty: float = 1.0,
     position: Any = -1,
     controls: dict[str, int] = CONTROLS,

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from pipeline.config.declared import OneOf, ReadingName, Sample
-from pipeline.measures.statistics import estimate
+from pipeline.measures.statistics import estimate, topics_or_samples
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.panels import caption, panels
 from pipeline.views.readings import table_of
@@ -77,7 +77,7 @@ def attention_by_head(
             corner = (best[1] - 0.5, best[0] - 0.5)
             axis.add_patch(Rectangle(corner, 1, 1, fill=False, ec=_FRAME, lw=2.5, clip_on=False))
             rows = table[(table["layer"] == best[0]) & (table["head"] == best[1])]
-            attended = estimate(rows[name], rows["topic"], proportion=False, seed=seed)
+            attended = estimate(rows[name], topics_or_samples(rows), proportion=False, seed=seed)
             chance = table[f"{name}_chance"].mean()
             axis.set_title(
                 f"{SCORES.get(name, 'entropy').capitalize()}\n"

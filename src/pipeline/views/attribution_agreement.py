@@ -57,8 +57,9 @@ def attribution_agreement(
     ends, columns = ["source", "target"], ["layer", "component"]
     by_sample = table_of(readings, attributions).groupby([*columns, "sample"])
     estimated = by_sample[["gradient", "integrated"]].sum().groupby(columns).mean().reset_index()
-    nodes = effects_of_arm(rows, arm, columns, cluster).merge(estimated, on=columns)
-    between = effects_of_arm(rows, edges, [*ends, "edges"], cluster)
+    nodes = effects_of_arm(rows, arm, columns, cluster).dropna(subset="effect")
+    nodes = nodes.merge(estimated, on=columns)
+    between = effects_of_arm(rows, edges, [*ends, "edges"], cluster).dropna(subset="effect")
     between = between.merge(table_of(readings, edge_attributions), on=ends)
     drawn = between[between["edges"] == "random"]
     found: list[str] = []

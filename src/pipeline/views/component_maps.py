@@ -72,8 +72,9 @@ def component_maps(
         for axis, (arm, grid) in zip(axes, grids.items(), strict=True):
             _draw_grid(axis, grid, limit)
             _frame(axis, grid, framed)
-            passing = int((tables[arm]["p_adjusted"] < _ALPHA).sum())
-            axis.set_title(f"{in_words(arm)}\n{passing} of {len(tables[arm])} not 0", fontsize=12)
+            corrected = tables[arm]["p_adjusted"].dropna()
+            passing = int((corrected < _ALPHA).sum())
+            axis.set_title(f"{in_words(arm)}\n{passing} of {len(corrected)} not 0", fontsize=12)
             axis.set_xlabel("head")
         axes[0].set_ylabel("layer")
         colours = ScalarMappable(Normalize(-limit, limit), "RdBu")
@@ -86,9 +87,9 @@ def component_maps(
                 f"Cells: mean change of {called} by ablating one component at all tokens;",
                 f"without intervention {clean:.2f}; red: the answer depends on the component.",
                 f"{split.capitalize()} split, n = {int(tables[arms[0]]['n'].max())} prompts,",
-                f"{baseline[cluster].nunique()} {cluster}s. In the titles: effects with p < 0.05",
-                f"(t test over {cluster}s, Benjamini-Hochberg over components: up to 5 % of these",
-                f"by chance). Framed: the circuit, {len(framed)} components.",
+                f"{int(tables[arms[0]]['clusters'].max())} {cluster}s. In the titles: effects",
+                f"with p < 0.05 (t test over {cluster}s, Benjamini-Hochberg over components:",
+                f"up to 5 % of these by chance). Framed: the circuit, {len(framed)} components.",
             ],
         )
     return figure

@@ -105,7 +105,8 @@ def gain_and_loss(
                 f"trained skill, n = {n_others} of {others['label'].nunique()} other skills, which",
                 f"weigh the same; KL over n = {losses['text'].nunique()} texts that no variant was",
                 "trained on.",
-                "Lines at points: 95 % intervals, over topics, over skills and over texts.",
+                f"Lines at points: 95 % intervals, over {_clusters(table)}, over skills and over",
+                "texts.",
                 "Control: trained on the answers of other prompts." if control else "No control.",
                 _compared_in_words(table, shown, names, seed),
             ],
@@ -161,6 +162,14 @@ def _wrapped(name: str) -> str:
 
 def _splits(table: pd.DataFrame) -> str:
     return f"{', '.join(table['split'].unique()).capitalize()} split"
+
+
+def _clusters(table: pd.DataFrame) -> str:
+    """Name what intervals and tests of answers are over."""
+    without = table["topic"] == ""
+    if without.all():
+        return "prompts"
+    return "topics (each prompt without one)" if without.any() else "topics"
 
 
 def _divergences(texts: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -232,14 +241,21 @@ def skill_map(
         bar.set_label("change (points)", fontsize=11)
         steps = sorted(shown["step"].unique())
         n = shown.drop_duplicates("label")["n"]
+        tested = int(changes["p_adjusted"].notna().sum())
+        untested = (
+            f"{len(changes) - tested} changes of skills with a single topic are not tested."
+            if tested < len(changes)
+            else ""
+        )
         caption(
             figure,
             [
                 f"After {', '.join(map(str, steps))} steps. Beside the skills: right before the",
                 "training; the trained skill in bold letters.",
                 f"{_splits(table)}, n = {n.min()} to {n.max()} prompts a skill, the same before",
-                "and after. Bold: p < 0.05, t test over topics, Benjamini-Hochberg over",
-                f"{len(changes)} changes at all checkpoints; grey: not told from noise.",
+                f"and after. Bold: p < 0.05, t test over {_clusters(table)}, Benjamini-Hochberg",
+                f"over {tested} changes at all checkpoints; grey: not told from noise.",
+                untested,
             ],
         )
     return figure

@@ -221,7 +221,7 @@ def head_effects_map(
     grid = table.pivot(index="layer", columns="head", values="effect")
     layers, heads = grid.shape
     most = float(grid.abs().to_numpy().max())
-    significant = int((table["p_adjusted"] < 0.05).sum())
+    p = table["p_adjusted"].dropna()
     width = float(np.clip(0.45 * heads + 3, 6, 14))
     with panels(1, width, float(np.clip(0.3 * layers + 1.4, 3.4, 9))) as (figure, (axis,)):
         image = axis.imshow(
@@ -243,16 +243,20 @@ def head_effects_map(
         top = table[table["is_top"]].sort_values("effect", ascending=False)
         best = top.iloc[0]
         error = 1.96 * best["stderr"]
+        certainty = (
+            f", 95 % interval {best['effect'] - error:+.3f} to {best['effect'] + error:+.3f}. "
+            f"{(p < 0.05).sum()} of {len(p)} heads are above 0 at a false discovery rate of 5 %."
+            if len(p)
+            else ". No head is tested: one prompt of a task has no variance."
+        )
         caption(
             figure,
             [
                 f"Cells: p(answer | head := its mean) - p(answer), train split, n = {best['n']}",
                 f"prompts ({best['label']}), heads chosen and measured on the same prompts.",
                 f"Framed: the {len(top)} top heads. Strongest: {best['layer']:.0f}."
-                f"{best['head']:.0f}, {best['effect']:+.3f}, 95 % interval",
-                f"{best['effect'] - error:+.3f} to {best['effect'] + error:+.3f}.",
-                f"{significant} of {layers * heads} heads are above 0 at a false discovery rate of",
-                "5 %. Control: the same prompts without replacement.",
+                f"{best['head']:.0f}, {best['effect']:+.3f}{certainty}",
+                "Control: the same prompts without replacement.",
             ],
         )
     return figure

@@ -210,10 +210,17 @@ def _paired_changes(scores: pd.DataFrame, cluster: str, seed: int) -> pd.DataFra
             )
             first = condition.iloc[0]
             axes = {name: first[name] for name in ("source", "draw", "neuron")}
-            n = condition[cluster].nunique()
+            n = _scored_clusters(condition, baseline, cluster)
             p = float(p_not_zero(np.array([change.mean]), np.array([change.stderr]), n)[0])
             rows.append({**axes, **vars(change), "p": p, "clusters": n})
     return pd.DataFrame(rows)
+
+
+def _scored_clusters(condition: pd.DataFrame, baseline: pd.DataFrame, cluster: str) -> int:
+    """Count the clusters with a pair of (sample, repeat) that is scored on both sides."""
+    keys = ["sample", "repeat"]
+    pairs = condition.dropna(subset="score").merge(baseline.dropna(subset="score")[keys], on=keys)
+    return int(pairs[cluster].nunique())
 
 
 def _draw_changes(
@@ -236,7 +243,7 @@ def _changes_in_words(
     counts = {}
     for source, rows in alone.groupby("source"):
         passing = (benjamini_hochberg(rows["p"].to_numpy()) < alpha).sum()
-        counts[source] = f"{passing} of {len(rows)}", rows["mean"].abs().median()
+        counts[source] = f"{passing} of {rows['p'].count()}", rows["mean"].abs().median()
     (chosen, size), (random, other) = counts["chosen"], counts["random"]
     draws = alone.loc[alone["source"] == "random", "draw"].nunique()
     return [

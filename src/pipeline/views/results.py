@@ -190,9 +190,11 @@ def _longer(rows: pd.DataFrame, rule: str, p: pd.Series) -> str:
         if random.isna().any()
         else f", and more than each of {most} draws of random active features"
     )
+    untested = "; a single topic has no test" if p.isna().any() else ""
     return (
         f"Ablated {RULE_WORDS[rule]}, the features of {len(longer)} of {len(strong)} autoencoders "
-        f"make lists longer (p < 0.05, Holm's correction for {len(p)} tests){control}"
+        f"make lists longer (p < 0.05, Holm's correction for {p.count()} tests{untested})"
+        + control
         + (f": {'; '.join(listed)}." if listed else ".")
     )
 

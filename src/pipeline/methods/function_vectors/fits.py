@@ -155,7 +155,8 @@ def head_effects(fits: Mapping[str, Any], *, fit: str) -> pd.DataFrame:
     Returns:
         One row per task, and one for `ALL_TASKS`, by layer and head: `task`, `layer`, `head`,
         `label` of the prompts, `effect`, `stderr` over prompts (stratified by task), `n` prompts,
-        `p` (one-sided, of no effect), `p_adjusted` (Benjamini-Hochberg over all heads), `is_top`.
+        `p` (one-sided, of no effect), `p_adjusted` (Benjamini-Hochberg over all heads), `is_top`;
+        `stderr` and p are NaN for a task of one prompt, and for all tasks if one has only one.
 
     Raises:
         ValueError: no such fit.
@@ -169,7 +170,9 @@ def head_effects(fits: Mapping[str, Any], *, fit: str) -> pd.DataFrame:
         rows = vectors.effects[torch.from_numpy(of == task)].double().numpy()
         counts.append(len(rows))
         means.append(rows.mean(0))
-        errors.append(rows.std(0, ddof=1) / np.sqrt(len(rows)))
+        # A single prompt has no variance.
+        error = rows.std(0, ddof=1) if len(rows) > 1 else np.full(rows.shape[1:], np.nan)
+        errors.append(error / np.sqrt(len(rows)))
     means.append(np.mean(means, 0))
     errors.append(np.sqrt(np.sum(np.square(errors), 0)) / len(vectors.tasks))
     counts.append(sum(counts))

@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 
 LEVELS = 10
 """Activations are told and asked for as whole numbers from 0 to this."""
-_LINE = re.compile(r"^\s*(\d+)\b.*?(\d+)\s*$")
+_LINE = re.compile(r"\s*(\d+)(?:[.:),]?\s|[:)=|])(.*)")
+"""A token's number and the rest of its line."""
+_LAST_NUMBER = re.compile(r"(?<![\w.,/'\"+\-\u2212])[+\-\u2212]?(?:\d+\.?\d*|\.\d+)\s*$")
+"""A decimal number at the end, but not a part of anything else, such as of 7/10, 1e5 or '5'."""
 
 
 def neuron_explanations(
@@ -148,12 +151,17 @@ def simulation_prompt(explanation: str, pieces: Sequence[str]) -> str:
 
 
 def predicted(answer: str, tokens: int) -> Float[np.ndarray, " pos"]:
-    """Read predicted activations from an answer's lines; NaN where a token has none."""
+    """Read predicted activations from an answer's lines; NaN where a token has no number.
+
+    Decimals are as they stand; beyond 0 and `LEVELS`, the nearer of these is read.
+    """
     values = np.full(tokens, np.nan)
     for line in answer.splitlines():
         match = _LINE.match(line)
-        if match is not None and 1 <= int(match[1]) <= tokens:
-            values[int(match[1]) - 1] = min(int(match[2]), LEVELS)
+        number = match and _LAST_NUMBER.search(match[2])
+        if match and number and 1 <= int(match[1]) <= tokens:
+            level = float(number[0].replace("\N{MINUS SIGN}", "-"))
+            values[int(match[1]) - 1] = min(max(level, 0.0), LEVELS)
     return values
 
 

@@ -18,6 +18,7 @@ from pipeline.methods.relations.facts import subject_places
 from pipeline.methods.relations.fits import relations_of
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
+from pipeline.model.tokenization import last_mention
 
 EDITS = ("relation", "random", "target_state")
 
@@ -113,7 +114,9 @@ def low_rank_shifts(
 
 
 def target_facts(model: LanguageModel, prompts: pd.DataFrame) -> pd.DataFrame:
-    """Replace each prompt's subject, where it is marked or last mentioned, by its target subject.
+    """Replace each prompt's subject by its target subject, where it is marked.
+
+    Where it is not, its last mention as a whole word is replaced: where `subject` locates it.
 
     Raises:
         ValueError: a missing column, or a prompt without its subject.
@@ -126,7 +129,7 @@ def target_facts(model: LanguageModel, prompts: pd.DataFrame) -> pd.DataFrame:
     texts, starts = [], []
     columns = ["instruction", "subject", "subject_start", "target_subject"]
     for text, subject, start, target in prompts[columns].itertuples(index=False):
-        start = text.rfind(subject) if start < 0 else start
+        start = last_mention(text, subject) if start < 0 else start
         if start < 0:
             raise ValueError(f"subject {subject!r} is not in {text!r}")
         texts.append(text[:start] + target + text[start + len(subject) :])

@@ -43,6 +43,9 @@ def expressed_features(
 
     Returns:
         `site`, `sample`, `feature`, `from_end`, `activation` (> 0).
+
+    Raises:
+        ValueError: a completion with attributions that is not in the store.
     """
     attributed: AttributedFeatures = fits[fit]
     saes: SparseAutoencoders = fits[autoencoders]
@@ -113,11 +116,22 @@ def active_features(
 
 
 def _places(prompts: pd.DataFrame, store: ActivationStore, ends: pd.DataFrame) -> pd.DataFrame:
-    """List the store's rows of completions with an end: `row`, `sample`, `from_end`."""
+    """List the store's rows of completions with an end: `row`, `sample`, `from_end`.
+
+    Raises:
+        ValueError: a sample with an end, but without rows: no feature would be active in it.
+    """
     rows = store.rows.reset_index(drop=True)
     of_ends = completion_rows(store, prompts) & rows["sample"].isin(ends["sample"]).to_numpy()
     end = rows["sample"].map(ends.set_index("sample")["end"])
     table = pd.DataFrame(
         {"row": np.arange(len(rows)), "sample": rows["sample"], "from_end": rows["position"] - end}
     )
-    return table[of_ends].astype({"from_end": int})
+    places = table[of_ends].astype({"from_end": int})
+    missing = ends.loc[~ends["sample"].isin(places["sample"]), "sample"]
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} of {len(ends)} completions that features were attributed in are not "
+            f"in the store, such as that of sample {missing.iloc[0]}"
+        )
+    return places

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 from torch import Tensor
 
+from pipeline.config.declared import Label
 from pipeline.data.positions import resolve
 from pipeline.data.prompts import select_prompts
 from pipeline.data.roles import CANDIDATE, CONTROL
@@ -60,19 +61,20 @@ def label_features(
     fits: Mapping[str, Any],
     *,
     autoencoders: str,
-    positive: str,
-    negative: str,
+    positive: Label,
+    negative: Label,
     component: str = "resid_post",
     controls: dict[str, int] = {OTHER_FEATURES: 3},  # noqa: B006 - never changed
     seed: int = 0,
 ) -> LabelFeatures:
     """Choose the feature of each layer whose activation tells the positive label best.
 
-    A prompt's activation is the largest over its tokens, special tokens left out. The feature with
-    the largest area under the ROC curve on the train split is chosen, of equal ones the one with
-    the larger difference of means. Its direction is m w, m its largest activation on the train
-    split and w its decoder row, so that strength 1 adds what the feature writes at most. `chance`
-    is the mean of the largest area over all features when labels are shuffled.
+    A prompt's activation is the largest over its stored tokens, special tokens left out; prompts
+    without any are left out. The feature with the largest area under the ROC curve on the train
+    split is chosen, of equal ones the one with the larger difference of means. Its direction is m
+    w, m its largest activation on the train split and w its decoder row, so that strength 1 adds
+    what the feature writes at most. `chance` is the mean of the largest area over all features when
+    labels are shuffled.
 
     Args:
         model: for its special tokens.
@@ -88,7 +90,8 @@ def label_features(
         seed: of controls and shuffles.
 
     Raises:
-        ValueError: no autoencoder at the component, or none of whose features is active.
+        ValueError: no autoencoder at the component, or none of whose features is active; or a label
+            of whose train prompts none was collected.
 
     Source: Wu et al. 2025, "AxBench" (features chosen by ROC AUC, scaled by their maximum).
     """
@@ -101,7 +104,12 @@ def label_features(
     if not at_layer:
         raise ValueError(f"no autoencoder at {component}; there are: {', '.join(saes.at_sites)}")
     train = prompts[prompts["split"] == "train"]
+    read = store.rows.loc[ordinary_rows(model, store), "sample"]
     labelled = pd.concat([select_prompts(train, label) for label in (positive, negative)])
+    labelled = labelled[labelled["sample"].isin(read)]
+    for label in (positive, negative):
+        if not labelled["label"].eq(label).any():
+            raise ValueError(f"the store has no activations of train prompts labelled {label!r}")
     is_positive = labelled["label"].eq(positive).to_numpy()
     vectors: dict[Key, Tensor] = {}
     rows = []
@@ -189,7 +197,7 @@ def largest_activations(
     samples: list[int],
     batch_rows: int = 4096,
 ) -> Float[np.ndarray, "sample feature"]:
-    """Compute each feature's largest activation over the tokens of each sample."""
+    """Compute each feature's largest activation over the stored tokens of each sample."""
     site, number = sae.rows_of(store), {sample: n for n, sample in enumerate(samples)}
     owners = store.rows["sample"].map(number)
     used = np.flatnonzero(owners.notna().to_numpy() & ordinary_rows(model, store))
