@@ -104,16 +104,22 @@ def planned_parts(
             with at_key(f"sweep.arms.{name}"):
                 _check_conditions(model, conditions, arm.metric in study.sweep.logit_metrics)
                 _check_axes(conditions, prompts)
-            if arm.goal:
-                grid = conditions
-                conditions = validated(grid) if suffix else reported(grid, any_setting(grid))
+                if arm.goal:
+                    grid = conditions
+                    conditions = validated(grid) if suffix else reported(grid, any_setting(grid))
             yield Part(part.name, conditions, part.prompts)
 
 
 def any_setting(conditions: Sequence[Condition]) -> Setting:
-    """Take the first candidate as the setting: how many conditions run does not depend on it."""
-    candidate = next(c for c in conditions if c.role == CANDIDATE)
-    return Setting(candidate.axes, candidate.id, "validation")
+    """Take the first candidate as the setting: how many conditions run does not depend on it.
+
+    Raises:
+        ValueError: no candidate.
+    """
+    for condition in conditions:
+        if condition.role == CANDIDATE:
+            return Setting(condition.axes, condition.id, "validation")
+    raise ValueError("goal: no condition is a candidate, to be chosen; valid: one or more, or null")
 
 
 def _check_conditions(

@@ -34,8 +34,8 @@ def arm_part(
     """Build the part `name`: an arm's conditions, baseline first, and its prompts in `splits`.
 
     Raises:
-        ValueError: no such prompts, options that the arm's node rejects, or two conditions with the
-            same axes.
+        ValueError: no such prompts, options that the arm's node rejects or yields no condition for,
+            or two conditions with the same axes.
         NeedsRun: the node needs the model's weights or a fit, but was given a placeholder.
     """
     with at_key(f"sweep.arms.{arm}.prompts"):
@@ -43,7 +43,10 @@ def arm_part(
     node = sweep.node(arm)
     with at_key(f"sweep.arms.{arm}"):
         read = ArmInputs(inputs.model, rows, inputs.fits, sweep.seed)
-        return Part(name, arm_conditions(arm, call(node, read) if node else ()), rows)
+        conditions = tuple(call(node, read)) if node else ()
+        if node and not conditions:
+            raise ValueError("no condition to run with these options; valid: one or more")
+        return Part(name, arm_conditions(arm, conditions), rows)
 
 
 def run_parts(
