@@ -1,6 +1,7 @@
 """Render, tokenise and select prompts and texts."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 
 from pipeline.data import datasets
 from pipeline.model import chat
+from pipeline.model.loading import LanguageModel
 from pipeline.model.tokenization import encode, is_of_word, with_answer
 
 FEW = 10
@@ -31,6 +33,25 @@ def tokenised_prompts(
     if not frame["raw"].all():
         chat.announce(tokenizer, system, variables)
     return datasets.tokenise(frame, tokenizer, system=system, variables=variables)
+
+
+def tokenised_alike(
+    frame: pd.DataFrame, prompts: pd.DataFrame, model: LanguageModel
+) -> pd.DataFrame:
+    """Render and tokenise a dataset, such as counterparts of prompts, as the prompts were.
+
+    Raises:
+        ValueError: the prompts have another system text or other template variables than the
+            model's.
+    """
+    render = partial(datasets.tokenise, system=model.system, variables=model.template)
+    first = prompts[~prompts["raw"].astype(bool)].head(1)
+    if render(first, model.tokenizer)["prompt"].tolist() != first["prompt"].tolist():
+        raise ValueError(
+            f"{first['instruction'].iloc[0]!r} is not rendered with model.system {model.system!r} "
+            f"and model.template {dict(model.template)}, as its counterpart would be; valid: so"
+        )
+    return render(frame, model.tokenizer)
 
 
 def doubts(frame: pd.DataFrame) -> list[str]:
