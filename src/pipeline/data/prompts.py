@@ -1,6 +1,6 @@
 """Render, tokenise and select prompts and texts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data import datasets
+from pipeline.data.positions import check_table
 from pipeline.model import chat
 from pipeline.model.loading import LanguageModel
 from pipeline.model.tokenization import encode, is_of_word, with_answer
@@ -154,6 +155,21 @@ def select_prompts(
             )
         prompts = of_splits
     return prompts
+
+
+def check_columns(prompts: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Fail unless prompts are a table, and columns a list of names of theirs.
+
+    Raises:
+        ValueError: names the columns and the valid ones.
+    """
+    check_table(prompts, ())
+    # Each of its letters would be taken for a column.
+    if isinstance(columns, str):
+        raise ValueError(f"columns is one text, {columns!r}; valid: [{columns!r}]")
+    for column in columns:
+        if column not in prompts:
+            raise ValueError(f"no column {column!r} in the dataset; it has: {', '.join(prompts)}")
 
 
 def answered_tokens(prompts: pd.DataFrame, tokenizer: Any) -> list[list[int]]:
