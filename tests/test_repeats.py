@@ -90,6 +90,7 @@ def test_majority_amplifies_what_is_more_frequent_than_every_other_answer():
         ("1\N{NARROW NO-BREAK SPACE}200\N{NARROW NO-BREAK SPACE}000", 1_200_000),
         ("1'200", 1200),
         ("10 000", 0),
+        ("7" * 5000, 7 * (10**5000 - 1) // 9),
         ("at 10:45", 45),
     ],
 )

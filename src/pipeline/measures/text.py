@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from decimal import Decimal
 from fractions import Fraction
 
 import pandas as pd
@@ -15,7 +16,7 @@ _NUMBER = re.compile(
     r"""
     (?P<sign> (?<!\w) [-+\N{MINUS SIGN}] )?
     (?:
-        (?P<dotted> [1-9]\d{0,2} (?: \.\d{3} ){2,} (?!\.?\d) ) (?: ,(?P<after_comma> \d+ ) )?
+        (?P<dotted> [1-9]\d{0,2} (?: \.\d{3} ){2,9} (?!\.?\d) ) (?: ,(?P<after_comma> \d+ ) )?
       | (?P<whole>
             \d{1,3} (?P<mark> [,'’\u00a0\u2009\u202f] ) \d{3} (?: (?P=mark) \d{3} )* (?!\d)
           | \d+
@@ -43,7 +44,8 @@ def final_number(text: str) -> Fraction | None:
     whole = re.sub(r"\D", "", parts["dotted"] + parts["whole"]) or "0"
     decimals = parts["after_comma"] + parts["after_point"] + parts["fraction"]
     power = (parts["exponent"] or "0").replace("\N{MINUS SIGN}", "-")
-    value = Fraction(f"{whole}.{decimals or 0}e{power}")
+    # By way of Decimal: Python's int refuses texts of more than 4,300 digits.
+    value = Fraction(Decimal(f"{whole}.{decimals or 0}e{power}"))
     return -value if parts["sign"] in ("-", "\N{MINUS SIGN}") else value
 
 
