@@ -52,8 +52,6 @@ def collect(
         raise ValueError("there is no prompt to collect activations of")
     rule = tuple(rule) if isinstance(rule, list) else rule
     parsed = [Site.parse(site) if isinstance(site, str) else site for site in sites]
-    if not parsed:
-        raise ValueError("sites: there is none; valid: such as [Site(2, 'resid_pre')]")
     for site in parsed:
         if not isinstance(site, Site):
             raise ValueError(f"site {site!r}; valid: Site(2, 'resid_pre'), or its text")

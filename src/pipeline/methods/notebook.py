@@ -127,6 +127,8 @@ def activation_table(
         `site`, `prompt`, `position`, `piece` (the token's text) and `activation`, an array [width].
     """
     check_model(model)
+    if isinstance(sites, Sequence) and not sites:
+        raise ValueError("sites: there is none; valid: such as [Site(2, 'resid_pre')]")
     values, rows = collect(model, prompts, sites, rule, batch_tokens=model.batch_tokens)
     sites = list(values)
     rows = rows.assign(piece=[model.piece(token) for token in rows["token"]])
