@@ -18,6 +18,10 @@ from pipeline.engine.sweeps import COMPLETION_COLUMNS, Part, arm_conditions, com
 from pipeline.model.loading import LanguageModel
 
 
+class NothingToRun(ValueError):  # noqa: N818 - named as `NeedsRun`
+    """Raised if an arm's node yields no condition."""
+
+
 @dataclass(frozen=True, eq=False)
 class ArmInputs:
     """What an arm's node may read; named as in `contracts.READS`."""
@@ -34,8 +38,9 @@ def arm_part(
     """Build the part `name`: an arm's conditions, baseline first, and its prompts in `splits`.
 
     Raises:
-        ValueError: no such prompts, options that the arm's node rejects or yields no condition for,
-            or two conditions with the same axes.
+        ValueError: no such prompts, options that the arm's node rejects, or two conditions with the
+            same axes.
+        NothingToRun: the node yields no condition.
         NeedsRun: the node needs the model's weights or a fit, but was given a placeholder.
     """
     with at_key(f"sweep.arms.{arm}.prompts"):
@@ -44,9 +49,12 @@ def arm_part(
     with at_key(f"sweep.arms.{arm}"):
         read = ArmInputs(inputs.model, rows, inputs.fits, sweep.seed)
         conditions = tuple(call(node, read)) if node else ()
-        if node and not conditions:
-            raise ValueError("no condition to run with these options; valid: one or more")
-        return Part(name, arm_conditions(arm, conditions), rows)
+        part = Part(name, arm_conditions(arm, conditions), rows)
+    if node and not conditions:
+        raise NothingToRun(
+            f"sweep.arms.{arm}: no condition to run with these options; valid: one or more"
+        )
+    return part
 
 
 def run_parts(
