@@ -71,6 +71,23 @@ def test_a_template_without_a_system_turn_gets_its_text_before_the_instruction(t
     assert "takes no system turn: its text precedes the instruction" in caplog.text
 
 
+@pytest.mark.parametrize("template", [None, REFUSING + TURNS, SILENT, FIRST])
+def test_without_a_system_turn_an_empty_system_text_is_none(template, caplog):
+    tokenizer = byte_tokenizer(template, adds_bos=False)
+    assert chat.render(tokenizer, "Why?", system="") == chat.render(tokenizer, "Why?")
+    with caplog.at_level(logging.WARNING):
+        chat.announce(tokenizer, "")
+    assert "system" not in caplog.text
+
+
+def test_an_empty_system_text_is_a_turn_where_the_template_has_one():
+    """It takes the place of the text that some templates write when they get none."""
+    template = "{% if messages[0]['role'] != 'system' %}<system>Help.<end>\n{% endif %}" + TURNS
+    tokenizer = byte_tokenizer(template, adds_bos=False)
+    assert chat.render(tokenizer, "Why?").startswith("<system>Help.<end>\n")
+    assert chat.render(tokenizer, "Why?", system="").startswith("<system><end>\n")
+
+
 def test_a_variable_that_the_template_does_not_name_is_refused():
     thinking = byte_tokenizer(THINKING, adds_bos=False)
     chat.announce(thinking, variables={"enable_thinking": False})

@@ -87,7 +87,8 @@ def test_another_template_is_filled_whatever_the_words_are(tmp_path):
     ("options", "message"),
     [
         ({"tasks": ["left"]}, "dataset.tasks: no task 'left'; valid: up, down"),
-        ({"shots": 6}, "task 'up' has 6 pairs in train; valid: more than 6 shots"),
+        ({"shots": 6}, "dataset.shots: 6; task 'up' has 5 pairs in train besides those of 'up0'"),
+        ({"tasks": ["down"], "shots": 9}, "besides those of 'down0'; valid: 2 to 5"),
         ({"shots": 1}, "dataset.shots: 1 is less than 2"),
         ({"template": "{input}"}, "valid: a text with {input} that ends in {output}"),
     ],
@@ -95,6 +96,28 @@ def test_another_template_is_filled_whatever_the_words_are(tmp_path):
 def test_wrong_options_are_named(options, message, path):
     with pytest.raises(ValueError, match=message):
         in_context(path=path, **{"shots": 3, **options})
+
+
+def written(tmp_path, pairs) -> str:
+    rows = [dict(zip(("input", "output", "split"), pair, strict=True)) for pair in pairs]
+    file = tmp_path / "repeated.jsonl"
+    file.write_text("".join(json.dumps({"task": "t", **row}) + "\n" for row in rows))
+    return str(file)
+
+
+def test_every_prompt_has_as_many_different_shots_as_are_asked_for(tmp_path):
+    """Pairs of the input that is asked are no shots, nor is a pair twice."""
+    pairs = [(f"w{n}", f"o{n}{k}", "train") for n in range(4) for k in range(4)]
+    asked = [("w0", "o9", "test"), ("new", "o9", "test")]
+    path = written(tmp_path, [*pairs, *asked, *pairs[:3]])
+    prompts = in_context(path=path, shots=12)
+    for row in prompts[prompts["label"] != "zero"].itertuples():
+        shown, word = parsed(row.instruction)
+        assert len(set(shown)) == 12 and word not in {x for x, _ in shown}
+    with pytest.raises(ValueError, match="13; task 't' has 12 pairs in train besides those of 'w0"):
+        in_context(path=path, shots=13)
+    with pytest.raises(ValueError, match="has 0 pairs in train besides those of 'w'; valid: none"):
+        in_context(path=written(tmp_path, [("w", "o1", "train"), ("w", "o2", "test")]), shots=2)
 
 
 def test_word_pairs_are_true_and_held_out_as_in_training():

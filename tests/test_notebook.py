@@ -158,6 +158,20 @@ WRONG = {
     "generate(model, [[5]], [Condition(edits=(Edit(SITE, Add(torch.ones(32), 1e20)),))])": (
         "edits at blocks.1.resid_pre: the edit at blocks.1.resid_pre has values up to 1e+20, which"
     ),
+    "activation_table(model, [[5]], SITE)": "sites is one, blocks.1.resid_pre; valid: a list, such",
+    'activation_table(model, [[5]], "blocks.1.resid_pre")': "sites is one, blocks.1.resid_pre; va",
+    "activation_table(model, [[5]], None)": "sites is a NoneType; valid: a list, such as [Site(2,",
+    "activation_table(model, [[5]], [1])": "site 1; valid: Site(2, 'resid_pre'), or its text",
+    'logit_lens(model, TABLE, columns="answer")': "columns is one text, 'answer'; valid: ['ans",
+    'logit_lens(model, TABLE, columns=["answr"])': "no column 'answr' in the dataset; it has: in",
+    'token_table(model, TABLE, columns="answer")': "columns is one text, 'answer'; valid: ['an",
+    'token_table(model, TABLE, columns=["number"])': "column 'number' has 3, which is no text; quo",
+    'token_table(model, TABLE, columns=["none"])': "no text in columns none; valid: one or more",
+    "token_table(model, TABLE.tokens)": "prompts are a Series; valid: a table, as `prompt_table(m",
+    'analogies(model, TABLE, 0, columns="xy")': "columns is one text, 'xy'; valid: ['xy']",
+    'analogies(model, TABLE, 0, columns=["number", "answer"])': "column 'number' has 3, which is n",
+    'answer_contributions(model, TABLE, columns="answer")': "columns is one text, 'answer'; valid",
+    'answer_contributions(model, TABLE, columns=["number"])': "column 'number' has 3, which is no",
     "Edit(SITE, Add(torch.ones(32)), torch.arange(2).numpy())": "position rule array([0, 1]) is",
     'prompt_table(model, ["w6", "w7"], subject=["w6"])': "subject: 1 values for 2 prompts",
     'prompt_table(model, ["w6"], split="dev")': "split 'dev' is unknown; valid: train, val, test",
@@ -217,7 +231,11 @@ import pandas, torch
 from families import tiny
 from pipeline import *
 from pipeline.methods.interventions import SetUnits
+from pipeline.methods.key_values import answer_contributions
+from pipeline.methods.representations.analogies import analogies
+from pipeline.methods.representations.tokenization import token_table
 model, SITE = tiny("llama"), Site(1, "resid_pre")
+TABLE = prompt_table(model, ["w6"], answer=" w7").assign(number=3, none=None)
 for wrong in {wrong}:
     try:
         eval(wrong)

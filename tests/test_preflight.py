@@ -1,18 +1,24 @@
 """What is wrong with a study is said before it runs, in one line, with what is valid."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import pytest
+import torch
 from families import write_model
 from project import ROOT, composed_lists
 from torch import Tensor
 
 from pipeline.config.preflight import check
 from pipeline.config.study import compose_study
+from pipeline.engine.conditions import Condition, Edit
 from pipeline.measures.scale import Scale
+from pipeline.methods.interventions import Add
+from pipeline.model.loading import LanguageModel
+from pipeline.model.sites import Site
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +272,34 @@ def test_components_of_readings_are_checked():
 )
 def test_a_reading_of_what_there_is_not_is_refused(study, override, message):
     assert message in error_of(override, study=study)
+
+
+GOAL = {"goal": "lower"}
+
+
+def controls_only(
+    model: LanguageModel, prompts: pd.DataFrame, *, layers: list[int]
+) -> Iterator[Condition]:
+    """An arm of one's own."""
+    for layer in layers:
+        edit = Edit(Site(layer, "resid_pre"), Add(torch.ones(model.d_model)), "last")
+        yield Condition({"layer": layer}, (edit,), role="control")
+
+
+@pytest.mark.parametrize(
+    ("layers", "arm", "message"),
+    [
+        ([], {}, "sweep.arms.own: no condition to run with these options; valid: one or"),
+        ([], GOAL, "sweep.arms.own: no condition to run with these options; valid: one or"),
+        ([1], GOAL, "sweep.arms.own: goal: no condition is a candidate, to be chosen; valid"),
+    ],
+)
+def test_an_arm_with_nothing_to_run_or_to_choose_is_refused(layers, arm, message):
+    study = compose_study("refusal", root=ROOT)
+    own = {"_target_": "test_preflight.controls_only", "layers": layers}
+    study.sweep.arms = {"own": {**own, "metric": "refusal", **arm}}
+    with pytest.raises(ValueError, match=message):
+        check(study)
 
 
 def test_an_arm_takes_a_list_of_positions_or_a_list_of_rules_as_its_signature_says():

@@ -70,18 +70,44 @@ def test_majority_amplifies_what_is_more_frequent_than_every_other_answer():
         ("10-3", 3),
         ("none", None),
         ("12,3456", 3456),
+        ("so .5", Fraction(1, 2)),
+        ("-.5", Fraction(-1, 2)),
+        ("wait ...5", 5),
+        ("No.5", 5),
+        ("\N{MINUS SIGN}3", -3),
+        ("x=\N{MINUS SIGN}3.25.", Fraction(-13, 4)),
+        ("10\N{MINUS SIGN}3", 3),
+        ("+7", 7),
+        ("1e5", 100_000),
+        ("2.5E-3", Fraction(1, 400)),
+        ("1e\N{MINUS SIGN}2", Fraction(1, 100)),
+        ("5eggs", 5),
+        ("1,234,567.5", Fraction(2_469_135, 2)),
+        ("1234,567", 567),
+        ("1.000", 1),
+        ("1.000.000", 1_000_000),
+        ("1.000.000,25", Fraction(4_000_001, 4)),
+        ("1\N{NARROW NO-BREAK SPACE}200\N{NARROW NO-BREAK SPACE}000", 1_200_000),
+        ("1'200", 1200),
+        ("10 000", 0),
+        ("at 10:45", 45),
     ],
 )
 def test_the_last_number_of_a_text(text, number):
     assert final_number(text) == number
 
 
+def test_a_number_may_be_longer_than_python_reads_as_text():
+    equal = final_number("so " + "9" * 5000) == 10**5000 - 1
+    assert equal
+
+
 def test_final_numbers_are_compared_as_numbers():
     samples = pd.DataFrame(
         {
-            "completion": ["so 13.", "13.0", "31", "", "13 or 14", "13"],
-            "demand": ["13", "13", "13", "13", "13", "many"],
+            "completion": ["so 13.", "13.0", "31", "", "13 or 14", "13", "5", "0.5", "-3", "1e3"],
+            "demand": [*["13"] * 5, "many", ".5", ".5", "\N{MINUS SIGN}3", "1,000"],
         }
     )
-    expected = [1, 1, 0, 0, 0, np.nan]
+    expected = [1, 1, 0, 0, 0, np.nan, 0, 1, 1, 1]
     np.testing.assert_array_equal(final_number_right(samples), expected)

@@ -158,6 +158,17 @@ def test_axes_of_numpy_and_torch_are_numbers_and_none_is_number_and_text():
         conditions_table([Part("a", mixed, frame())])
 
 
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), np.float32("-inf"), torch.tensor(1) / 0]
+)
+def test_an_axis_of_no_finite_number_is_refused(value):
+    """Tables would show NaN as they show the baseline, which has no such axis."""
+    with pytest.raises(
+        ValueError, match=r"axis 'scale' is (nan|inf|-inf); valid: text or a finite"
+    ):
+        Condition({"layer": 1, "scale": value})
+
+
 def test_the_baseline_comes_first_and_the_arm_is_an_axis():
     baseline, condition = arm_conditions("add", [adding(1)])
     assert (dict(baseline.axes), baseline.role, baseline.edits) == ({"arm": "add"}, BASELINE, ())

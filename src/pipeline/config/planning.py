@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.config.contracts import returns
+from pipeline.config.contracts import reads, returns
 from pipeline.config.errors import at_key
 from pipeline.config.sections import Study
 from pipeline.config.wiring import ordered_fits
 from pipeline.data.roles import CANDIDATE
-from pipeline.engine.arms import ArmInputs, arm_part
+from pipeline.engine.arms import ArmInputs, NothingToRun, arm_part
 from pipeline.engine.conditions import Condition, Edit
 from pipeline.engine.phases import reported, validated
 from pipeline.engine.sweeps import Part, is_scored_after_prompt
@@ -100,20 +100,31 @@ def planned_parts(
                 part = arm_part(study.sweep, name, arm_splits, name + suffix, inputs)
             except NeedsRun:
                 continue
+            except NothingToRun:
+                # A stand-in may have less to draw from than the fit will have.
+                if "fits" in reads(study.sweep.arms[name]):
+                    continue
+                raise
             conditions = part.conditions
             with at_key(f"sweep.arms.{name}"):
                 _check_conditions(model, conditions, arm.metric in study.sweep.logit_metrics)
                 _check_axes(conditions, prompts)
-            if arm.goal:
-                grid = conditions
-                conditions = validated(grid) if suffix else reported(grid, any_setting(grid))
+                if arm.goal:
+                    grid = conditions
+                    conditions = validated(grid) if suffix else reported(grid, any_setting(grid))
             yield Part(part.name, conditions, part.prompts)
 
 
 def any_setting(conditions: Sequence[Condition]) -> Setting:
-    """Take the first candidate as the setting: how many conditions run does not depend on it."""
-    candidate = next(c for c in conditions if c.role == CANDIDATE)
-    return Setting(candidate.axes, candidate.id, "validation")
+    """Take the first candidate as the setting: how many conditions run does not depend on it.
+
+    Raises:
+        ValueError: no candidate.
+    """
+    for condition in conditions:
+        if condition.role == CANDIDATE:
+            return Setting(condition.axes, condition.id, "validation")
+    raise ValueError("goal: no condition is a candidate, to be chosen; valid: one or more, or null")
 
 
 def _check_conditions(

@@ -1,6 +1,7 @@
 """Build few-shot prompts of several tasks: with true shots, corrupted shots, or none."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ def in_context(
 
     A prompt is `shots` filled templates, then the template up to the blank before the output; the
     blank and the output are the answer. Shots are pairs of the train split, drawn anew for each
-    prompt, and never the pair that is asked. All kinds of a pair share their shots.
+    prompt: different ones, and none of the input that is asked. All kinds of a pair share them.
 
     Args:
         path: a file with the columns `task`, `input`, `output` and `split`.
@@ -51,7 +52,7 @@ def in_context(
 
     Raises:
         ValueError: as `load_table`; an unknown task, a template without its placeholders, or a task
-            with too few pairs in train.
+            with too few pairs in train for a prompt.
 
     Source: Todd et al. 2024, whose format and number of shots are the defaults.
     """
@@ -61,17 +62,13 @@ def in_context(
             raise ValueError(f"dataset.{name}: {value} is less than {least}")
     by_task = _pairs(path, tasks)
     for task, by_split in by_task.items():
-        size = len(by_split.get("train", ()))
-        if size <= shots:
-            raise ValueError(
-                f"{path}: task {task!r} has {size} pairs in train; valid: more than {shots} shots"
-            )
+        _check_shots(task, by_split, shots)
     rows = []
     for task, by_split in by_task.items():
         foreign = [
             pair[1] for other, pairs in by_task.items() if other != task for pair in pairs["train"]
         ]
-        pool = by_split["train"]
+        pool = list(dict.fromkeys(by_split["train"]))
         for split, pairs in by_split.items():
             rng = np.random.default_rng([seed, *map(ord, task), *map(ord, split)])
             most = min(train if split == "train" else asked, len(pairs))
@@ -126,6 +123,21 @@ def _pairs(path: str, tasks: Sequence[str] | None) -> dict[str, dict[str, list[P
         }
         for task in tasks or present
     }
+
+
+def _check_shots(task: str, by_split: Mapping[str, Sequence[Pair]], shots: int) -> None:
+    """Fail if some prompt of a task has fewer pairs to show than `shots`."""
+    pool = set(by_split.get("train", ()))
+    of_input = Counter(word for word, _ in pool)
+    asked = {word for pairs in by_split.values() for word, _ in pairs}
+    word = max(sorted(asked), key=lambda word: of_input[word])
+    most = len(pool) - of_input[word]
+    if most < shots:
+        valid = f"2 to {most}" if most >= 2 else "none"
+        raise ValueError(
+            f"dataset.shots: {shots}; task {task!r} has {most} pairs in train besides those of "
+            f"{word!r}; valid: {valid}"
+        )
 
 
 def _kinds(

@@ -1,13 +1,16 @@
 """Render, tokenise and select prompts and texts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.data import datasets
+from pipeline.data.positions import check_table
 from pipeline.model import chat
+from pipeline.model.loading import LanguageModel
 from pipeline.model.tokenization import encode, is_of_word, with_answer
 
 FEW = 10
@@ -31,6 +34,25 @@ def tokenised_prompts(
     if not frame["raw"].all():
         chat.announce(tokenizer, system, variables)
     return datasets.tokenise(frame, tokenizer, system=system, variables=variables)
+
+
+def tokenised_alike(
+    frame: pd.DataFrame, prompts: pd.DataFrame, model: LanguageModel
+) -> pd.DataFrame:
+    """Render and tokenise a dataset, such as counterparts of prompts, as the prompts were.
+
+    Raises:
+        ValueError: the prompts have another system text or other template variables than the
+            model's.
+    """
+    render = partial(datasets.tokenise, system=model.system, variables=model.template)
+    first = prompts[~prompts["raw"].astype(bool)].head(1)
+    if render(first, model.tokenizer)["prompt"].tolist() != first["prompt"].tolist():
+        raise ValueError(
+            f"{first['instruction'].iloc[0]!r} is not rendered with model.system {model.system!r} "
+            f"and model.template {dict(model.template)}, as its counterpart would be; valid: so"
+        )
+    return render(frame, model.tokenizer)
 
 
 def doubts(frame: pd.DataFrame) -> list[str]:
@@ -133,6 +155,21 @@ def select_prompts(
             )
         prompts = of_splits
     return prompts
+
+
+def check_columns(prompts: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Fail unless prompts are a table, and columns a list of names of theirs.
+
+    Raises:
+        ValueError: names the columns and the valid ones.
+    """
+    check_table(prompts, ())
+    # Each of its letters would be taken for a column.
+    if isinstance(columns, str):
+        raise ValueError(f"columns is one text, {columns!r}; valid: [{columns!r}]")
+    for column in columns:
+        if column not in prompts:
+            raise ValueError(f"no column {column!r} in the dataset; it has: {', '.join(prompts)}")
 
 
 def answered_tokens(prompts: pd.DataFrame, tokenizer: Any) -> list[list[int]]:

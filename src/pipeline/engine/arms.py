@@ -18,6 +18,10 @@ from pipeline.engine.sweeps import COMPLETION_COLUMNS, Part, arm_conditions, com
 from pipeline.model.loading import LanguageModel
 
 
+class NothingToRun(ValueError):  # noqa: N818 - named as `NeedsRun`
+    """Raised if an arm's node yields no condition."""
+
+
 @dataclass(frozen=True, eq=False)
 class ArmInputs:
     """What an arm's node may read; named as in `contracts.READS`."""
@@ -36,6 +40,7 @@ def arm_part(
     Raises:
         ValueError: no such prompts, options that the arm's node rejects, or two conditions with the
             same axes.
+        NothingToRun: the node yields no condition.
         NeedsRun: the node needs the model's weights or a fit, but was given a placeholder.
     """
     with at_key(f"sweep.arms.{arm}.prompts"):
@@ -43,7 +48,13 @@ def arm_part(
     node = sweep.node(arm)
     with at_key(f"sweep.arms.{arm}"):
         read = ArmInputs(inputs.model, rows, inputs.fits, sweep.seed)
-        return Part(name, arm_conditions(arm, call(node, read) if node else ()), rows)
+        conditions = tuple(call(node, read)) if node else ()
+        part = Part(name, arm_conditions(arm, conditions), rows)
+    if node and not conditions:
+        raise NothingToRun(
+            f"sweep.arms.{arm}: no condition to run with these options; valid: one or more"
+        )
+    return part
 
 
 def run_parts(

@@ -1,6 +1,6 @@
 """Collect activations at sites, in batches of prompts sorted by length."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import numpy as np
@@ -36,8 +36,8 @@ def collect(
         sorted by prompt, then by position.
 
     Raises:
-        ValueError: an unknown rule, a site that the model does not have, or a prompt in which the
-            rule selects no token, or activations that are not finite.
+        ValueError: an unknown rule, no list of sites, a site that the model does not have, a prompt
+            in which the rule selects no token, or activations that are not finite.
     """
     check_rule(rule)
     check_listed_run(model, prompts, ())
@@ -45,11 +45,16 @@ def collect(
     check_rule_of(rule, len(prompts))
     if isinstance(sites, Site | str):
         raise ValueError(f"sites is one, {sites}; valid: a list, such as [Site(2, 'resid_pre')]")
+    if not isinstance(sites, Iterable):
+        what = type(sites).__name__
+        raise ValueError(f"sites is a {what}; valid: a list, such as [Site(2, 'resid_pre')]")
     if not len(prompts):
         raise ValueError("there is no prompt to collect activations of")
     rule = tuple(rule) if isinstance(rule, list) else rule
     parsed = [Site.parse(site) if isinstance(site, str) else site for site in sites]
     for site in parsed:
+        if not isinstance(site, Site):
+            raise ValueError(f"site {site!r}; valid: Site(2, 'resid_pre'), or its text")
         if model.check(site).component == "pattern":
             raise ValueError(f"{site} has no rows to collect; it can be read by itself")
     return in_batches(model, batch_tokens, partial(_collect, model, prompts, parsed, rule))

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -178,8 +179,8 @@ class Condition:
     """Edits that are applied together, and their coordinates on the axes of a sweep.
 
     Attributes:
-        axes: coordinates, text or numbers; the columns of tables: arm, layer, strength, positions,
-            source_layer, ...
+        axes: coordinates, text or finite numbers; the columns of tables: arm, layer, strength,
+            positions, source_layer, ...
         edits: edits of activations; empty for the unedited model.
         decoding: decoding of completions; None: that of the sweep.
         role: `BASELINE`, `CANDIDATE`, `CURVE` or `CONTROL`.
@@ -209,6 +210,9 @@ class Condition:
                 raise ValueError(
                     f"axis {name!r} is a {type(value).__name__}; valid: text or a number"
                 )
+            # In tables, NaN is the missing value of conditions without the axis.
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"axis {name!r} is {value}; valid: text or a finite number")
         if self.role not in (BASELINE, CANDIDATE, CURVE, CONTROL):
             raise ValueError(
                 f"role {self.role!r} is unknown; valid: {BASELINE}, {CANDIDATE}, {CURVE}, {CONTROL}"

@@ -161,7 +161,7 @@ def final_number_right(
 ) -> Annotated[pd.Series, Scale("right final number", share=True)]:
     """Score 1 if the completion's last number is that of the sample's `demand`, else 0.
 
-    NaN if `demand` has no number.
+    Numbers are read by `text.final_number`. NaN if `demand` has no number.
     """
     wanted = samples["demand"].map(final_number)
     numbers = samples["completion"].map(final_number)

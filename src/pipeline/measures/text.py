@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from decimal import Decimal
 from fractions import Fraction
 
 import pandas as pd
@@ -11,13 +12,41 @@ SMOOTHING = 0.1
 """Match count of an n-gram order without matches: NLTK's smoothing method 1."""
 
 _UNIT = re.compile(r"[\u3400-\u9fff]|[^\W\d_\u3400-\u9fff]+")
-_NUMBER = re.compile(r"(?:(?<!\w)-)?\d+(?:,\d{3}(?!\d))*(?:\.\d+)?")
+_NUMBER = re.compile(
+    r"""
+    (?P<sign> (?<!\w) [-+\N{MINUS SIGN}] )?
+    (?:
+        (?P<dotted> [1-9]\d{0,2} (?: \.\d{3} ){2,9} (?!\.?\d) ) (?: ,(?P<after_comma> \d+ ) )?
+      | (?P<whole>
+            \d{1,3} (?P<mark> [,'’\u00a0\u2009\u202f] ) \d{3} (?: (?P=mark) \d{3} )* (?!\d)
+          | \d+
+        )
+        (?: \.(?P<after_point> \d+ ) )?
+      | (?<![\w.]) \.(?P<fraction> \d+ )
+    )
+    (?: [eE] (?P<exponent> [-+\N{MINUS SIGN}]? \d{1,3} ) (?!\w) )?
+    """,
+    re.VERBOSE,
+)
 
 
 def final_number(text: str) -> Fraction | None:
-    """Return the last number of a text, such as 1,200 or -3.5; None without one."""
-    numbers = _NUMBER.findall(text)
-    return Fraction(numbers[-1].replace(",", "")) if numbers else None
+    """Return the last number of a text, exactly; None without one.
+
+    Read as numbers: -3.5 and +3, also with the sign U+2212; .5; 2.5e-3; thousands as 1,200 and
+    1'200, with no-break or thin spaces, or twice or more by points, as 1.000.000,5. A sign after a
+    letter or digit is an operator. Else a comma or blank separates numbers: 3,5 ends in 5.
+    """
+    numbers = list(_NUMBER.finditer(text))
+    if not numbers:
+        return None
+    parts = {name: part or "" for name, part in numbers[-1].groupdict().items()}
+    whole = re.sub(r"\D", "", parts["dotted"] + parts["whole"]) or "0"
+    decimals = parts["after_comma"] + parts["after_point"] + parts["fraction"]
+    power = (parts["exponent"] or "0").replace("\N{MINUS SIGN}", "-")
+    # By way of Decimal: Python's int refuses texts of more than 4,300 digits.
+    value = Fraction(Decimal(f"{whole}.{decimals or 0}e{power}"))
+    return -value if parts["sign"] in ("-", "\N{MINUS SIGN}") else value
 
 
 def spoken_units(text: str) -> list[str]:

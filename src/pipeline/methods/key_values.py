@@ -11,9 +11,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.config.declared import NeedsText, OneOrMore, Range
+from pipeline.data.prompts import check_columns
 from pipeline.engine.chunks import passes
 from pipeline.engine.limits import check_context
 from pipeline.engine.memory import in_batches
+from pipeline.measures.text import texts_of
 from pipeline.methods.lenses.maps import text_parts, tokens_of
 from pipeline.model import hooks
 from pipeline.model.loading import LanguageModel
@@ -155,17 +157,16 @@ def continuation_tokens(
     """Return the first tokens of columns' texts as they continue the prompts.
 
     Raises:
-        ValueError: an unknown column, or a text whose tokens do not follow the prompt's.
+        ValueError: an unknown column, no text, or a text whose tokens do not follow the prompt's.
     """
-    for column in columns:
-        if column not in prompts:
-            raise ValueError(f"no column {column!r} in the dataset; it has: {', '.join(prompts)}")
+    check_columns(prompts, columns)
+    texts = prompts.assign(**{column: texts_of(prompts, column) for column in columns})
     tokens = [
         [
             first_token(model.tokenizer, row["prompt"], row[column], raw=bool(row["raw"]))
             for column in columns
         ]
-        for row in prompts.to_dict("records")
+        for row in texts.to_dict("records")
     ]
     return torch.tensor(tokens, dtype=torch.long).reshape(len(prompts), len(columns))
 

@@ -41,7 +41,7 @@ def prompt_table(
         model: renders and tokenizes the instructions.
         instructions: one per prompt.
         raw: whether they are continued as is, without a chat template.
-        system: text of the system turn.
+        system: text of the system turn; None: the model's `system`.
         columns: further columns, a value for each prompt or one for all, such as `subject`.
 
     Returns:
@@ -80,6 +80,7 @@ def prompt_table(
     unknown = sorted(set(frame["split"]) - set(SPLITS))
     if unknown:
         raise ValueError(f"split {unknown[0]!r} is unknown; valid: {', '.join(SPLITS)}")
+    system = model.system if system is None else system
     return tokenise(frame, model.tokenizer, system=system, variables=model.template)
 
 
@@ -126,7 +127,7 @@ def activation_table(
         `site`, `prompt`, `position`, `piece` (the token's text) and `activation`, an array [width].
     """
     check_model(model)
-    if not len(sites):
+    if isinstance(sites, Sequence) and not sites:
         raise ValueError("sites: there is none; valid: such as [Site(2, 'resid_pre')]")
     values, rows = collect(model, prompts, sites, rule, batch_tokens=model.batch_tokens)
     sites = list(values)

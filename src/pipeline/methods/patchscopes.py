@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.config.declared import Label, OneOf, OneOrMore
-from pipeline.data.datasets import tokenise
 from pipeline.data.positions import locate
+from pipeline.data.prompts import tokenised_alike
 from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit, PerPrompt, PromptPositions
@@ -168,7 +168,7 @@ def source_prompts(model: LanguageModel, prompts: pd.DataFrame) -> pd.DataFrame:
     """Build the dataset of the source prompts of target prompts, row by row.
 
     Raises:
-        ValueError: a column of `SOURCE_COLUMNS` is missing.
+        ValueError: a column of `SOURCE_COLUMNS` is missing, or as `tokenised_alike`.
     """
     for column in SOURCE_COLUMNS:
         if column not in prompts:
@@ -181,7 +181,7 @@ def source_prompts(model: LanguageModel, prompts: pd.DataFrame) -> pd.DataFrame:
         subject=prompts["source_subject"],
         subject_start=prompts["source_subject_start"],
     )
-    return tokenise(frame, model.tokenizer, variables=model.template)
+    return tokenised_alike(frame, prompts, model)
 
 
 def _single(

@@ -39,19 +39,21 @@ def render(
     """Render one user turn up to where the model's answer begins.
 
     Without a chat template, as for base models, this is the instruction and a line break. If the
-    template takes no system turn, the system text and a blank line precede the instruction.
+    template takes no system turn, the system text and a blank line precede the instruction, and an
+    empty text is none.
 
     Args:
         tokenizer: tokenizer, which holds the template.
         instruction: text of the user turn.
-        system: text of the system turn; None for no system turn.
+        system: text of the system turn; None for no system turn, where some templates write one of
+            their own.
         variables: further variables of the template, such as `enable_thinking`.
 
     Raises:
         ValueError: the template fails, or leaves out the instruction or changes it.
     """
     if system is not None and not takes_system(tokenizer):
-        instruction, system = f"{system}\n\n{instruction}", None
+        instruction, system = f"{system}\n\n{instruction}" if system else instruction, None
     if tokenizer.chat_template is None:
         return instruction + "\n"
     turns = [] if system is None else [{"role": "system", "content": system}]
@@ -131,7 +133,7 @@ def announce(
     render(tokenizer, UNLIKE[0], variables=variables)
     if tokenizer.chat_template is None:
         log.warning("the tokenizer has no chat template: prompts are the instruction and a newline")
-    if system is not None and not takes_system(tokenizer):
+    if system and not takes_system(tokenizer):
         log.warning("the chat template takes no system turn: its text precedes the instruction")
 
 

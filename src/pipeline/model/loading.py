@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from os import PathLike
 from typing import Any
@@ -48,6 +49,7 @@ class LanguageModel:
     Attributes:
         parts: number of parts that batches are split into after memory ran out: `engine.memory`.
         batch_tokens: token budget of a batch.
+        system: text of the system turn of prompts; None for none.
         template: further variables of the chat template.
 
     Raises:
@@ -69,6 +71,7 @@ class LanguageModel:
         self.parallel = self.architecture.side_by_side(self.config)
         self.parts = 1
         self.batch_tokens = 16384
+        self.system: str | None = None
         self.template: Mapping[str, Any] = {}
 
     @classmethod
@@ -219,10 +222,8 @@ class LanguageModel:
         Raises:
             ValueError: one text in place of a list.
         """
-        return [
-            encode(self.tokenizer, chat.render(self.tokenizer, text, variables=self.template))
-            for text in chat.listed(instructions)
-        ]
+        render = partial(chat.render, self.tokenizer, system=self.system, variables=self.template)
+        return [encode(self.tokenizer, render(text)) for text in chat.listed(instructions)]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Decode tokens to text, without special tokens."""
@@ -259,15 +260,19 @@ def load_model(section: Model) -> LanguageModel:
         device=section.device,
         device_map=section.device_map,
     )
-    model.batch_tokens, model.template = section.batch_tokens, section.template
-    return model
+    return _as_in(section, model)
 
 
 def without_weights(section: Model, tokenizer: Any) -> LanguageModel:
     """Build the model of a study on the meta device, without weights, to check shapes fast."""
     hf = empty_model(section.path, load_config(section.path, section.revision))
     model = LanguageModel(hf, tokenizer, name=section.path)
-    model.batch_tokens, model.template = section.batch_tokens, section.template
+    return _as_in(section, model)
+
+
+def _as_in(section: Model, model: LanguageModel) -> LanguageModel:
+    model.batch_tokens = section.batch_tokens
+    model.system, model.template = section.system, section.template
     return model
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pipeline.data.datasets import tokenise
+from pipeline.data.prompts import tokenised_alike
 from pipeline.data.roles import Axis
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit, PerToken
@@ -81,11 +81,10 @@ def corrupted_tokens(model: LanguageModel, prompts: pd.DataFrame) -> list[list[i
     """Tokenize the corrupted counterparts of prompts.
 
     Raises:
-        ValueError: a counterpart with another number of tokens than its prompt.
+        ValueError: a counterpart with another number of tokens than its prompt, or as
+            `tokenised_alike`.
     """
-    frame = tokenise(
-        prompts.assign(instruction=prompts[CORRUPTED]), model.tokenizer, variables=model.template
-    )
+    frame = tokenised_alike(prompts.assign(instruction=prompts[CORRUPTED]), prompts, model)
     tokens = tokens_of(frame)
     for row, prompt, text in zip(tokens, tokens_of(prompts), prompts[CORRUPTED], strict=True):
         if len(row) != len(prompt):

@@ -10,9 +10,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pipeline.config.declared import ColumnName, NeedsText, OneOrMore, Range, Selection, ZeroOrMore
-from pipeline.data.datasets import dataset_digest, tokenise
+from pipeline.data.datasets import dataset_digest
 from pipeline.data.positions import locate
-from pipeline.data.prompts import select_facts
+from pipeline.data.prompts import select_facts, tokenised_alike
 from pipeline.engine.chunks import passes
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import PromptPositions
@@ -148,7 +148,7 @@ def contexts_of(
     asked = [essence.replace("{subject}", subject) for subject in edited["subject"]]
     frames.append(edited.assign(instruction=asked, subject_start=essence.index("{subject}")))
     joined = pd.concat(frames, ignore_index=True)
-    located = tokenise(joined, model.tokenizer, variables=model.template)
+    located = tokenised_alike(joined, edited, model)
     tokens, places = locate(located, model.tokenizer, "subject", variables=model.template)
     return Contexts(
         [[int(token) for token in row] for row in tokens.values()],

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from pipeline.config.errors import at_key
+from pipeline.data.prompts import check_columns
 from pipeline.methods.lenses.maps import COMPONENT, LensMaps
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
@@ -86,9 +87,7 @@ def named_tokens(
     Raises:
         ValueError: an unknown column, or a text that merges with the prompt's last token.
     """
-    for column in columns:
-        if column not in prompts:
-            raise ValueError(f"no column {column!r} in the dataset; it has: {', '.join(prompts)}")
+    check_columns(prompts, columns)
     rows = prompts.to_dict("records")
     named = [[_first_tokens(model, row, column) for column in columns] for row in rows]
     most = max((len(tokens) for columns in named for tokens in columns), default=1)

@@ -19,10 +19,10 @@ def accuracy_by_n(
 ) -> pd.DataFrame:
     """Tabulate the accuracy with n completions of each prompt, by `RULES`.
 
-    An answer is a completion's last number, right if it is that of the prompt's `demand`; a
-    completion without a number is wrong and has no vote. Every value is the mean over all subsets
-    of n of the R completions (`measures.repeats`); at n = 1 all rules are the share of right
-    completions. Conditions with fewer completions than n have no row.
+    An answer is a completion's last number (`text.final_number`), right if it is that of the
+    prompt's `demand`; a completion without a number is wrong and has no vote. Every value is the
+    mean over all subsets of n of the R completions (`measures.repeats`); at n = 1 all rules are the
+    share of right completions. Conditions with fewer completions than n have no row.
 
     Args:
         model: the unedited model, which computes log p(completion | prompt) / tokens.

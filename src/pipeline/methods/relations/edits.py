@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pipeline.config.declared import OneOf, OneOrMore
-from pipeline.data.datasets import tokenise
+from pipeline.data.prompts import tokenised_alike
 from pipeline.data.roles import CANDIDATE, CONTROL
 from pipeline.engine.collection import collect
 from pipeline.engine.conditions import Condition, Edit, PerPrompt
@@ -119,7 +119,7 @@ def target_facts(model: LanguageModel, prompts: pd.DataFrame) -> pd.DataFrame:
     Where it is not, its last mention as a whole word is replaced: where `subject` locates it.
 
     Raises:
-        ValueError: a missing column, or a prompt without its subject.
+        ValueError: a missing column, a prompt without its subject, or as `tokenised_alike`.
     """
     if "target_subject" not in prompts:
         raise ValueError(
@@ -137,4 +137,4 @@ def target_facts(model: LanguageModel, prompts: pd.DataFrame) -> pd.DataFrame:
     frame = prompts.assign(
         instruction=texts, subject=prompts["target_subject"], subject_start=starts
     )
-    return tokenise(frame, model.tokenizer, variables=model.template)
+    return tokenised_alike(frame, prompts, model)

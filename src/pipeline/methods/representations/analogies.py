@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.config.declared import OneOf
+from pipeline.data.prompts import check_columns
+from pipeline.measures.text import texts_of
 from pipeline.methods.representations.embeddings import SPACES, TABLES, rows_of, similarities
 from pipeline.model.loading import LanguageModel
 
@@ -81,12 +83,11 @@ def _pairs(model: LanguageModel, prompts: pd.DataFrame, columns: Sequence[str]) 
     Raises:
         ValueError: as `analogies`.
     """
+    check_columns(prompts, columns)
     if len(columns) != 2:
         raise ValueError(f"columns: {len(columns)} given; valid: two")
-    for column in columns:
-        if column not in prompts:
-            raise ValueError(f"no column {column!r} in the dataset; it has: {', '.join(prompts)}")
-    rows = prompts[prompts[columns[1]] != ""]
+    texts = prompts.assign(**{column: texts_of(prompts, column) for column in columns})
+    rows = texts[texts[columns[1]] != ""]
     ids = [
         [model.tokenizer.encode(text, add_special_tokens=False) for text in rows[column]]
         for column in columns

@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.data.prompts import check_columns
+from pipeline.measures.text import texts_of
 from pipeline.model.loading import LanguageModel
 
 
@@ -32,14 +34,14 @@ def token_table(
         `bytes` (hexadecimal), and of the text `tokens`, `words`, `characters`, `text_bytes`.
 
     Raises:
-        ValueError: an unknown column, or no text in any of them.
+        ValueError: an unknown column, a number in place of a text, or no text in any of them.
     """
+    check_columns(prompts, columns)
     tables = []
     for column in columns:
-        if column not in prompts:
-            raise ValueError(f"no column {column!r} in the dataset; it has: {', '.join(prompts)}")
-        for row in prompts[prompts[column] != ""].to_dict("records"):
-            text = row[column]
+        for text, row in zip(texts_of(prompts, column), prompts.to_dict("records"), strict=True):
+            if not text:
+                continue
             shared = {name: row[name] for name in ("sample", "label", "split", "topic")}
             tokens = model.tokenizer.encode(text, add_special_tokens=False)
             shared["column"] = column
