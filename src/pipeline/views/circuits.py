@@ -188,7 +188,7 @@ def circuit_parts(
                 f"({cluster}s resampled).{more} Dashed: equal, as in a complete circuit; its",
                 f"distance is {100 * gap.mean():.0f} percentage points in the mean over",
                 f"{int(is_subset.sum())} random halves, whose own spread in the model is",
-                f"{spread:.0f}. {split.capitalize()} split, n = {int(whole['n'])} prompts.",
+                f"{'unknown' if np.isnan(spread) else f'{spread:.0f}'}. {split.capitalize()} split, n = {int(whole['n'])} prompts.",
             ],
         )
     return figure
