@@ -181,6 +181,7 @@ def test_a_subject_is_swapped_as_a_whole_word():
             "subject_start": [-1, -1, 0],
             "target_subject": "Carl",
             "raw": True,
+            "prompt": "",
         }
     )
     targets = target_facts(planted(), frame)
