@@ -51,6 +51,14 @@ def test_then_the_first_rule_then_the_best_mean_then_the_lowest_layer():
     assert chosen(level)[0] == 4
 
 
+def test_conditions_may_lack_an_axis_of_numbers():
+    """NaN is then one of the axis's values, after those of conditions that are listed before."""
+    table = named([{"layer": 1, "scale": scale, "mean": 0.9} for scale in (0.5, np.nan, 0.25)], 0.1)
+    assert choose_setting(table, ["layer", "scale"], "raise").axes == {"layer": 1, "scale": 0.5}
+    table = named([{"layer": 1, "scale": scale, "mean": 0.9} for scale in (np.nan, 0.5)], 0.1)
+    assert choose_setting(table, ["layer", "scale"], "raise").axes == {"layer": 1}
+
+
 def test_lowering_and_strengths_below_zero():
     table = means((1, 2.0, "all", 0.05), (1, -1.0, "all", 0.1), (1, 0.5, "all", 0.6))
     assert chosen(table, "lower") == (1, -1.0, "all")

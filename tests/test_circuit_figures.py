@@ -129,6 +129,27 @@ def test_maps_have_the_effects_and_frame_the_circuit():
     assert "without intervention 4.00" in text_of(figure) and "n = 12 prompts" in text_of(figure)
 
 
+@pytest.mark.parametrize(
+    ("clean", "sign", "limit", "arrow"),
+    [
+        (0.0, 1, 3.0, "neither"),
+        (2.0, 1, 2.0, "min"),
+        (2.0, -1, 2.0, "max"),
+        (4.0, 1, 3.0, "neither"),
+    ],
+)
+def test_a_maps_colours_end_at_what_can_be_lost(clean, sign, limit, arrow):
+    """A metric that is 0 without intervention has no such end: all its changes have colours."""
+    table = scores()
+    changed = clean + sign * (table["score"] - 4)
+    table = table.assign(score=changed.where(table["role"] != BASELINE, clean))
+    options = {"arms": ["patched"], "metric": "difference", "reading": "components"}
+    figure = component_maps(summary(), table, readings(), "topic", **options)
+    (image,) = figure.axes[0].images
+    assert image.get_clim() == pytest.approx((-limit, limit), abs=0.11)
+    assert figure.axes[-1]._colorbar.extend == arrow
+
+
 def test_maps_count_what_is_scored_and_tested():
     table = scores()
     unscored = table["topic"].isin(sorted(table["topic"].unique())[:2])

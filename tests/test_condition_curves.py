@@ -52,7 +52,7 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
 OPTIONS = {"arms": ["a"], "metric": "exact", "x": "source_layer", "chosen": "target_layer"}
 
 
-@pytest.mark.parametrize(("at_least", "heights"), [(0, [0, 0]), (1, [0.75, 1]), (2, [1, 1])])
+@pytest.mark.parametrize(("at_least", "heights"), [(0.0, [0, 0]), (1.0, [0.75, 1]), (2.0, [1, 1])])
 def test_the_curve_is_the_test_mean_where_val_is_best(tables, at_least, heights, tmp_path):
     summary, scores = tables
     figure = arms_by_axis(
@@ -62,8 +62,23 @@ def test_the_curve_is_the_test_mean_where_val_is_best(tables, at_least, heights,
     assert list(curve.get_ydata()) == heights and list(curve.get_xdata()) == [0, 1]
     assert list(control.get_ydata()) == [0, 0]
     text = figure._supxlabel.get_text().replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
-    assert f"a {at_least} (unedited: 25 %)" in text and "n = 12 per mean" in text
+    assert f"a {at_least:g} (unedited: 25 %)" in text and "n = 12 per mean" in text
     save(figure, tmp_path / "curve.png", {})
+
+
+def test_an_axis_may_have_fractions(tables):
+    summary, scores = (
+        table.assign(**{name: table[name] / 2 for name in ("source_layer", "target_layer")}).rename(
+            columns={"source_layer": "strength", "target_layer": "scale"}
+        )
+        for table in tables
+    )
+    options = {"arms": ["a"], "metric": "exact", "x": "strength", "chosen": "scale"}
+    figure = arms_by_axis(summary, scores, "sample", 0, **options, at_least=0.5)
+    (curve,) = (line for line in figure.axes[0].lines if line.get_linestyle() == "-")
+    assert list(curve.get_xdata()) == [0, 0.5] and list(curve.get_ydata()) == [0.75, 1]
+    text = figure._supxlabel.get_text().replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
+    assert "from 0.5 on: a 0.5" in text and "simultaneous over strengths" in text
 
 
 @pytest.mark.parametrize(
@@ -72,7 +87,7 @@ def test_the_curve_is_the_test_mean_where_val_is_best(tables, at_least, heights,
         ({"goal": "up"}, "goal 'up' is unknown; valid: raise, lower"),
         ({"controls": ["b", "b"]}, "2 controls of 1 arms; valid: one for each"),
         ({"x": "depth"}, "no axis 'depth'; valid: "),
-        ({"at_least": 3}, "at_least 3: no target_layer of arm a is as large"),
+        ({"at_least": 3.0}, "at_least 3: no target_layer of arm a is as large"),
         ({"arms": ["c"]}, "no rows with arm = c; present: a, b"),
     ],
 )

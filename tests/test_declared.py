@@ -81,6 +81,35 @@ def test_what_is_declared_passes_with_its_defaults_filled_in():
     ]
 
 
+def either(
+    model, *, top: OneOrMore | str = "all", most: Annotated[float, Range(most=1)] = 0.5
+) -> pd.DataFrame:
+    """Declares a number or a text, and a range without a lower end."""
+    return pd.DataFrame()
+
+
+def test_notes_of_a_union_are_of_the_values_own_type():
+    node = {"_target_": "test_declared.either"}
+    assert check_node(node, "r", "reading", ["test_declared"])["top"] == "all"
+    for options, message in (
+        ({"top": 0}, "r.top: 0 is out of range; valid: 1 or more"),
+        ({"most": 1.5}, "r.most: 1.5 is out of range; valid: up to 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_node({**node, **options}, "r", "reading", ["test_declared"])
+    ends = [Range(below=5), Range(above=0), Range(0, most=1), Range(least=2)]
+    assert list(map(str, ends)) == ["below 5", "above 0", "0 to 1", "2 or more"]
+
+
+def test_annotations_may_be_text():
+    """As `from __future__ import annotations` makes them."""
+    node = {"_target_": "postponed.reading", "top": 2}
+    checked = check_node(node, "r", "reading", ["postponed"])
+    assert checked == {**node, "weights": [1.0, 1.0]}
+    with pytest.raises(ValueError, match=r"r\.top: 0 is out of range; valid: 1 or more"):
+        check_node({**node, "top": 0}, "r", "reading", ["postponed"])
+
+
 def test_an_annotation_without_its_notes_is_what_omegaconf_takes():
     note = Annotated[str, ValueOf("topic")]
     assert plain(note) is str

@@ -116,3 +116,16 @@ def test_the_figure_draws_the_means_with_no_limit_last(scores):
     text = figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ").replace("\n", " ")
     assert "n = 20 completions per mean: 5 topics, 4 completions of each prompt" in text
     assert "Top-k 3 to all, all else equal: -" in text
+
+
+def test_lines_may_be_of_a_column_of_the_dataset(scores):
+    """Other prompts have another label: there are no pairs, and no change is stated."""
+    one = (scores["role"] == "baseline") | ((scores["top_k"] == 3) & (scores["top_p"] == 0.6))
+    split = scores[one].assign(
+        label=scores["sample"].map(lambda n: "even" if n % 2 == 0 else "odd")
+    )
+    summary = split.assign(metric_label="self-BLEU", percent=True, share=False)
+    options = {"arm": "grid", "metric": "self_bleu", "x": "temperature", "split": None}
+    figure = curves_by_axis(summary, split, "topic", 0, **options, line="label")
+    assert "Label even" not in figure.get_supxlabel()
+    assert "Temperature 0.5 to 1.5" in figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ")

@@ -281,6 +281,14 @@ def test_labels_at_the_right_keep_their_distance(
     assert np.diff(heights).min() == pytest.approx(0.055)
 
 
+def test_means_below_0_are_in_the_picture(scores: pd.DataFrame) -> None:
+    low = scores[scores["metric"] == "n_items"]
+    low = low.assign(score=low["score"] - 20)
+    figure = counts_by_condition(summary_of(low), low, **COUNTS)
+    assert figure.axes[0].get_ylim()[0] < -15
+    assert counts_by_condition(summary_of(scores), scores, **COUNTS).axes[0].get_ylim()[0] == 0
+
+
 @pytest.mark.parametrize(("draw", "parameters"), FIGURES)
 def test_saved_alike_twice(
     draw: Draw,

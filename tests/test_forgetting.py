@@ -233,7 +233,7 @@ def test_planted_gains_and_losses_are_found():
     assert changes.loc[("A", "two"), "change"] == -0.5
     assert changes.loc[("A", "two"), "low"] < -0.5 < changes.loc[("A", "two"), "high"] < 0
     assert changes.loc[("A", "one"), "p_adjusted"] == 1 and changes.loc[("A", "one"), "low"] < 0
-    assert changes.loc[("B", "one"), "p_adjusted"] == 0
+    assert 0 < changes.loc[("B", "one"), "p_adjusted"] < 0.01
     with pytest.raises(ValueError, match="no rows of step 0"):
         skill_changes(answers[answers["step"] > 0], seed=0)
     with pytest.raises(ValueError, match="the trained skill and others"):

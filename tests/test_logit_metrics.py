@@ -53,6 +53,16 @@ def test_divergence_is_scipys():
     assert float(found[0]) == pytest.approx(entropy(P, Q), abs=1e-5)
 
 
+def test_the_divergence_as_a_metric_is_exact_for_rare_tokens():
+    """The selection's, after Arditi et al., adds 1e-6 and cannot exceed 13.8 nats."""
+    sure, other = torch.full((1, 200), -40.0), torch.full((1, 200), -40.0)
+    sure[0, 3], other[0, 4] = 0.0, 0.0
+    after = NextToken(given(other), given(sure), tokenizer())
+    expected = entropy(sure[0].double().softmax(-1), other[0].double().softmax(-1))
+    assert float(kl_divergence(after)[0]) == pytest.approx(expected, rel=1e-9) and expected > 39
+    assert float(divergence(sure, other)[0]) < 13.9
+
+
 def test_label_log_odds_are_of_the_words_of_each_samples_label():
     level = torch.full((3, 200), -20.0)
     level[:, [9, 10, 11]] = torch.tensor(np.array([P, Q, P])).log().float()
@@ -89,7 +99,7 @@ def test_metrics_read_the_tokens_that_are_named():
     np.testing.assert_allclose(
         logit_difference(after, token="w11", foil="w9"), np.log([0.2 / 0.5, 0.5 / 0.2]), atol=1e-5
     )
-    np.testing.assert_allclose(kl_divergence(after), [entropy(Q, P), entropy(P, Q)], atol=1e-4)
+    np.testing.assert_allclose(kl_divergence(after), [entropy(Q, P), entropy(P, Q)], atol=1e-6)
 
 
 @pytest.mark.parametrize(

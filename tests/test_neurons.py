@@ -118,7 +118,11 @@ def test_the_planted_neurons_are_found_and_no_other_has_an_effect(planted, tmp_p
     others = neurons.effects[neurons.effects["rank"] == 0]
     assert (others["effect"] == 0).all() and (others["p"] == 1).all()
     assert not others["passes"].any() and not others["top_changed"].any()
-    assert chosen["passes"].all() and (chosen["p_corrected"] < 1e-6).all()
+    # The planted effects are equal in all topics: p is that of their signs.
+    alike = chosen["stderr"] == 0
+    expected = benjamini_hochberg(neurons.effects["p"].to_numpy())[neurons.effects["rank"] > 0]
+    assert sorted(chosen["p_corrected"]) == pytest.approx(sorted(expected))
+    assert (chosen["p"][alike] == 2.0**-5).all() and (chosen["p"][~alike] < 1e-8).all()
     assert (chosen[["effect_one", "effect_two"]] < 0).all().all()
     assert (chosen["own"] < 0).all() and (chosen["others"] > 0).all()
     signs = np.sign(chosen[["activation_one", "activation_two"]])
@@ -178,7 +182,10 @@ def test_p_is_scipys_over_topics_corrected_over_all_neurons():
         )
         for layer in (0, 1)
     ]
+    tables = [table.assign(sample=np.tile(np.arange(24), 9)) for table in tables]
     table, chance = neuron_table(tables, top=1, alpha=0.05, draws=30, seed=0)
+    apart = [rows.assign(topic=rows["topic"].replace("t5", "")) for rows in tables]
+    assert set(neuron_table(apart, top=1, alpha=0.05, draws=2, seed=0)[0]["topics"]) == {5 + 4}
     joined = pd.concat(tables).assign(change=lambda rows: rows["own"] - rows["others"])
     means = joined.groupby(["layer", "neuron", "topic"])["change"].mean().unstack()
     expected = ttest_1samp(means, 0, axis=1)

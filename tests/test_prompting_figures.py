@@ -13,7 +13,7 @@ def text_of(figure) -> str:
     return figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ").replace("\n", " ")
 
 
-def test_accuracy_curves_draw_means_gains_and_the_greedy_reference():
+def test_accuracy_curves_draw_means_gains_and_one_completion_of_the_baseline():
     rng = np.random.default_rng(0)
     columns = {"arm": "a", "split": "test", "label": "sum", "repeats": 4}
     gains = {"any": 0.4, "vote": 0.1, "best": 0.2}
@@ -30,7 +30,9 @@ def test_accuracy_curves_draw_means_gains_and_the_greedy_reference():
         | {"rule": "any", "score": float(sample < 9)}
         for sample in range(12)
     ]
-    table = pd.DataFrame([*rows, *greedy])
+    # A baseline of several completions: of them, one is drawn.
+    more = [{**row, "n": 4, "score": 1.0} for row in greedy]
+    table = pd.DataFrame([*rows, *greedy, *more])
     options = {"reading": "r", "arm": "a", "axis": "temperature"}
     figure = accuracy_curves({"r": table}, "sample", 0, **options)
     (axis,) = figure.axes

@@ -147,6 +147,16 @@ def study(tmp_path):
 OPTIONS = {"component": "resid_pre", "contrasts": {"ab": ["a", "b"]}}
 
 
+def test_prompts_without_a_cluster_are_independent(study):
+    store, table, _ = study
+    few = table.assign(pair=table["topic"].astype(object).where(table.index < 4))
+    options = {**OPTIONS, "cluster": "pair", "resamples": 5, "seed": 4}
+    each = len(table) - 4 + few["pair"].nunique()
+    for missing in (None, ""):
+        rows = few.assign(pair=few["pair"].where(few["pair"].notna(), missing))
+        assert set(vector_stability(store, rows, **options)["clusters"]) == {each}
+
+
 def test_bootstraps_are_those_of_a_naive_loop(study):
     store, table, values = study
     found = vector_stability(store, table, **OPTIONS, cluster="topic", resamples=20, seed=4)

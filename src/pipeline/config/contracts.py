@@ -76,13 +76,13 @@ def bound(node: Node) -> Callable[..., Any]:
 
 def reads(node: Node) -> list[str]:
     """Return the positional parameters of a node's function."""
-    parameters = inspect.signature(imported(node["_target_"])).parameters.values()
+    parameters = inspect.signature(imported(node["_target_"]), eval_str=True).parameters.values()
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def returns(node: Node) -> Any:
     """Return the return annotation of a node's function."""
-    return inspect.signature(imported(node["_target_"])).return_annotation
+    return inspect.signature(imported(node["_target_"]), eval_str=True).return_annotation
 
 
 def check_node(
@@ -135,7 +135,9 @@ def check_function(function: Callable[..., Any], kind: str) -> None:
             return type; names it and the valid ones.
     """
     try:
-        signature = inspect.signature(function)
+        signature = inspect.signature(function, eval_str=True)
+    except NameError as error:
+        raise ValueError(f"has an annotation that cannot be read: {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"is no function: {error}") from error
     for parameter in signature.parameters.values():
@@ -165,7 +167,7 @@ def imported(path: str) -> Callable[..., Any]:
 
 def _schema(function: Callable[..., Any], settings: type | None) -> type:
     fields: list[tuple[str, Any, Any]] = []
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
         if parameter.default is parameter.empty:

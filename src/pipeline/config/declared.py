@@ -64,11 +64,13 @@ class Range(Check):
             raise ValueError(f"{value:g} is out of range; valid: {self}")
 
     def __str__(self) -> str:
+        high = None if self.most is None else f"{self.most:g}"
+        high = high if self.below is None else f"below {self.below:g}"
+        if self.least is None and self.above is None:
+            return f"up to {high}" if self.below is None else str(high)
         low = f"above {self.above:g}" if self.least is None else f"{self.least:g}"
-        if self.most is not None:
-            return f"{low} to {self.most:g}"
-        if self.below is not None:
-            return f"{low} to below {self.below:g}"
+        if high is not None:
+            return f"{low} to {high}"
         return low if self.least is None else f"{low} or more"
 
 
@@ -127,7 +129,7 @@ def declared(
     function: Callable[..., Any], options: Mapping[str, Any], kind: type[Note]
 ) -> Iterator[tuple[str, Note, Any]]:
     """Yield key, note and value of every part of the options that has a note of this kind."""
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.name in options:
             value = options[parameter.name]
             yield from _noted(parameter.name, parameter.annotation, value, kind)
@@ -135,7 +137,7 @@ def declared(
 
 def needed(function: Callable[..., Any], kind: type[Note]) -> Iterator[Note]:
     """Yield the notes of this kind at a function's inputs."""
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
         notes = getattr(parameter.annotation, "__metadata__", ())
         if parameter.kind is not parameter.KEYWORD_ONLY:
             yield from (note for note in notes if isinstance(note, kind))
@@ -153,6 +155,14 @@ def plain(annotation: Any) -> Any:
     return annotation
 
 
+def _is_of(value: Any, annotation: Any) -> bool:
+    """Whether a value is of the type that a member of a union names."""
+    kind = get_origin(annotation) or annotation
+    if kind is float:
+        return isinstance(value, int | float)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
 def _noted(
     key: str, annotation: Any, value: Any, kind: type[Note]
 ) -> Iterator[tuple[str, Note, Any]]:
@@ -164,7 +174,8 @@ def _noted(
         yield from _noted(key, parts[0], value, kind)
     elif origin in (Union, UnionType):
         for part in parts:
-            yield from _noted(key, part, value, kind)
+            if _is_of(value, plain(part)):
+                yield from _noted(key, part, value, kind)
     elif origin is list and isinstance(value, list):
         for item in value:
             yield from _noted(key, parts[0], item, kind)

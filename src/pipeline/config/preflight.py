@@ -143,9 +143,8 @@ def _check_components(model: LanguageModel, key: str, node: Node) -> None:
         _check_layers(model, key, node)
     if key.startswith("sweep.arms.") and "positions" in node:
         # Some arms take one rule, which may be a list of positions; others a list of rules.
-        annotation = (
-            inspect.signature(imported(node["_target_"])).parameters["positions"].annotation
-        )
+        function = imported(node["_target_"])
+        annotation = inspect.signature(function, eval_str=True).parameters["positions"].annotation
         rules = node["positions"] if get_origin(annotation) is list else [node["positions"]]
         with at_key(f"{key}.positions"):
             for rule in rules:

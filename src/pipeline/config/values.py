@@ -167,8 +167,9 @@ def _check_options(study: Study, key: str, node: Node, metrics: list[str]) -> No
         if isinstance(value, list):
             if not value and key.startswith("sweep.arms."):
                 raise ValueError(f"{key}.{name} is empty: the arm would change nothing")
-            # The shares of a dataset may be equal.
-            if key != "dataset" and len(set(map(str, value))) < len(value):
+            # Weights and shares may be equal.
+            quantities = key != "sweep.arms" and any(isinstance(each, float) for each in value)
+            if not quantities and len(set(map(str, value))) < len(value):
                 raise ValueError(f"{key}.{name}: {value} has a value twice")
         if name == "seed":
             _check_seed(f"{key}.{name}", value)

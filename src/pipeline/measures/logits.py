@@ -155,8 +155,10 @@ def top_token_changes(
 def kl_divergence(
     after: NextToken, *, layer: int | None = None
 ) -> Annotated[Float64[Tensor, " rows"], Scale("KL divergence from the unedited model", "nats")]:
-    """Compute the KL `divergence` from the unedited model, in nats."""
-    return divergence(after.clean(layer), after.logits(layer))
+    """Compute Σ p0 (log p0 - log p), p0 the unedited model's, in nats and float64."""
+    log_p0 = after.clean(layer).double().log_softmax(-1)
+    log_p = after.logits(layer).double().log_softmax(-1)
+    return (log_p0.exp() * (log_p0 - log_p)).sum(-1)
 
 
 def token_groups(tokenizer: Any, groups: Mapping[str, Sequence[str]]) -> list[Int[Tensor, "_"]]:
@@ -201,6 +203,8 @@ def divergence(
     baseline: Float[Tensor, "rows vocab"], changed: Float[Tensor, "rows vocab"]
 ) -> Float64[Tensor, " rows"]:
     """Compute Σ p0 (log(p0 + 1e-6) - log(p + 1e-6)), p0 the baseline, in nats and float64.
+
+    This is at most 13.8 nats. The selection of directions is by it; `kl_divergence` is exact.
 
     Source: Arditi et al. 2024.
     """

@@ -62,7 +62,7 @@ def scale_of(metric: Callable[..., Any], options: Mapping[str, Any] | None = Non
     Raises:
         ValueError: the metric declares none.
     """
-    annotation = inspect.signature(metric).return_annotation
+    annotation = inspect.signature(metric, eval_str=True).return_annotation
     for note in getattr(annotation, "__metadata__", ()):
         if isinstance(note, Scale):
             shown = {

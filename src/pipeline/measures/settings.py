@@ -74,7 +74,9 @@ def choose_setting(means: pd.DataFrame, axes: Sequence[str], goal: str) -> Setti
         order.append("_strength")
     for axis in axes:
         if axis not in ("strength", "layer"):
-            ranked[f"_{axis}"] = ranked[axis].map(list(candidates[axis].unique()).index)
+            # Conditions without this axis have NaN, which is one of its values.
+            codes, _ = pd.factorize(candidates[axis], use_na_sentinel=False)
+            ranked[f"_{axis}"] = pd.Series(codes, candidates.index)[ranked.index]
             order.append(f"_{axis}")
     ranked["_towards"] = -towards
     order += ["_towards", *(["layer"] if "layer" in axes else [])]

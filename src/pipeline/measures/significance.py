@@ -37,10 +37,11 @@ def p_above_zero(
 ) -> Float[np.ndarray, " test"]:
     """Compute the one-sided p-value of means of n independent differences: Student's t test.
 
-    A mean without variance is certain: p is 0 if it is above 0, else 1. Without a standard error,
-    or of fewer than 2 differences, it is not tested: NaN.
+    If all differences are equal, t is infinite, and p is that of their signs: 2^-n above 0, else 1.
+    Without a standard error, or of fewer than 2 differences, a mean is not tested: NaN.
     """
-    p = np.where(stderr > 0, _upper_tail(mean, stderr, n), np.where(mean > 0, 0.0, 1.0))
+    of_signs = np.where(mean > 0, 2.0 ** -np.asarray(n, dtype=float), 1.0)
+    p = np.where(stderr > 0, _upper_tail(mean, stderr, n), of_signs)
     return np.where(_is_testable(mean, stderr, n), p, np.nan)
 
 
@@ -51,11 +52,11 @@ def p_not_zero(
 ) -> Float[np.ndarray, "*axes test"]:
     """Compute the two-sided p-value of means of n independent differences: Student's t test.
 
-    A mean without variance is certain: p is 1 if it is 0, else 0. Without a standard error, or of
-    fewer than 2 differences, it is not tested: NaN.
+    If all differences are equal, t is infinite, and p is that of their signs: 2^(1 - n), or 1 if
+    they are 0. Without a standard error, or of fewer than 2 differences, a mean is not tested: NaN.
     """
     p = 2 * _upper_tail(np.abs(mean), stderr, n)
-    p = np.where(stderr > 0, p, np.where(mean == 0, 1.0, 0.0))
+    p = np.where(stderr > 0, p, np.where(mean == 0, 1.0, 2.0 ** (1 - np.asarray(n, dtype=float))))
     return np.where(_is_testable(mean, stderr, n), p, np.nan)
 
 

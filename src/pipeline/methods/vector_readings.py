@@ -156,7 +156,9 @@ def _stability(
 ) -> pd.DataFrame:
     samples = classes.samples(position)
     is_positive = np.repeat([True, False], list(map(len, samples)))
-    groups = pd.factorize(clusters.loc[np.concatenate(samples)])[0]
+    named = clusters.loc[np.concatenate(samples)].astype("string").fillna("")
+    # Prompts without a cluster are independent; no cluster begins with a blank.
+    groups = pd.factorize(named.where(named != "", " " + named.index.astype(str)))[0]
     weights = {
         labels: _row_weights(is_positive, groups, resamples, seed, shuffled=labels == SHUFFLED)
         for labels in (FITTED, SHUFFLED)

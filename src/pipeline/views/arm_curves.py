@@ -5,7 +5,7 @@ from typing import Annotated
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.config.declared import ArmName, AxisName, OneOf, ZeroOrMore
+from pipeline.config.declared import ArmName, AxisName, OneOf, Range
 from pipeline.measures.bands import Band, band_over
 from pipeline.views.heat_maps import in_words, tick
 from pipeline.views.marks import bands_in_words, draw_band, draw_curve, legend_key
@@ -33,7 +33,7 @@ def arms_by_axis(
     chosen: AxisName,
     controls: list[ArmName] | None = None,
     goal: Annotated[str, OneOf("raise", "lower")] = "raise",
-    at_least: ZeroOrMore = 0,
+    at_least: Annotated[float, Range(0)] = 0.0,
 ) -> Figure:
     """Plot the test mean of each arm over an axis, at the value of another axis chosen on val rows.
 
@@ -78,7 +78,7 @@ def arms_by_axis(
             for each in named:
                 means = steered_of(select(summary, split="test", arm=each, metric=metric))
                 means = rows_told_apart(select(means, **{chosen: value}), [x])
-                at = means[x].astype(int).tolist()
+                at = means[x].tolist()
                 if each != arm:
                     axis.plot(at, means["mean"], color=colour, lw=1.5, ls="--")
                     continue
@@ -102,7 +102,8 @@ def arms_by_axis(
             percent_axis(axis)
         axis.set_xlabel(in_words(x))
         axis.set_ylabel(label_of(test))
-        layer_axis(axis)
+        if "layer" in x:
+            layer_axis(axis)
         if controls:
             keys["control of the same colour"] = legend_key(ls="--")
         legend(figure, keys)
@@ -110,9 +111,9 @@ def arms_by_axis(
             figure,
             [
                 f"Test split, {counts_in_words(steered_of(test))};",
-                f"{bands_in_words(bands, cluster)}.",
+                f"{bands_in_words(bands, cluster, x)}.",
                 f"{in_words(chosen).capitalize()}, chosen on the val split among those from "
-                f"{at_least} on: {', '.join(choices)}.",
+                f"{at_least:g} on: {', '.join(choices)}.",
                 f"Dashed: {', '.join(map(in_words, controls))}." if controls else "No control.",
             ],
         )
@@ -120,8 +121,8 @@ def arms_by_axis(
 
 
 def _chosen(
-    summary: pd.DataFrame, arm: str, metric: str, chosen: str, goal: str, at_least: int
-) -> int:
+    summary: pd.DataFrame, arm: str, metric: str, chosen: str, goal: str, at_least: float
+) -> float:
     """Return the value of an axis with the best mean on the val split, the first if several.
 
     Raises:
@@ -130,6 +131,6 @@ def _chosen(
     means = steered_of(select(summary, split="val", arm=arm, metric=metric))
     means = means[means[chosen] >= at_least]
     if means.empty:
-        raise ValueError(f"at_least {at_least}: no {chosen} of arm {arm} is as large")
+        raise ValueError(f"at_least {at_least:g}: no {chosen} of arm {arm} is as large")
     by_value = means.groupby(chosen)["mean"].mean()
-    return int(by_value.idxmax() if goal == "raise" else by_value.idxmin())
+    return float(by_value.idxmax() if goal == "raise" else by_value.idxmin())

@@ -1,6 +1,7 @@
 """Curves of a score over one axis of a grid of conditions."""
 
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -122,7 +123,7 @@ def curves_by_axis(
     return figure
 
 
-def _values(rows: pd.DataFrame, axis: str) -> list[int | float]:
+def _values(rows: pd.DataFrame, axis: str) -> list[Any]:
     """Return the values of an axis in order, "no limit" last."""
     unlimited = _NO_LIMIT.get(axis, (None,))[0]
     return sorted(rows[axis].dropna().unique().tolist(), key=lambda v: (v == unlimited, v))
@@ -155,7 +156,8 @@ def _effect(
 ) -> str:
     """State the change from an axis' first to its last value, all else equal."""
     values = _values(grid, axis)
-    if len(values) < 2:
+    # Prompts differ between the values of a column of the dataset, so that there are no pairs.
+    if len(values) < 2 or grid.groupby("sample")[axis].nunique().max() < 2:
         return ""
     others = [name for name in axes if name != axis]
     low, high = values[0], values[-1]

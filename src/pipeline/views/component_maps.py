@@ -62,8 +62,8 @@ def component_maps(
     framed = circuit.loc[circuit["is_kept"], ["layer", "component"]]
     grids = {arm: _grid(table) for arm, table in tables.items()}
     clean = float(baseline["score"].mean())
-    largest = max(float(table["effect"].abs().max()) for table in tables.values())
-    limit = min(largest, abs(clean))
+    effects = pd.concat([table["effect"] for table in tables.values()])
+    limit = _limit(effects, abs(clean))
     layers, columns = next(iter(grids.values())).shape
     height = float(np.clip(0.36 * layers + 0.9, 3.2, 9))
     with panels(
@@ -78,7 +78,8 @@ def component_maps(
             axis.set_xlabel("head")
         axes[0].set_ylabel("layer")
         colours = ScalarMappable(Normalize(-limit, limit), "RdBu")
-        bar = figure.colorbar(colours, ax=axes, pad=0.01, extend="min" if largest > limit else None)
+        beyond = bool((effects < -limit).any()), bool((effects > limit).any())
+        bar = figure.colorbar(colours, ax=axes, pad=0.01, extend=_EXTENDED[beyond])
         bar.set_label(f"change of {called}", fontsize=11)
         figure.suptitle("Each head and MLP ablated by itself", x=0.01, ha="left", weight="bold")
         caption(
@@ -93,6 +94,24 @@ def component_maps(
             ],
         )
     return figure
+
+
+_EXTENDED = {
+    (False, False): "neither",
+    (True, False): "min",
+    (False, True): "max",
+    (True, True): "both",
+}
+"""Whether changes lie below and above the colours -> where the bar of colours has an arrow."""
+
+
+def _limit(effects: pd.Series, clean: float) -> float:
+    """Return the change of the darkest colour: the largest, or losing the whole clean value.
+
+    A clean value near 0, such as of a divergence, says nothing of what can be lost.
+    """
+    largest = float(effects.abs().max())
+    return (clean if largest / 10 < clean < largest else largest) or 1.0
 
 
 def _grid(table: pd.DataFrame) -> pd.DataFrame:

@@ -236,7 +236,8 @@ def counts_by_condition(
             axis.set_title(f"{question(select(scores, arm=arm))}\n{rule}")
             axis.set_xlabel("strength")
             draw_columns(axis, [f"{strength:g}" for strength in strengths])
-        axes[0].set_ylim(bottom=0)
+        if min(shown_means["mean"].min(), references["mean"].min()) >= 0:
+            axes[0].set_ylim(bottom=0)
         axes[0].set_ylabel(label_of(summary))
         texts = [f"{row['label']}  {row['mean']:.1f}" for _, row in references.iterrows()]
         label_at_right(axes[len(axes) - 1], texts, references["mean"].tolist(), gap=0.055)

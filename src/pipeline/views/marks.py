@@ -35,15 +35,17 @@ def draw_band(
     axes.fill_between(layers, low, high, color=colour, alpha=0.22, lw=0)
 
 
-def bands_in_words(bands: Sequence[Band], cluster: str) -> str:
-    """State for a caption what the bands of a figure's curves are."""
+def bands_in_words(bands: Sequence[Band], cluster: str, x: str = "layer") -> str:
+    """State for a caption what the bands of a figure's curves over the axis x are."""
+    each = x.replace("_", " ")
+    every = each if each.endswith("s") else f"{each}s"
     pointwise = np.concatenate([band.pointwise for band in bands]) if bands else np.array([])
     few = f"fewer than {FEWEST} {cluster}s are scored, or few of them decide the mean"
     if not pointwise.any():
-        return "bands: 95 %, simultaneous over layers"
+        return f"bands: 95 %, simultaneous over {every}"
     if pointwise.all():
-        return f"bands: 95 % at each layer by itself, as {few}"
-    return f"bands: 95 %, simultaneous over layers, but at each layer by itself where {few}"
+        return f"bands: 95 % at each {each} by itself, as {few}"
+    return f"bands: 95 %, simultaneous over {every}, but at each {each} by itself where {few}"
 
 
 def draw_curve(

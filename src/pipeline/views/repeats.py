@@ -49,7 +49,7 @@ def accuracy_curves(
     table = select(table_of(readings, reading), split=split, arm=arm)
     if axis not in table:
         raise ValueError(f"no axis {axis!r}; valid: {', '.join(table)}")
-    sampled, greedy = fitted_of(table), select(table, role=BASELINE, rule="any")
+    sampled, baseline = fitted_of(table), select(table, role=BASELINE, rule="any", n=1)
     shown = [
         (label, value)
         for label in sampled["label"].unique()
@@ -60,7 +60,7 @@ def accuracy_curves(
     with panels(len(shown), width=4.6, height=3.9) as (figure, axes):
         for panel, (label, value) in zip(axes, shown, strict=True):
             rows = sampled[(sampled["label"] == label) & (sampled[axis] == value)]
-            once = select(greedy, label=label)
+            once = select(baseline, label=label)
             reference = estimate(once["score"], once[cluster], proportion=False, seed=seed)
             draw_reference(panel, pd.Series(vars(reference)), GREY)
             by_chance = rows.loc[(rows["rule"] == "any") & (rows["n"] == 1), "score"].mean()
@@ -84,7 +84,8 @@ def accuracy_curves(
             name: legend_key(color=colours[rule], lw=2.4, marker=".")
             for rule, name in _RULES.items()
         }
-        legend(figure, keys | {"greedy, once": legend_key(ls="--"), "chance": legend_key(ls=":")})
+        keys["baseline, one completion"] = legend_key(ls="--")
+        legend(figure, keys | {"chance": legend_key(ls=":")})
         caption(
             figure,
             [
@@ -92,6 +93,7 @@ def accuracy_curves(
                 f" ({_counts(sampled)}), {sampled['repeats'].iloc[0]} completions of each;",
                 f"mean over all subsets of n of them. Bands: 95 % over {cluster}s, simultaneous",
                 "over n. Dotted: one completion, or one of n by chance.",
+                "Dashed: one completion by the study's decoding.",
                 f"Change from n = {ns[0]} to {ns[-1]} in points:",
                 "; ".join(
                     _gains(sampled, axis, label, value, ns, cluster, seed) for label, value in shown

@@ -16,6 +16,7 @@ from pipeline.engine.conditions import Condition, Edit, Positions
 from pipeline.engine.scoring import score_last
 from pipeline.measures.logits import group_levels, token_groups
 from pipeline.measures.significance import benjamini_hochberg, p_not_zero
+from pipeline.measures.statistics import topics_or_samples
 from pipeline.methods.interventions import Add, SetUnits
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import Site
@@ -163,7 +164,10 @@ def _of_layer(changes: pd.DataFrame) -> tuple[pd.DataFrame, Float64[np.ndarray, 
     )
     table["label"] = by_label["effect"].abs().idxmax(axis=1)
     by_label.columns = [f"{value}_{label}" for value, label in by_label.columns]
-    by_topic = changes.pivot_table(index=["layer", "neuron"], columns="topic", values="effect")
+    topics = topics_or_samples(changes)
+    by_topic = changes.assign(topic=topics).pivot_table(
+        index=["layer", "neuron"], columns="topic", values="effect"
+    )
     return table.join(by_label).reset_index(), by_topic.to_numpy()
 
 

@@ -14,6 +14,7 @@ from pipeline.data.positions import resolve
 from pipeline.data.prompts import select_prompts
 from pipeline.engine.conditions import check_rule
 from pipeline.measures.logits import token_groups
+from pipeline.measures.statistics import topics_or_samples
 from pipeline.methods.neurons.effects import ABLATIONS, layer_effects, neuron_table
 from pipeline.methods.provenance import Provenance
 from pipeline.model.loading import LanguageModel
@@ -201,11 +202,12 @@ def neurons_by_effect(
 def _contexts(prompts: pd.DataFrame, split: str, select: Any, topics: int | None) -> pd.DataFrame:
     with at_key("select"):
         rows = select_prompts(prompts, select, [split])
-    names = rows["topic"].unique()
+    independent = topics_or_samples(rows)
+    names = independent.unique()
     if topics is not None:
         if not 2 <= topics <= len(names):
             raise ValueError(f"topics: {topics}; valid: 2 to {len(names)}")
-        rows = rows[rows["topic"].isin(names[:topics])]
+        rows = rows[independent.isin(names[:topics])]
     elif len(names) < 2:
         raise ValueError(f"{split} has {len(names)} topic; a test over topics needs 2 or more")
     return rows
