@@ -82,6 +82,10 @@ def test_the_studies_pass(path):
         ("collect.components=[pattern]", "collect.components: 'pattern' is not a component of a"),
         ("text=data/none.jsonl", "text: dataset file 'data/none.jsonl' does not exist"),
         ("sweep.layers=[1,1]", "sweep.arms.add.layers: [1, 1] has a value twice"),
+        (
+            "sweep.arms.add.strengths=[1.0,1.0]",
+            "sweep.arms.add.strengths: [1.0, 1.0] has a value twice",
+        ),
         ("sweep.layers=[9]", "sweep.arms.add: layers: data/embedded_model has no layer 9; valid"),
         ("sweep.layers=some", "sweep.arms.add: layers: 'some' is not `all`, `every N` or a list"),
         (

@@ -167,9 +167,10 @@ def _check_options(study: Study, key: str, node: Node, metrics: list[str]) -> No
         if isinstance(value, list):
             if not value and key.startswith("sweep.arms."):
                 raise ValueError(f"{key}.{name} is empty: the arm would change nothing")
-            # Weights and shares may be equal.
-            quantities = key != "sweep.arms" and any(isinstance(each, float) for each in value)
-            if not quantities and len(set(map(str, value))) < len(value):
+            # Weights and shares may be equal, but not the values of an arm's axis.
+            is_axis = key.startswith("sweep.arms.")
+            weights = not is_axis and any(isinstance(each, float) for each in value)
+            if not weights and len(set(map(str, value))) < len(value):
                 raise ValueError(f"{key}.{name}: {value} has a value twice")
         if name == "seed":
             _check_seed(f"{key}.{name}", value)
