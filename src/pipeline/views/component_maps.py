@@ -86,7 +86,7 @@ def component_maps(
             figure,
             [
                 f"Cells: mean change of {called} by ablating one component at all tokens;",
-                f"without intervention {clean:.2f}; red: the answer depends on the component.",
+                f"without intervention {clean:.2f}; red: it falls.",
                 f"{split.capitalize()} split, n = {int(tables[arms[0]]['n'].max())} prompts,",
                 f"{int(tables[arms[0]]['clusters'].max())} {cluster}s. In the titles: effects",
                 f"with p < 0.05 (t test over {cluster}s, Benjamini-Hochberg over components:",
