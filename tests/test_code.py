@@ -1,8 +1,16 @@
 """The digest of a stage covers the code that its result depends on."""
 
-import pytest
+import hashlib
 
-from pipeline.config.code import code_digest, reached_modules
+import pytest
+import yaml
+from project import ROOT
+from ruamel.yaml import YAML
+
+from pipeline.config.code import _shortened, code_digest, reached_modules, with_digests
+from pipeline.config.study import compose_study, save_study
+from pipeline.config.wiring import stages_of
+from pipeline.runs.records import flatten
 
 
 @pytest.mark.parametrize("stage", ["choose_settings", "sweep_layers"])
@@ -33,3 +41,30 @@ def test_imports_of_own_code_are_followed_wherever_it_lies(tmp_path, monkeypatch
     before = code_digest(["study_metrics"])
     (tmp_path / "study_deeper" / "far" / "away.py").write_text("X = 2\n")
     assert code_digest(["study_metrics"]) != before
+
+
+def test_dvc_tracks_exactly_the_sections_of_each_stage(tmp_path):
+    """A changed setting changes the digest of its section, and of no other."""
+    studies = {seed: compose_study("refusal", [f"sweep.seed={seed}"], root=ROOT) for seed in (0, 1)}
+    before, after = (with_digests(study, tmp_path) for study in studies.values())
+    changed = {key for key in before.digests if before.digests[key] != after.digests[key]}
+    assert changed == {"sweep"}
+    save_study(before, tmp_path / "refusal.yaml")
+    digests = YAML(typ="safe").load((tmp_path / "refusal.yaml").read_text())["digests"]
+    names = {key for stage in stages_of(before) for key in stage.sections}
+    assert set(flatten(digests)) == names
+    assert all(isinstance(value, str) for value in flatten(digests).values())
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    listed = {each["do"]["cmd"].split()[2]: each["do"]["params"] for each in stages if "do" in each}
+    for stage in stages_of(before):
+        ((keys,),) = (params.values() for params in listed[f"stages.{stage.name}"])
+        tracked = {key.replace("${item.fit}", str(stage.fit)) for key in keys}
+        code = f"code.{stage.name}" if stage.fit is None else f"code.{stage.name}.{stage.fit}"
+        assert tracked == {code} | {f"digests.{key}" for key in stage.sections}
+
+
+def test_no_digest_is_a_number():
+    """Of hexadecimal digests, one in two hundred is: `12e345678901` would be an infinity."""
+    for number in range(1000):
+        digest = _shortened(hashlib.sha256(str(number).encode()))
+        assert isinstance(YAML(typ="safe").load(digest), str)

@@ -76,7 +76,7 @@ def test_every_command_is_one():
             if program == "make":
                 assert f"\n{arguments[0]}:" in makefile
             elif program == "dvc":
-                assert arguments[0] in ("repro", "dag", "exp", "metrics")
+                assert arguments[0] in ("repro", "dag", "exp", "metrics", "params")
                 assert all(a.partition("@")[0] in stages for a in arguments[1:] if "@" in a)
             elif program == "python":
                 assert (ROOT / arguments[1].replace(".", "/")).with_suffix(".py").is_file()

@@ -1,6 +1,7 @@
 """Hash the source and data files that each stage of a study depends on, for DVC to track."""
 
 import ast
+import base64
 import functools
 import hashlib
 import json
@@ -27,7 +28,9 @@ The package `stages`, which only starts stages, is not tracked either.
 
 
 def with_digests(study: Study, configs: Path) -> Study:
-    """Add a digest of the code and data of each stage and each fit to the study.
+    """Add digests to the study: of each stage's and fit's code and data, and of each section.
+
+    A section's digest stands for it in dvc.lock, which DVC reads and writes whole for every stage.
 
     Args:
         study: composed and checked.
@@ -37,14 +40,29 @@ def with_digests(study: Study, configs: Path) -> Study:
         ValueError: a study that it reads is not composed.
     """
     others = _other_studies(study, configs)
-    code: dict[str, Any] = {}
-    for stage in stages_of(study):
-        digest = _stage_digest(study, stage, others)
-        if stage.fit is None:
-            code[stage.name] = digest
+    stages = stages_of(study)
+    code = {
+        ".".join(filter(None, (stage.name, stage.fit))): _stage_digest(study, stage, others)
+        for stage in stages
+    }
+    digests = {
+        key: _shortened(hashlib.sha256(json.dumps(study.value(key)).encode()))
+        for stage in stages
+        for key in stage.sections
+    }
+    return replace(study, code=_nested(code), digests=_nested(digests))
+
+
+def _nested(values: Mapping[str, str]) -> dict[str, Any]:
+    """Nest values whose keys are one name, or two joined by a dot."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        outer, _, inner = key.partition(".")
+        if inner:
+            nested.setdefault(outer, {})[inner] = value
         else:
-            code.setdefault(stage.name, {})[stage.fit] = digest
-    return replace(study, code=code)
+            nested[outer] = value
+    return nested
 
 
 def _stage_digest(study: Study, stage: Stage, others: str) -> str:
@@ -64,7 +82,7 @@ def _stage_digest(study: Study, stage: Stage, others: str) -> str:
     texts = [*_values(sections), *_values(list(stage.nodes))]
     for path in sorted({path for key, value in texts for path in _files(key, value)}):
         digest.update(f"{path.as_posix()} {_sha256(path, path.stat().st_mtime_ns)}\n".encode())
-    return digest.hexdigest()[:12]
+    return _shortened(digest)
 
 
 def _names_study(node: Mapping[str, Any]) -> bool:
@@ -133,7 +151,12 @@ def code_digest(modules: Iterable[str], packages: Iterable[str] = ()) -> str:
     digest = hashlib.sha256()
     for name, path in sorted(reached_modules(modules, packages).items()):
         digest.update(f"{name} {sha256(path)}\n".encode())
-    return digest.hexdigest()[:12]
+    return _shortened(digest)
+
+
+def _shortened(digest: Any) -> str:
+    """Write 60 bits in letters and 2 to 7: YAML would take some hexadecimal digests for numbers."""
+    return base64.b32encode(digest.digest())[:12].decode().lower()
 
 
 def reached_modules(modules: Iterable[str], packages: Iterable[str] = ()) -> dict[str, Path]:

@@ -128,8 +128,8 @@ class Tracking:
 class Study:
     """A complete experiment: question, model, prompts, interventions and measurements.
 
-    Its sections determine its stages. `code` is filled in on composition: a digest of the code and
-    data of each stage and each fit.
+    Its sections determine its stages. `code` and `digests` are filled in on composition: digests of
+    the code and data of each stage and each fit, and of each section.
     """
 
     name: str = MISSING
@@ -146,11 +146,17 @@ class Study:
     figures: dict[str, Node] = field(default_factory=dict)
     tracking: Tracking = field(default_factory=Tracking)
     code: dict[str, Any] = field(default_factory=dict)
+    digests: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> dict[str, Any]:
         """Return the study as plain containers."""
         return dataclasses.asdict(self)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the config without what composition adds to it."""
+        return {k: v for k, v in self.config.items() if k not in ("code", "digests")}
 
     def value(self, key: str) -> Any:
         """Return the value at a dotted key of the config: `score.seed`, `fits.directions`."""
@@ -162,7 +168,7 @@ class Study:
     @property
     def id(self) -> str:
         """Hash of the study's resolved YAML, without tracking, which does not affect results."""
-        config = {k: v for k, v in self.config.items() if k not in ("tracking", "code")}
+        config = {k: v for k, v in self.settings.items() if k != "tracking"}
         # In the config's order: results of arms that stand in another order are other bytes.
         text = json.dumps(config)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -38,7 +38,7 @@ def compare_named(root: Path, a: str, b: str) -> Comparison:
         ValueError: an unknown name, or the same run twice.
     """
     experiments = {
-        run["experiment"]: {"config": _settings(run["config"]), "summary": run["summary"]}
+        run["experiment"]: {"config": run["config"], "summary": run["summary"]}
         for run in read_runs(root)
         if run["experiment"] and run["stage"] == "score_metrics" and run["status"] == "finished"
     }
@@ -105,13 +105,8 @@ def _record(folder: Path) -> dict[str, Any]:
     numbers = folder / "headline.json"
     if not numbers.is_file():
         raise ValueError(f"{folder.name} has no numbers to compare: {numbers.name} is not there")
-    config = _settings(load_study(config_file(folder)).config)
+    config = load_study(config_file(folder)).settings
     return {"config": config, "summary": json.loads(numbers.read_text())}
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the digest of the code, which is no setting."""
-    return {key: value for key, value in config.items() if key != "code"}
 
 
 def _paired(

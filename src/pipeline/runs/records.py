@@ -90,9 +90,8 @@ def overrides_of(study: Study, default: Study, model: str | None = None) -> list
         default: the file's.
         model: name of a file of conf/model that the run's model is from.
     """
-    ignored = ("model", "tracking", "code")
     ran, as_is = (
-        flatten({k: v for k, v in each.config.items() if k not in ignored})
+        flatten({k: v for k, v in each.settings.items() if k not in ("model", "tracking")})
         for each in (study, default)
     )
     changed = [
