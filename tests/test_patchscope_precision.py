@@ -91,6 +91,24 @@ def test_tokens_read_are_those_of_plain_hooks(family):
         assert output["other_agreement"].tolist() == agree
 
 
+def test_the_lens_reads_the_component_that_is_patched():
+    """A layer's output is the next one's input, and the last one's is what the model says."""
+    model = tiny("llama")
+    prompts = rows(model)
+    before, after = (
+        next_token_precision(
+            model, prompts, 0, label="identity", method="logit_lens", component=component
+        ).pivot(index="layer", columns="sample", values=["surprisal", "other_surprisal"])
+        for component in ("resid_pre", "resid_post")
+    )
+    np.testing.assert_array_equal(after.to_numpy()[:-1], before.to_numpy()[1:])
+    assert (before.loc[0] != before.loc[1]).any()
+    with pytest.raises(ValueError, match="lens does not read 'mlp_out'; valid: resid_pre, resid_p"):
+        next_token_precision(
+            model, prompts, 0, label="identity", method="logit_lens", component="mlp_out"
+        )
+
+
 def test_wrong_options_are_one_line():
     model = tiny("llama")
     prompts = rows(model)

@@ -16,6 +16,9 @@ from pipeline.methods.patchscopes import donors, patchscope, source_prompts
 from pipeline.model.loading import LanguageModel
 from pipeline.model.sites import chosen_layers
 
+_LENS_COMPONENTS = {"resid_pre": 0, "resid_post": 1}
+"""Components that the logit lens reads, and how many layers later they are a layer's input."""
+
 
 def next_token_precision(
     model: LanguageModel,
@@ -47,7 +50,7 @@ def next_token_precision(
         source_positions: as of `patchscope`, like the options below.
         positions: see there.
         layers: `all` or a list.
-        component: see there.
+        component: see there; of the logit lens, `resid_pre` or `resid_post`.
 
     Returns:
         One row per sample and layer: `sample`, `label`, `split`, `topic`, `layer`, `agreement` (1
@@ -62,6 +65,9 @@ def next_token_precision(
     """
     if method not in ("patchscope", "logit_lens"):
         raise ValueError(f"method: {method!r} is unknown; valid: patchscope, logit_lens")
+    if method == "logit_lens" and component not in _LENS_COMPONENTS:
+        valid = ", ".join(_LENS_COMPONENTS)
+        raise ValueError(f"component: the logit lens does not read {component!r}; valid: {valid}")
     rows = prompts[(prompts["label"] == label) & (prompts["split"] == split)]
     if rows.empty:
         present = ", ".join(sorted(prompts["label"].unique()))
@@ -80,7 +86,7 @@ def next_token_precision(
     chosen = chosen_layers(layers, model.n_layers, model.name)
     order = donors(rows["answer"], seed)
     if method == "logit_lens":
-        by_layer = _by_lens(model, read, chosen)
+        by_layer = _by_lens(model, read, chosen, component)
         of_others = {layer: texts[order] for layer, texts in by_layer.items()}
     else:
         by_layer, of_others = (
@@ -120,12 +126,14 @@ def next_token_precision(
 
 
 def _by_lens(
-    model: LanguageModel, tokens: list[list[int]], layers: list[int]
+    model: LanguageModel, tokens: list[list[int]], layers: list[int], component: str
 ) -> dict[int, Int[Tensor, " prompts"]]:
-    """Read the likeliest token by the logit lens after each prompt, at the input of each layer."""
+    """Read the likeliest token by the logit lens after each prompt, at each layer's component."""
+    inputs = [layer + _LENS_COMPONENTS[component] for layer in layers]
 
     def measure(row_logits: RowLogits) -> Tensor:
-        return torch.stack([row_logits.clean(layer).argmax(-1).double() for layer in layers], -1)
+        read = [row_logits.clean(at if at < model.n_layers else None) for at in inputs]
+        return torch.stack([logits.argmax(-1).double() for logits in read], -1)
 
     read = score_change(model, tokens, [Condition()], measure, batch_tokens=model.batch_tokens)[0]
     return {layer: read[:, number].long().cpu() for number, layer in enumerate(layers)}
