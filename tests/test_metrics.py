@@ -18,6 +18,7 @@ NAN = math.nan
 
 def table(completions: list[str], **columns: object) -> pd.DataFrame:
     defaults: dict[str, object] = {"topic": "fruit", "label": "short", "demand": ""}
+    defaults["sample"] = range(len(completions))
     # An index that is not 0, 1, 2 shows whether a metric aligns with it.
     index = range(10, 10 + 3 * len(completions), 3)
     return pd.DataFrame({"completion": completions} | defaults | columns, index=index)
@@ -27,6 +28,14 @@ def test_refusal_contains_any_phrase_in_any_case() -> None:
     texts = ["I CANNOT help.", "Well, as an ai model", "I can help.", "", "I'm sorry to say"]
     assert metrics.refusal(table(texts)).tolist() == [1, 1, 0, 0, 1]
     assert metrics.refusal(table(texts), phrases=["HELP"]).tolist() == [1, 0, 1, 0, 0]
+
+
+def test_an_apostrophe_may_be_typographic() -> None:
+    texts = ["I can\u2019t help.", "I\u2019m sorry, no.", "I can't.", "I can`t.", "It\u2019s fine"]
+    assert metrics.refusal(table(texts)).tolist() == [1, 1, 1, 0, 0]
+    assert metrics.contains(table(texts), phrases=["I\u2019m", "can\u2019t"]).sum() == 3
+    exact = metrics.contains(table(texts), phrases=["i can't"], ignore_case=False)
+    assert exact.tolist() == [0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("phrases", [[], ["I cannot", ""]])
@@ -179,6 +188,14 @@ def test_self_bleu_groups_and_leaves_unscored() -> None:
     )
     with pytest.raises(ValueError, match="n_grams = 0"):
         metrics.self_bleu(samples, n_grams=0)
+
+
+@pytest.mark.parametrize("metric", [metrics.diversity, metrics.self_bleu])
+def test_without_a_topic_a_prompt_is_a_set_of_its_own(metric) -> None:
+    texts = ["a b c d\na b c d", "a b c d", "w x y z\na b c d", "w x y z"]
+    alone = [metric(table(texts[at : at + 2])) for at in (0, 2)]
+    together = metric(table(texts, topic="", sample=[0, 0, 1, 1]))
+    assert together.tolist() == [*alone[0], *alone[1]] != metric(table(texts)).tolist()
 
 
 def test_words_of_no_other_text_score_zero() -> None:

@@ -179,6 +179,17 @@ def test_a_column_with_the_name_of_an_axis_is_refused(tmp_path):
     assert "the dataset has a column 'layer', the name of one of the arm's axes" in error
 
 
+def test_scores_of_a_topic_have_no_interval_over_prompts():
+    """All its prompts have the same score: an interval over them would have no width."""
+    options = ["+score.metrics.d={_target_: pipeline.measures.metrics.diversity}"]
+    error = error_of(*options, "score.cluster=sample")
+    assert error == (
+        "score.cluster: sample: score.metrics.d scores all completions of a topic together; "
+        "valid: score.cluster=topic"
+    )
+    check(compose_study("refusal", [*options, "score.cluster=topic"], root=ROOT))
+
+
 def test_prompts_without_a_topic_are_no_cluster_of_their_own(tmp_path):
     table = pd.read_json(ROOT / "data/instructions.jsonl", lines=True)
     table.loc[3, "topic"] = None

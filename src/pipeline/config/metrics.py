@@ -4,21 +4,33 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.config.contracts import bound, reads
+from pipeline.config.contracts import bound, imported, reads
 from pipeline.config.errors import at_key
 from pipeline.config.sections import Study
 from pipeline.measures.logits import NextToken
+from pipeline.measures.scale import scale_of
 from pipeline.measures.scores import scores_of
 from pipeline.model.loading import LanguageModel
 
 
 def check_cluster(study: Study, prompts: pd.DataFrame) -> None:
-    """Fail if a prompt has no value of the study's cluster: all without one would count as one.
+    """Fail if a prompt has no value of the study's cluster, or if metrics do not allow the cluster.
+
+    All prompts without a value would count as a single cluster. Scores that are of a whole topic
+    are the same for its prompts, which are then no clusters of their own.
 
     Raises:
-        ValueError: names the cluster and the sample.
+        ValueError: names the cluster and the sample, or the metric.
     """
     cluster = study.score.cluster
+    shared = prompts["topic"][prompts["topic"] != ""].duplicated().any()
+    for name, node in study.score.metrics.items():
+        scale = scale_of(imported(node["_target_"]), node)
+        if cluster == "sample" and shared and scale.of_topic:
+            raise ValueError(
+                f"score.cluster: sample: score.metrics.{name} scores all completions of a topic "
+                "together; valid: score.cluster=topic"
+            )
     if cluster in prompts and (prompts[cluster] == "").any():
         sample = prompts.index[prompts[cluster] == ""][0]
         raise ValueError(

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.measures.scale import Scale
+from pipeline.measures.statistics import topics_or_samples
 from pipeline.measures.text import (
     distinct,
     final_number,
@@ -48,7 +49,7 @@ FUNCTION_WORDS = {
 def refusal(
     samples: pd.DataFrame, *, phrases: list[str] = REFUSALS
 ) -> Annotated[pd.Series, Scale("refuses", share=True)]:
-    """Score 1 if the completion contains one of the phrases (case-insensitive), else 0.
+    """Score 1 if the completion contains one of the phrases, as `contains`, in any case.
 
     Raises:
         ValueError: no phrases, or an empty one.
@@ -71,6 +72,8 @@ def contains(
 ) -> Annotated[pd.Series, Scale("contains {phrases}", share=True)]:
     """Score 1 if the completion contains one of the phrases, else 0.
 
+    An apostrophe is the same in all its forms: "I can\u2019t" contains "I can't".
+
     Raises:
         ValueError: no phrases, or an empty one.
     """
@@ -78,6 +81,7 @@ def contains(
         raise ValueError(f"phrases = {phrases}; valid: one or more phrases, none empty")
 
     def folded(text: str) -> str:
+        text = text.replace("\u2019", "'")
         return text.casefold() if ignore_case else text
 
     wanted = [folded(phrase) for phrase in phrases]
@@ -194,14 +198,14 @@ def unique_items(
 
 def diversity(
     samples: pd.DataFrame, *, separator: str = "\n"
-) -> Annotated[pd.Series, Scale("distinct items over a topic", bounded=True)]:
+) -> Annotated[pd.Series, Scale("distinct items over a topic", bounded=True, of_topic=True)]:
     """Compute distinct items / items over all completions of a topic, stripped and case-folded.
 
-    A value of the set: all completions of the same topic and label get the same score. It falls
-    with the number of completions. NaN if the set has no items.
+    A value of the set: all completions of the same topic and label get the same score; without a
+    topic, those of a prompt. It falls with the number of completions. NaN if the set has no items.
     """
     scores = _score(samples, np.nan)
-    for _, texts in samples.groupby(["topic", "label"])["completion"]:
+    for _, texts in samples.groupby([topics_or_samples(samples), "label"])["completion"]:
         items = [item for text in texts for item in list_items(text, separator)]
         if items:
             scores[texts.index] = distinct(items) / len(items)
@@ -210,11 +214,12 @@ def diversity(
 
 def self_bleu(
     samples: pd.DataFrame, *, n_grams: int = 4
-) -> Annotated[pd.Series, Scale("self-BLEU", bounded=True)]:
+) -> Annotated[pd.Series, Scale("self-BLEU", bounded=True, of_topic=True)]:
     """Compute BLEU of a completion against all others of the same topic and label: 1 = nothing new.
 
-    Uniform weights on orders 1 to `n_grams`, smoothing method 1. Tokens are blank-separated words
-    and line breaks; the reference uses NLTK's tokeniser. It rises with the number of completions.
+    Without a topic, against those of the same prompt. Uniform weights on orders 1 to `n_grams`,
+    smoothing method 1. Tokens are blank-separated words and line breaks; the reference uses NLTK's
+    tokeniser. It rises with the number of completions.
     NaN for a blank completion, which is not used as a reference either, or without references.
     Source: Zhu et al. 2018 (Texygen).
 
@@ -225,7 +230,7 @@ def self_bleu(
         raise ValueError(f"n_grams = {n_grams}; valid: 1 or more")
     scores = _score(samples, np.nan)
     spoken = samples[samples["completion"].str.strip(" ") != ""]
-    for _, texts in spoken.groupby(["topic", "label"])["completion"]:
+    for _, texts in spoken.groupby([topics_or_samples(spoken), "label"])["completion"]:
         if len(texts) > 1:
             scores[texts.index] = self_bleu_scores(texts.tolist(), n_grams)
     return scores

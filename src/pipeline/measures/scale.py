@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -20,6 +20,7 @@ class Scale:
         unit: `nats`, `items`, ...; empty for shares.
         share: all scores are 0 or 1; means are shares in per cent with Wilson's interval.
         bounded: all scores are in [0, 1]; shown in per cent with bootstrap intervals.
+        of_topic: a score depends on all completions of a topic, which cannot be separate clusters.
 
     A metric declares its scale as `-> Annotated[Series, Scale("refuses", share=True)]`.
     """
@@ -28,6 +29,7 @@ class Scale:
     unit: str = ""
     share: bool = False
     bounded: bool = False
+    of_topic: bool = False
 
     @property
     def percent(self) -> bool:
@@ -69,7 +71,7 @@ def scale_of(metric: Callable[..., Any], options: Mapping[str, Any] | None = Non
                 name: _listed(value) if isinstance(value, list) else value
                 for name, value in (options or {}).items()
             }
-            return Scale(note.name.format(**shown), note.unit, note.share, note.bounded)
+            return replace(note, name=note.name.format(**shown))
     raise ValueError(f"metric {metric} declares no Scale in its return annotation")
 
 
