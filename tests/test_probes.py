@@ -187,6 +187,19 @@ def test_a_planted_plane_is_read_on_topics_that_no_probe_was_fitted_on(prompts, 
             np.testing.assert_allclose(one[f"{column}_reference"], expected)
 
 
+def test_a_reference_is_the_mean_of_all_rows_over_their_topics(prompts, store):
+    """Rows of a topic may have different targets, and different values of the reference."""
+    activations, _ = store
+    varied = prompts.assign(north=np.arange(len(prompts)) ** 1.5)
+    probes = linear_probe(activations, varied, component="resid_pre", targets=["north"], draws=0)
+    table = probe_by_layer(activations, varied, {"p": probes}, fit="p", reference="label")
+    train = varied[varied["split"] == "train"]
+    for label, rows in table.groupby("label"):
+        of_label = train[train["label"] == label]
+        by_topic = [rows_of["north"].mean() for _, rows_of in of_label.groupby("topic")]
+        np.testing.assert_allclose(rows["north_reference"], np.mean(by_topic))
+
+
 def test_probes_come_back_from_disk_and_name_another_model(prompts, store, tmp_path):
     activations, _ = store
     options = {"component": "resid_pre", "targets": ["half"], "draws": 1, "seed": 4}

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from pipeline.config.declared import ColumnName, OfSplits
+from pipeline.measures.statistics import topics_or_samples
 from pipeline.methods.directions import FITTED, Key
 from pipeline.methods.probes.fitting import LinearFit, fit_classes, fit_values, shuffled
 from pipeline.methods.probes.probes import (
@@ -113,7 +114,7 @@ def probe_by_layer(
         fit: their name.
         split: of the dataset.
         reference: of probes of numbers, a column of the dataset: what is predicted from it alone is
-            the mean of the train rows with the same value, over its topics.
+            the mean over the topics of the train rows with the same value.
 
     Returns:
         One row per sample, layer, source and draw: `sample`, `label`, `split`, `topic`, `layer`,
@@ -165,5 +166,5 @@ def _text(column: pd.Series) -> np.ndarray:
 def _means(train: pd.DataFrame, reference: str, column: str) -> pd.Series:
     if reference not in train:
         raise ValueError(f"no column {reference!r} in the dataset; it has: {', '.join(train)}")
-    topics = train.drop_duplicates("topic")
-    return topics.groupby(reference)[column].mean()
+    of_topics = train.groupby([reference, topics_or_samples(train)])[column].mean()
+    return of_topics.groupby(level=0).mean()
