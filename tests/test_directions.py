@@ -152,10 +152,18 @@ def test_fitting_reads_each_class_at_each_position(store):
         assert negative[:, 0].tolist() == [100 + position, 300 + position]
     kept = Classes(store, DATASET[1:], positive="a", negative="b", component="resid_pre")
     assert kept.at(-1, 3)[0][:, 0].tolist() == [199.0]
-    with pytest.raises(ValueError, match=r"position -3 was not collected; valid: \[-2, -1\]"):
+    with pytest.raises(ValueError, match=r"position -3 was not collected of every prompt; .*-2, "):
         classes.at(-3, 3)
     with pytest.raises(ValueError, match="no prompt labelled 'c' is left"):
         Classes(store, DATASET, positive="c", negative="b", component="resid_pre")
+
+
+def test_a_position_that_some_prompts_lack_is_none(store):
+    longer = DATASET.assign(tokens=[list(range(n + (s == 1))) for s, n in TOKENS.items()])
+    classes = Classes(store, longer, positive="a", negative="b", component="resid_pre")
+    assert classes.positions == [-2]
+    with pytest.raises(ValueError, match=r"-1 was not collected of every prompt; valid: \[-2\]"):
+        classes.at(-1, 3)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +185,9 @@ def test_subjects_and_answers_are_positions_by_name(tmp_path, rule, places):
     positive, negative = classes.at(rule, 3)
     assert positive[:, 0].tolist() == [places[0][0]]
     assert negative[:, 0].tolist() == [10.0 + places[1][0]]
-    with pytest.raises(ValueError, match=rf"position 0 was not collected; valid: \['{rule}'\]"):
+    with pytest.raises(
+        ValueError, match=rf"position 0 was not collected of .*; valid: \['{rule}'\]"
+    ):
         classes.at(0, 3)
     options = {"component": "resid_pre", "positive": "a", "negative": "b"}
     prompts = dataset.assign(split="train")
@@ -221,7 +231,7 @@ def test_steering_vectors_are_the_differences_of_the_planted_means(store):
     key = Key("isotropic", 0, 3)
     assert torch.equal(again.vectors[key], fit.vectors[key])
     assert not torch.equal(other.vectors[key], fit.vectors[key])
-    with pytest.raises(ValueError, match=r"position 0 was not collected; valid: \[-2, -1\]"):
+    with pytest.raises(ValueError, match=r"position 0 was not collected of every prompt; .*-2, "):
         steering_vectors(store, prompts, **options, position=0)
     # Sample 1 is of the test split: b is sample 3 alone.
     held_out = prompts.assign(split=["train", "test", "train", "train"])

@@ -166,9 +166,11 @@ def test_a_prompt_longer_than_the_context_is_refused_though_nothing_is_generated
 
 def test_the_position_of_a_fit_must_be_collected():
     error = error_of("fits.vector.position=-2", study="refusal_odds")
-    assert "fits.vector.position: -2 is not collected; valid: [-1]" in error
+    assert "fits.vector.position: -2 is not collected of every prompt; valid: [-1]" in error
+    error = error_of("collect.positions=all", "fits.vector.position=-25", study="refusal_odds")
+    assert "fits.vector.position: -25 is not collected of every prompt; valid: [-1" in error
     error = error_of("fits.vector.position=-1", study="lists")
-    assert "fits.vector.position: -1 is not collected; valid: ['subject']" in error
+    assert "fits.vector.position: -1 is not collected of every prompt; valid: ['subject']" in error
 
 
 def test_a_column_with_the_name_of_an_axis_is_refused(tmp_path):

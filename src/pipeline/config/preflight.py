@@ -198,25 +198,26 @@ def _collected(study: Study, model: LanguageModel, prompts: pd.DataFrame) -> int
         )
     for name, node in study.fits.items():
         if "position" in node:
+            fitted = rows["split"] == "train"
+            if {"positive", "negative"} <= set(node):
+                fitted &= rows["label"].isin([node["positive"], node["negative"]])
+            places = {sample: positions_by_sample[sample] for sample in rows["sample"][fitted]}
             with at_key(f"fits.{name}.position"):
-                _check_position(
-                    node["position"], study.collect.positions, tokens, positions_by_sample
-                )
+                _check_position(node["position"], study.collect.positions, tokens, places)
     return sum(map(len, positions_by_sample.values()))
 
 
 def _check_position(
     position: Any, rule: Any, tokens: Mapping[int, list[int]], places: Mapping[int, tuple[int, ...]]
 ) -> None:
-    """Fail if a direction is fitted at a position that is not collected."""
+    """Fail if a direction is fitted at a position that is not collected of every prompt."""
     if rule in ("subject", "answer"):
         valid: list[Any] = [rule]
     else:
-        valid = sorted(
-            {p - len(tokens[sample]) for sample, listed in places.items() for p in listed}
-        )
+        from_end = [{p - len(tokens[sample]) for p in listed} for sample, listed in places.items()]
+        valid = sorted(set.intersection(*from_end)) if from_end else []
     if position not in valid:
-        raise ValueError(f"{position} is not collected; valid: {valid}")
+        raise ValueError(f"{position} is not collected of every prompt; valid: {valid}")
 
 
 def _check_tokens(model: LanguageModel, prompts: pd.DataFrame, texts: pd.DataFrame) -> None:

@@ -16,8 +16,10 @@ from pipeline.store.store import ActivationStore
 class Classes:
     """Activations of two classes of prompts, read from a store one position and layer at a time.
 
-    Positions are counted from the prompt's end: -1 is its last token. If subjects or answers were
-    collected, the only position is `subject`, or `answer` (the answer's first token).
+    Positions are counted from the prompt's end: -1 is its last token. Only those that every prompt
+    has are positions: the few prompts that are long enough for another are a class of their own. If
+    subjects or answers were collected, the only position is `subject`, or `answer` (the answer's
+    first token).
 
     With `pairs`, a column of the dataset, row i of both classes is of the same pair.
 
@@ -51,7 +53,10 @@ class Classes:
                 raise ValueError(f"no prompt labelled {name!r} is left to fit directions to")
         rule = store.fingerprint.positions
         self._named = rule if rule in ("subject", "answer") else None
-        positions = sorted(self._place.dropna().astype(int).unique().tolist())
+        placed = self._label.isin(self._names) & self._place.notna()
+        prompts = store.rows["sample"][placed].nunique()
+        counts = self._place[placed].astype(int).value_counts()
+        positions = sorted(counts.index[counts == prompts].tolist())
         self.positions: list[int | str] = [self._named] if self._named else positions
         self.layers = sorted({Site.parse(site).layer for site in store.sites})
 
@@ -77,7 +82,9 @@ class Classes:
 
     def _rows(self, position: int | str, name: str) -> np.ndarray:
         if position not in self.positions:
-            raise ValueError(f"position {position} was not collected; valid: {self.positions}")
+            raise ValueError(
+                f"position {position} was not collected of every prompt; valid: {self.positions}"
+            )
         from_end = 0 if position == self._named else position
         rows = np.flatnonzero((self._place == from_end) & (self._label == name))
         if self._pair is None:
