@@ -134,6 +134,9 @@ def test_a_text_that_does_not_continue_the_prompt_is_named():
     prompts = dataset(model, ["The capital of France is Par"], answer=["is"])
     with pytest.raises(ValueError, match=r"answer of sample 0: answer 'is' begins inside of"):
         logit_lens(model, prompts, columns=["answer"])
+    nothing = prompts.assign(answer=[[]])
+    with pytest.raises(ValueError, match=r"answer of sample 0 is \[\]; valid: text, or a list of"):
+        logit_lens(model, nothing, columns=["answer"])
     with pytest.raises(ValueError, match="no column 'bridge' in the dataset; it has: instruction"):
         logit_lens(model, prompts, columns=["bridge"])
     with pytest.raises(ValueError, match="no position 40 among"):

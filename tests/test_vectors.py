@@ -1,5 +1,7 @@
 """Directions and their selection, on data whose answer is planted."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -125,8 +127,14 @@ def test_a_position_may_be_a_name():
     assert (chosen.position, chosen.layer) == ("subject", 3)
 
 
+@pytest.mark.parametrize("score", [-math.inf, math.inf, math.nan])
+def test_a_score_that_is_not_finite_is_no_score(score):
+    table = candidates([(-1, 2, -1.0, 1, 0), (-1, 3, score, 1, 0)])
+    assert select_direction(table, n_layers=10).layer == 2
+
+
 def test_nothing_left_fails_and_counts_why():
-    with pytest.raises(ValueError, match=r"none of 6 .* 2 have a NaN score, 2 have layer >= 8"):
+    with pytest.raises(ValueError, match=r"none of 6 .* 2 have a score that is not f"):
         select_direction(TABLE.head(6), n_layers=10)
     with pytest.raises(ValueError, match="no column 'kl_div_score'"):
         select_direction(TABLE.drop(columns="kl_div_score"), n_layers=10)

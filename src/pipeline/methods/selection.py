@@ -41,8 +41,8 @@ def select_direction(
 ) -> SelectedDirection:
     """Select the candidate with the lowest bypass score among those that pass every filter.
 
-    Candidates with a NaN score, a layer >= int(layer_share * n_layers), kl > max_kl or
-    induce < min_steering are discarded. Ties go to the lower layer, then the later position.
+    Candidates with a score that is not finite, a layer >= int(layer_share * n_layers), kl > max_kl
+    or induce < min_steering are discarded. Ties go to the lower layer, then the later position.
 
     Args:
         candidates: one row each with `position`, `layer`, `refusal_score` (bypass: mean refusal
@@ -82,7 +82,7 @@ def select_direction(
     scores = candidates[list(CANDIDATE_COLUMNS[2:])].astype(float)
     limit = int(layer_share * n_layers)
     discards = {
-        "a NaN score": scores.isna().any(axis=1),
+        "a score that is not finite": ~np.isfinite(scores).all(axis=1),
         f"layer >= {limit}": candidates["layer"] >= limit,
         f"kl > {max_kl:g}": scores["kl_div_score"] > max_kl,
         f"induce < {min_steering:g}": scores["steering_score"] < min_steering,

@@ -63,9 +63,8 @@ def _first_tokens(model: LanguageModel, row: dict[str, Any], column: str) -> lis
     """Return the distinct first tokens of a column's texts as they continue the prompt."""
     value = row[column]
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list | tuple | np.ndarray) or not all(
-        isinstance(text, str) for text in texts
-    ):
+    listed = isinstance(texts, list | tuple | np.ndarray) and len(texts) > 0
+    if not listed or not all(isinstance(text, str) for text in texts):
         raise ValueError(
             f"{column} of sample {row['sample']} is {value!r}; valid: text, or a list of texts"
         )
