@@ -251,6 +251,10 @@ def test_side_effects_are_losses_of_texts_under_edited_weights():
         )
         assert abs(row.loss - loss) < 1e-4 and abs(row.clean_loss - clean) < 1e-5
     assert table.groupby("fact")["text"].nunique().eq(2).all()
+    with pytest.raises(
+        ValueError, match=r"each: 99 texts of a fact; valid: 1 to \d+, the texts of"
+    ):
+        edit_side_effects(model, prompts, corpus(), {"edits": edits}, 0, fit="edits", each=99)
 
 
 def test_edits_are_read_back_and_belong_to_their_model(tmp_path):

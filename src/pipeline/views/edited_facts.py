@@ -194,7 +194,8 @@ def side_effects_by_layer(
             figure,
             [
                 f"n = {table['fact'].nunique()} facts of the {split} split, with",
-                f"{table.groupby('fact')['text'].nunique().max()} texts each; "
+                f"{table.groupby('fact')['text'].nunique().max()} of "
+                f"{table['text'].nunique()} texts each; "
                 f"{bands_in_words(bands, cluster)}.",
                 f"Loss without edit: {table['clean_loss'].mean():.2f} nats per token.",
                 "Control: random edits.",

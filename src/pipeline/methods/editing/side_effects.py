@@ -27,8 +27,9 @@ def edit_side_effects(
 ) -> pd.DataFrame:
     """Tabulate the cross-entropy of unrelated texts under every edit, beside random edits.
 
-    Each fact has `each` texts of its own, from the test part of `text_parts` in turn. Random edits
-    have the same u and a delta of the same norm.
+    Each fact has `each` different texts, from the test part of `text_parts` in turn: several facts
+    have the same text if there are fewer than facts times `each`. Random edits have the same u and
+    a delta of the same norm.
 
     Args:
         model: the model.
@@ -46,12 +47,14 @@ def edit_side_effects(
         `layer`, `edit`, `loss` and `clean_loss` in nats per token, and their difference `change`.
 
     Raises:
-        ValueError: no such fit, or too few texts.
+        ValueError: no such fit, or fewer texts than `each`.
     """
     edits = edits_of(fits, fit)
-    if each < 1:
-        raise ValueError(f"each = {each} texts of a fact; valid: 1 or more")
     listed = tokens_of(text_parts(texts)["test"], longest)
+    if not 1 <= each <= len(listed):
+        raise ValueError(
+            f"each: {each} texts of a fact; valid: 1 to {len(listed)}, the texts of the test part"
+        )
     owners = [name for name in edits.facts for _ in range(each)]
     numbers = [n % len(listed) for n in range(len(owners))]
     conditions = [
