@@ -285,3 +285,14 @@ def test_a_model_that_is_no_cross_encoder_is_one_line(tmp_path):
         CrossEncoder.load(str(tmp_path))
     with pytest.raises(ValueError, match=r"its files have no (classifier|score)"):
         CrossEncoder.load("data/embedded_model")
+
+
+def test_a_prompt_without_a_topic_is_a_question_of_its_own():
+    model = templated("llama")
+    prompts, completions = answered(model)
+    tables = [
+        coherence(model, *(frame.assign(**changed) for frame in (prompts, completions)), 0)
+        for changed in ({}, {"topic": ""})
+    ]
+    with_topics, without = (table.drop(columns="topic") for table in tables)
+    pd.testing.assert_frame_equal(with_topics, without)

@@ -1,6 +1,7 @@
 """What options may be is declared in annotations, and checked before anything runs."""
 
 import inspect
+import re
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -262,3 +263,48 @@ def test_every_number_is_declared_or_checked_with_the_fits_stand_in(kind):
             if is_option and numbers and not noted:
                 left.append(f"{path.stem}.{name}")
     assert left == []
+
+
+@pytest.mark.parametrize(
+    ("study", "data", "column", "split", "message"),
+    [
+        (
+            "best_of_n",
+            "sums",
+            "demand",
+            "test",
+            "readings.accuracy: sample \\d+ has no number in its",
+        ),
+        (
+            "templates",
+            "quoted_questions",
+            "topic",
+            "test",
+            "readings.ratings: sample \\d+ has no topic",
+        ),
+        (
+            "next_token",
+            "quoted_questions",
+            "topic",
+            "test",
+            "figures.next_token: sample \\d+ has no to",
+        ),
+    ],
+)
+def test_what_every_prompt_needs_is_looked_for_before_anything_runs(
+    study, data, column, split, message, tmp_path
+):
+    table = pd.read_json(ROOT / "data" / f"{data}.jsonl", lines=True, dtype=False)
+    table.loc[table["split"] == split, column] = ""
+    table.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    options = [f"dataset={data}", f"dataset.path={tmp_path / 't.jsonl'}", "score.cluster=sample"]
+    error = error_of(study, *options)
+    assert re.match(message, error)
+
+
+def test_prompts_that_no_arm_completes_need_no_demand(tmp_path):
+    table = pd.read_json(ROOT / "data" / "sums.jsonl", lines=True, dtype=False)
+    table["split"] = table["split"].where(table.index > 0, "val")
+    table.loc[0, "demand"] = ""
+    table.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    check(compose_study("best_of_n", [f"dataset.path={tmp_path / 't.jsonl'}"], root=ROOT))

@@ -254,6 +254,8 @@ def test_prompts_without_a_pair_are_named(following):
     def draw(table):
         next_token_bars({"next": table}, 0, reading="next", topics=["b?"])
 
+    with pytest.raises(ValueError, match=r"topic .* has several samples labelled 'plain'; valid"):
+        draw(pd.concat([following, following.assign(sample=99)]))
     with pytest.raises(ValueError, match="labels of reading next: plain; valid: two"):
         draw(following[following["label"] == "plain"])
     with pytest.raises(ValueError, match=r"topic 'b\?' has not both labels; valid: plain, quoted"):

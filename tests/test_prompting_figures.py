@@ -15,7 +15,7 @@ def text_of(figure) -> str:
 
 def test_accuracy_curves_draw_means_gains_and_one_completion_of_the_baseline():
     rng = np.random.default_rng(0)
-    columns = {"arm": "a", "split": "test", "label": "sum", "repeats": 4}
+    columns = {"arm": "a", "split": "test", "label": "sum", "repeats": 4, "condition": "c0"}
     gains = {"any": 0.4, "vote": 0.1, "best": 0.2}
     easy = rng.uniform(0.2, 0.4, 12)
     rows = [
@@ -44,6 +44,9 @@ def test_accuracy_curves_draw_means_gains_and_one_completion_of_the_baseline():
     assert "majority vote +10.0 (+10.0 to +10.0)" in text_of(figure)
     with pytest.raises(ValueError, match="no axis 'heat'; valid: "):
         accuracy_curves({"r": table}, "sample", 0, **{**options, "axis": "heat"})
+    twice = pd.concat([table, table.assign(condition="c1")])
+    with pytest.raises(ValueError, match="conditions c0 and c1 agree in temperature; valid: one"):
+        accuracy_curves({"r": twice}, "sample", 0, **options)
 
 
 def test_coherence_is_compared_by_question_in_every_frame():

@@ -104,6 +104,21 @@ class NeedsText:
     """An input that lacks what the node reads of it without the study's `text`."""
 
 
+@dataclass(frozen=True)
+class NeedsInEach:
+    """A value that every prompt must have in a column, and a test of it; any text but an empty one.
+
+    Attributes:
+        column: of the dataset.
+        name: what a prompt without it lacks.
+        holds: whether a value is one.
+    """
+
+    column: str
+    name: str
+    holds: Callable[[Any], bool] = bool
+
+
 class OfSplits:
     """Splits that the store must have, besides that of the node's option `split`."""
 

@@ -8,6 +8,7 @@ from pipeline.config.contracts import imported, reads
 from pipeline.config.declared import (
     InDataset,
     Named,
+    NeedsInEach,
     NeedsText,
     Selected,
     ValueOf,
@@ -15,7 +16,7 @@ from pipeline.config.declared import (
     needed,
 )
 from pipeline.config.errors import at_key
-from pipeline.config.sections import Study
+from pipeline.config.sections import Study, Sweep
 from pipeline.config.values import all_nodes
 from pipeline.data.prompts import select_prompts
 from pipeline.engine.sweeps import Part, applies_to_texts
@@ -24,7 +25,8 @@ from pipeline.engine.sweeps import Part, applies_to_texts
 def check_rows(study: Study, prompts: pd.DataFrame) -> None:
     """Fail if an option names a column, a value or prompts that the node's rows do not have.
 
-    The rows of a node that reads the store are those collected, of one with a `split` those of it.
+    The rows of a node that reads the store are those collected, of one that reads completions those
+    completed, of one with a `split` those of it.
 
     Raises:
         ValueError: names the option, the value and the valid ones.
@@ -34,8 +36,16 @@ def check_rows(study: Study, prompts: pd.DataFrame) -> None:
         rows, split = prompts, node.get("split")
         if study.collect is not None and "store" in reads(node):
             rows = select_prompts(rows, study.collect.prompts, study.collect.splits)
+        elif study.sweep is not None and "completions" in reads(node):
+            rows = _completed(study.sweep, rows)
         if isinstance(split, str):
             rows = rows[rows["split"] == split]
+        for need in needed(function, NeedsInEach):
+            lacking = rows["sample"][~rows[need.column].map(need.holds)]
+            if len(lacking):
+                raise ValueError(
+                    f"{key}: sample {lacking.iloc[0]} has no {need.name}, which every prompt needs"
+                )
         for name, _, column in declared(function, node, InDataset):
             if column not in prompts:
                 raise ValueError(
@@ -48,6 +58,16 @@ def check_rows(study: Study, prompts: pd.DataFrame) -> None:
         for name, _, value in declared(function, node, Selected):
             with at_key(f"{key}.{name}"):
                 select_prompts(rows, value)
+
+
+def _completed(sweep: Sweep, prompts: pd.DataFrame) -> pd.DataFrame:
+    """Select the prompts that any arm completes."""
+    samples: set[int] = set()
+    for name in sweep.arms:
+        arm = sweep.arm(name)
+        with at_key(f"sweep.arms.{name}"):
+            samples |= set(select_prompts(prompts, arm.prompts, arm.splits)["sample"])
+    return prompts[prompts["sample"].isin(samples)]
 
 
 def check_texts(study: Study, parts: Sequence[Part]) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.config.declared import OneOrMore, ValueOf
+from pipeline.config.declared import NeedsInEach, OneOrMore, ValueOf
 from pipeline.measures.statistics import estimate
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.marks import legend_key
@@ -19,7 +19,7 @@ from pipeline.views.selection import select
 
 
 def next_token_bars(
-    readings: Mapping[str, pd.DataFrame],
+    readings: Annotated[Mapping[str, pd.DataFrame], NeedsInEach("topic", "topic")],
     seed: int,
     *,
     reading: str,
@@ -47,6 +47,12 @@ def next_token_bars(
     labels = list(table["label"].unique())
     if len(labels) != 2:
         raise ValueError(f"labels of reading {reading}: {', '.join(labels)}; valid: two")
+    again = table.duplicated(["topic", "label", "rank"])
+    if again.any():
+        row = table[again].iloc[0]
+        raise ValueError(
+            f"topic {row['topic']!r} has several samples labelled {row['label']!r}; valid: one"
+        )
     entropies = table[table["rank"] == 1].pivot(index="topic", columns="label", values="entropy")
     unpaired = entropies.index[entropies[labels].isna().any(axis=1)]
     if len(unpaired):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import AxisName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.bands import band_over
 from pipeline.measures.contrasts import contrast
@@ -13,7 +14,7 @@ from pipeline.views.heat_maps import in_words, tick
 from pipeline.views.marks import GREY, draw_band, draw_curve, draw_reference, legend_key
 from pipeline.views.panels import COLOURS, caption, legend, panels, percent_axis
 from pipeline.views.readings import table_of
-from pipeline.views.selection import fitted_of, select
+from pipeline.views.selection import fitted_of, rows_told_apart, select
 
 _RULES = {
     "any": "any of n (exact check)",
@@ -29,7 +30,7 @@ def accuracy_curves(
     *,
     reading: str,
     arm: str,
-    axis: str,
+    axis: AxisName,
     split: str = "test",
 ) -> Figure:
     """Plot accuracy against the number n of completions, a panel per label and value of an axis.
@@ -50,6 +51,8 @@ def accuracy_curves(
     if axis not in table:
         raise ValueError(f"no axis {axis!r}; valid: {', '.join(table)}")
     sampled, baseline = fitted_of(table), select(table, role=BASELINE, rule="any", n=1)
+    conditions = sampled.drop_duplicates(["condition", axis])
+    rows_told_apart(conditions, [axis])
     shown = [
         (label, value)
         for label in sampled["label"].unique()

@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Float64
 
 from pipeline.config.declared import OneOf
+from pipeline.measures.statistics import topics_or_samples
 from pipeline.methods.prompting.completion_scores import log_probabilities_after
 from pipeline.model import chat
 from pipeline.model.cross_encoder import CrossEncoder
@@ -38,7 +39,7 @@ def coherence(
     have the same frame, however the completion was prompted; in log p(answer) its question is
     empty; a system prompt is left out. Every frame favours answers of its own style: read several.
     Coherence grows with the answer's length. The control puts another question before the same
-    answer: a question drawn for each topic, never its own.
+    answer: a question drawn for each topic, or prompt without one, never its own.
 
     Args:
         model: the unedited model.
@@ -63,11 +64,12 @@ def coherence(
     for frame in frames:
         check_frame(frame)
     questions = completions["instruction"].tolist()
-    of_topic = prompts.drop_duplicates("topic").set_index("topic")["instruction"]
+    of_topic = prompts.set_index(topics_or_samples(prompts))["instruction"]
+    of_topic = of_topic[~of_topic.index.duplicated()]
     others = _other_topics(of_topic.index.tolist(), seed)
     asked = {
         "own": questions,
-        "other": [of_topic[others[topic]] for topic in completions["topic"]],
+        "other": [of_topic[others[topic]] for topic in topics_or_samples(completions)],
     }
     answers = completions["tokens"].tolist()
     rows = completions.drop(columns="tokens").reset_index(drop=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 
-from pipeline.config.declared import OneOf
+from pipeline.config.declared import NeedsInEach, OneOf
 from pipeline.measures.ratings import Comparisons, Ratings, rate, style_difference
 from pipeline.methods.prompting.coherence import FRAMES, check_frame, log_p_in
 from pipeline.model.loading import LanguageModel
@@ -14,7 +14,7 @@ from pipeline.model.loading import LanguageModel
 
 def pairwise_ratings(
     model: LanguageModel,
-    completions: pd.DataFrame,
+    completions: Annotated[pd.DataFrame, NeedsInEach("topic", "topic")],
     seed: int,
     *,
     players: list[str],

@@ -1,9 +1,11 @@
 """Accuracy of n completions of a prompt by majority vote, best-of-n and exact check."""
 
+from typing import Annotated
+
 import numpy as np
 import pandas as pd
 
-from pipeline.config.declared import OneOrMore
+from pipeline.config.declared import NeedsInEach, OneOrMore
 from pipeline.measures.repeats import any_right, best_of, majority
 from pipeline.measures.text import final_number
 from pipeline.methods.prompting.completion_scores import conditions_of, log_probabilities_after
@@ -14,8 +16,18 @@ RULES = ("any", "best", "vote")
 mean log-probability per token is right. `vote`: the most frequent final number is right."""
 
 
+def _has_number(text: str) -> bool:
+    return final_number(text) is not None
+
+
 def accuracy_by_n(
-    model: LanguageModel, prompts: pd.DataFrame, completions: pd.DataFrame, *, ns: list[OneOrMore]
+    model: LanguageModel,
+    prompts: pd.DataFrame,
+    completions: Annotated[
+        pd.DataFrame, NeedsInEach("demand", "number in its demand", _has_number)
+    ],
+    *,
+    ns: list[OneOrMore],
 ) -> pd.DataFrame:
     """Tabulate the accuracy with n completions of each prompt, by `RULES`.
 

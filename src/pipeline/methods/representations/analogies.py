@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.config.declared import OneOf
+from pipeline.config.declared import NeedsInEach, OneOf
 from pipeline.data.prompts import check_columns
 from pipeline.measures.text import texts_of
 from pipeline.methods.representations.embeddings import SPACES, TABLES, rows_of, similarities
@@ -21,7 +21,7 @@ _RANKS = ("rank", "rank_with_inputs", "rank_without_offset", "rank_of_other_offs
 
 def analogies(
     model: LanguageModel,
-    prompts: pd.DataFrame,
+    prompts: Annotated[pd.DataFrame, NeedsInEach("topic", "topic")],
     seed: int,
     *,
     columns: list[str] = ["instruction", "answer"],  # noqa: B006 - never changed

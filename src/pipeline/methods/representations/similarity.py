@@ -1,13 +1,13 @@
 """One word in several contexts: cosine similarity of its states by layer and sense."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64
 
-from pipeline.config.declared import ZeroOrMore
+from pipeline.config.declared import NeedsInEach, ZeroOrMore
 from pipeline.methods.representations.stored_layers import stored_layers, stored_samples
 from pipeline.store.store import ActivationStore
 
@@ -16,7 +16,7 @@ MEASURES = ("raw", "relative", "centred")
 
 def similarity_by_layer(
     store: ActivationStore,
-    prompts: pd.DataFrame,
+    prompts: Annotated[pd.DataFrame, NeedsInEach("topic", "topic")],
     seed: int,
     *,
     component: str = "resid_pre",
