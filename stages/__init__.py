@@ -116,7 +116,7 @@ def run_stage(study: Study, stage: Stage, folder: Path) -> None:
         stage=str(stage).replace(" ", "-"),
         study=study.name,
         study_id=study.id,
-        config=study.settings,
+        config=study.sections,
         inputs={name: _index(folder / name) for name in stage.inputs},
         # A queued experiment runs in a copy; its run records belong in the original project.
         root=Path(os.environ.get("DVC_ROOT", ROOT)),

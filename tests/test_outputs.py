@@ -129,7 +129,7 @@ def test_an_output_of_a_study_that_is_gone_says_so(tmp_path):
 def test_an_experiment_is_compared_by_its_finished_record(tmp_path):
     folder = write_run(tmp_path, "refusal", SCORES)
     summary = json.loads((folder / "headline.json").read_text())
-    config = compose_study("refusal", ["sweep.seed=1"], root=ROOT).settings
+    config = compose_study("refusal", ["sweep.seed=1"], root=ROOT).sections
     record = {"study": "refusal", "stage": "score_metrics", "config": config, "summary": summary}
     for experiment, status in {"exp-1": "finished", "exp-2": "failed", None: "finished"}.items():
         file = run_file(tmp_path, "refusal", str(experiment), "score_metrics")

@@ -154,8 +154,8 @@ class Study:
         return dataclasses.asdict(self)
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """Return the config without what composition adds to it."""
+    def sections(self) -> dict[str, Any]:
+        """Return the config without the digests that composition adds."""
         return {k: v for k, v in self.config.items() if k not in ("code", "digests")}
 
     def value(self, key: str) -> Any:
@@ -168,7 +168,7 @@ class Study:
     @property
     def id(self) -> str:
         """Hash of the study's resolved YAML, without tracking, which does not affect results."""
-        config = {k: v for k, v in self.settings.items() if k != "tracking"}
+        config = {k: v for k, v in self.sections.items() if k != "tracking"}
         # In the config's order: results of arms that stand in another order are other bytes.
         text = json.dumps(config)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -105,7 +105,7 @@ def _record(folder: Path) -> dict[str, Any]:
     numbers = folder / "headline.json"
     if not numbers.is_file():
         raise ValueError(f"{folder.name} has no numbers to compare: {numbers.name} is not there")
-    config = load_study(config_file(folder)).settings
+    config = load_study(config_file(folder)).sections
     return {"config": config, "summary": json.loads(numbers.read_text())}
 
 

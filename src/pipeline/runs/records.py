@@ -91,7 +91,7 @@ def overrides_of(study: Study, default: Study, model: str | None = None) -> list
         model: name of a file of conf/model that the run's model is from.
     """
     ran, as_is = (
-        flatten({k: v for k, v in each.settings.items() if k not in ("model", "tracking")})
+        flatten({k: v for k, v in each.sections.items() if k not in ("model", "tracking")})
         for each in (study, default)
     )
     changed = [
