@@ -17,7 +17,7 @@ from pipeline.config.study import compose_study
 
 FREE = {
     *("seed", "min_steering", "betas", "strength", "strengths", "multiples"),
-    # Layers are checked against the model or the sweep, steps against the fits.
+    # Layers of arms are checked against the model or the sweep, steps against the fits.
     *("layer", "layers", "target_layer", "step"),
 }
 """Options whose numbers are of any size, or are checked elsewhere."""
@@ -123,6 +123,17 @@ def test_an_annotation_without_its_notes_is_what_omegaconf_takes():
     ("study", "override", "message"),
     [
         ("refusal", "figures.damage.goals={ad: raise}", "figures.damage.goals: 'ad' is unknown; v"),
+        (
+            "lists",
+            "figures.counts_by_condition.layers=[1,9]",
+            "figures.counts_by_condition.layers: no condition of ",
+        ),
+        ("attention", "figures.layer.layer=8", "figures.layer.layer: layer 8; valid: 0 to 7"),
+        (
+            "concept_vectors",
+            "figures.languages.strength=3",
+            "figures.languages.strength: no condition of",
+        ),
         (
             "refusal",
             "figures.damage.goals.add=rise",

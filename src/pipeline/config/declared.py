@@ -86,6 +86,17 @@ class Named:
 
 
 @dataclass(frozen=True)
+class ValueOnAxis:
+    """A value on an axis of the conditions of the figure's arms."""
+
+    axis: str
+
+
+class InModel:
+    """The number of a layer of the model."""
+
+
+@dataclass(frozen=True)
 class ValueOf:
     """A value in a column of the dataset, in the rows of the node's `split` if it has that."""
 
@@ -134,6 +145,7 @@ AxisName = Annotated[str, Named("axis")]
 FitName = Annotated[str, Named("fit")]
 MetricName = Annotated[str, Named("metric")]
 ReadingName = Annotated[str, Named("reading")]
+LayerNumber = Annotated[int, InModel()]
 ColumnName = Annotated[str, InDataset()]
 Label = Annotated[str, ValueOf("label")]
 Sample = Annotated[int, ValueOf("sample")]

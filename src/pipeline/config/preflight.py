@@ -7,12 +7,14 @@ from typing import Any, get_origin
 import pandas as pd
 
 from pipeline.config.contracts import bound, imported, reads
+from pipeline.config.declared import InModel, declared
 from pipeline.config.errors import at_key
 from pipeline.config.metrics import check_cluster, check_logit_metrics, check_metrics
 from pipeline.config.planning import Planned, planned_parts, stand_ins
 from pipeline.config.rows import check_axes, check_rows, check_texts
 from pipeline.config.sections import Node, Study
 from pipeline.config.study import config_file, load_study
+from pipeline.config.values import all_nodes
 from pipeline.config.wiring import FIT_OPTIONS, option_texts
 from pipeline.data import completions, positions
 from pipeline.data.prompts import select_prompts, tokenised_prompts, tokenised_texts
@@ -258,6 +260,10 @@ def _check_lengths(
 def _check_readings(study: Study, model: LanguageModel, prompts: pd.DataFrame) -> None:
     """Fail if a reading names a fit, column, label, component or layer that there is not."""
     collected = _collected_sites(study, model)
+    for key, node in all_nodes(study):
+        for option, _, layer in declared(imported(node["_target_"]), node, InModel):
+            if not 0 <= layer < model.n_layers:
+                raise ValueError(f"{key}.{option}: layer {layer}; valid: 0 to {model.n_layers - 1}")
     for name, node in study.readings.items():
         for option in FIT_OPTIONS if "fits" in reads(node) else ():
             for fit in option_texts(node.get(option)):

@@ -12,11 +12,12 @@ from pipeline.config.declared import (
     NeedsText,
     Selected,
     ValueOf,
+    ValueOnAxis,
     declared,
     needed,
 )
 from pipeline.config.errors import at_key
-from pipeline.config.sections import Study, Sweep
+from pipeline.config.sections import Node, Study, Sweep
 from pipeline.config.values import all_nodes
 from pipeline.data.prompts import select_prompts
 from pipeline.engine.sweeps import Part, applies_to_texts
@@ -91,10 +92,12 @@ def check_texts(study: Study, parts: Sequence[Part]) -> None:
 
 
 def check_axes(study: Study, prompts: pd.DataFrame, parts: Sequence[Part]) -> None:
-    """Fail if a figure is drawn over an axis that no arm has, where the axes of all are known.
+    """Fail if a figure names an axis that no arm has, or a value that none of its arms has on it.
+
+    Only where the conditions of all arms are known.
 
     Raises:
-        ValueError: names the figure, the axis and the valid ones.
+        ValueError: names the figure, the axis or value, and the valid ones.
     """
     if study.sweep is None or not set(study.sweep.arms) <= {part.name for part in parts}:
         return
@@ -106,3 +109,17 @@ def check_axes(study: Study, prompts: pd.DataFrame, parts: Sequence[Part]) -> No
                     f"figures.{name}.{option}: no axis {axis!r}; valid: {', '.join(axes)}, or a "
                     "column of the dataset"
                 )
+        _check_values(f"figures.{name}", node, parts)
+
+
+def _check_values(key: str, node: Node, parts: Sequence[Part]) -> None:
+    function = imported(node["_target_"])
+    named = [arm for _, note, arm in declared(function, node, Named) if "arm" in note.kind]
+    conditions = [c for part in parts if part.name in named for c in part.conditions]
+    for option, note, value in declared(function, node, ValueOnAxis):
+        present = {c.axes[note.axis]: None for c in conditions if note.axis in c.axes}
+        if value not in present:
+            raise ValueError(
+                f"{key}.{option}: no condition of {', '.join(named)} has {note.axis} {value}; "
+                f"valid: {', '.join(map(str, present))}"
+            )

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pipeline.config.declared import OneOf, ReadingName, Sample
+from pipeline.config.declared import LayerNumber, OneOf, ReadingName, Sample
 from pipeline.measures.statistics import estimate, topics_or_samples
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.panels import caption, panels
@@ -146,7 +146,7 @@ def layer_patterns(
     readings: Mapping[str, pd.DataFrame],
     *,
     patterns: ReadingName,
-    layer: int,
+    layer: LayerNumber,
     sample: Sample,
 ) -> Figure:
     """Draw the pattern of every head of a layer in one prompt, with tokens on the axes.

@@ -9,6 +9,7 @@ ValueError that names the valid ones.
 
 from itertools import cycle
 from textwrap import fill
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from pipeline.config.declared import ChosenArmName
+from pipeline.config.declared import ChosenArmName, ValueOnAxis
 from pipeline.data.roles import BASELINE
 from pipeline.measures.bands import band_over
 from pipeline.measures.statistics import cluster_means, summarise
@@ -189,7 +190,7 @@ def counts_by_condition(
     metric: str,
     split: str,
     arms: list[ChosenArmName],
-    layers: list[int] | None = None,
+    layers: list[Annotated[int, ValueOnAxis("layer")]] | None = None,
 ) -> Figure:
     """Plot the mean score against strength at some layers, one panel per arm, with label baselines.
 

@@ -1,8 +1,11 @@
 """Figures of the sum of two steering vectors."""
 
+from typing import Annotated
+
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import ArmName, ValueOnAxis
 from pipeline.measures.bands import Band, band_over
 from pipeline.views.marks import (
     GREY,
@@ -32,9 +35,9 @@ def vector_sums(
     cluster: str,
     seed: int,
     *,
-    arm: str,
+    arm: ArmName,
     metrics: list[str],
-    strength: float | None = None,
+    strength: Annotated[float, ValueOnAxis("strength")] | None = None,
     split: str = "test",
 ) -> Figure:
     """Plot what two vectors do alone and together, against the layer, a panel per metric.

@@ -10,6 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from pipeline.config.declared import LayerNumber
 from pipeline.views.marks import GREY, draw_curve, draw_spread, legend_key
 from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels
 from pipeline.views.readings import table_of
@@ -65,7 +66,7 @@ def cosine_matrices(
     readings: Mapping[str, pd.DataFrame],
     *,
     reading: str,
-    layers: list[int] | None = None,
+    layers: list[LayerNumber] | None = None,
     directions: list[str] | None = None,
 ) -> Figure:
     """Draw the cosines between the vectors of fits at the same layer, a panel per layer.
