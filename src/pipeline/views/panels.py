@@ -3,7 +3,7 @@
 import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 """Okabe and Ito's colour-blind-safe palette."""
+_VARIED: dict[str, list[Any]] = {
+    "ls": ["-", (0, (1, 1.2)), (0, (7, 2, 1.5, 2))],
+    "marker": ["o", "s", "^"],
+    "hatch": ["", "////", "...."],
+}
+"""What tells apart lines, points and bars of the same colour; dashed lines are controls."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -39,6 +45,33 @@ STYLE: dict[Any, Any] = {
     "hatch.color": "#b0b0b0",
     "hatch.linewidth": 0.8,
 }
+
+
+def styles_of(
+    names: Iterable[Any], varied: str = "ls", *, mixed: bool = False
+) -> dict[Any, dict[str, Any]]:
+    """Give each line, point or bar a style of its own: colours by turns, then other lines.
+
+    Args:
+        names: in the order of the legend.
+        varied: what differs where colours begin again: `ls`, `marker` or `hatch`.
+        mixed: it differs between neighbours too, so that lines on top of each other are seen.
+
+    Raises:
+        ValueError: more names than styles.
+    """
+    listed, values = list(dict.fromkeys(names)), _VARIED[varied]
+    most = len(COLOURS) * len(values)
+    if len(listed) > most:
+        shown = ", ".join(map(str, listed[:3]))
+        raise ValueError(f"{len(listed)} colours ({shown}, ...); valid: up to {most}")
+    return {
+        name: {
+            "color": COLOURS[number % len(COLOURS)],
+            varied: values[(number * mixed + number // len(COLOURS)) % len(values)],
+        }
+        for number, name in enumerate(listed)
+    }
 
 
 @contextmanager
