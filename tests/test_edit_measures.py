@@ -208,3 +208,16 @@ def test_traced_effects_are_drawn_and_the_largest_is_named():
     assert lines[PARTS[1]].get_ydata() == pytest.approx([20, 50])
     with pytest.raises(ValueError, match="no rows with restored = middle"):
         traced_curves(scores, {"parts": parts}, "topic", 0, shown=["middle"], **options)
+
+
+def test_more_edits_than_colours_have_a_bar_of_their_own_each():
+    rows = edited_rows()
+    copies = [
+        rows[rows["arm"] == "rome"].assign(arm=f"rome {n}", condition=lambda t: t.arm + t.condition)
+        for n in range(8)
+    ]
+    arms = {f"rome {n}": f"{n}" for n in range(8)}
+    table = pd.concat([rows, *copies])
+    figure = edits_compared(table, "topic", 0, reference="rome", arms=arms)
+    keys = figure.legends[0].get_patches()
+    assert len({(key.get_facecolor(), key.get_hatch()) for key in keys}) == 9

@@ -105,7 +105,8 @@ def test_a_plane_shows_means_over_prompts_at_the_layer_chosen_without_them(promp
     for axis, kind in zip(figure.axes, ("target", "prediction"), strict=True):
         means = rows.merge(prompts[["sample", "land"]]).groupby(["topic", "land"])
         expected = means[[f"east_{kind}", f"north_{kind}"]].mean()
-        np.testing.assert_allclose(axis.collections[0].get_offsets(), expected)
+        drawn = np.concatenate([points.get_offsets() for points in axis.collections])
+        np.testing.assert_allclose(drawn, expected.sort_index(level="land", kind="stable"))
         names = {text.get_text() for text in axis.texts}
         assert names <= {f"t{n}" for n in range(12)} and len(names) > 8
         assert axis.get_xlabel() == "east (degrees)"
@@ -151,3 +152,17 @@ def test_trees_are_drawn_with_wrong_edges_in_colour():
     assert "3 of n = 3 sentences" in caption(figure) and "layer 5" in caption(figure)
     with pytest.raises(ValueError, match="samples: 4; valid: 1 to 3"):
         read_trees(prompts, {"r": table}, reading="r", samples=4)
+
+
+def test_more_values_than_colours_are_told_apart_or_refused(prompts, table):
+    figure = probe_by_layer(prompts, {"r": table}, "topic", 0, reading="r", by="topic")
+    lines = [line for line in figure.axes[1].lines if line.get_label().startswith("the t")]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
+    options = {"reading": "r", "x": "east", "y": "north"}
+    plane = probed_plane(prompts, {"r": table}, **options, colour="topic")
+    marked = [(key.get_color(), key.get_marker()) for key in plane.legends[0].get_lines()]
+    assert len(set(marked)) == 12
+    drawn = np.concatenate([points.get_offsets() for points in plane.axes[0].collections])
+    assert len(drawn) == 12
+    with pytest.raises(ValueError, match=r"48 colours .*; valid: up to 18"):
+        probed_plane(prompts, {"r": table}, **options, colour="sample")

@@ -1,5 +1,6 @@
 """Benefit of interventions against their damage on unrelated text, over strengths."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pipeline.measures.pareto import pareto_front
 from pipeline.measures.scale import TEXT_METRIC
 from pipeline.measures.statistics import paired_difference
 from pipeline.views.marks import GREY, MARKERS, control_keys, draw_reference, legend_key
-from pipeline.views.panels import COLOURS, caption, legend, panels, percent_axis
+from pipeline.views.panels import caption, legend, panels, percent_axis, styles_of
 from pipeline.views.selection import (
     BASELINE,
     baseline_of,
@@ -25,8 +26,6 @@ from pipeline.views.selection import (
 
 _LINEAR = 0.01
 """Damage up to here is drawn on a linear scale, more on a logarithmic one."""
-_STYLES = ["-", (0, (4, 2)), (0, (1, 1.5))]
-"""Line styles of arms by turns, so that curves on top of each other are seen."""
 _SAME = ["intervention", "positions", "layer"]
 
 
@@ -69,11 +68,11 @@ def benefit_and_damage(
             "where the study has a `text`, and edits at positions that every text has"
         )
     points = points[_at_layer_of_setting(points)]
-    groups = _panels_of(means, goals)
+    groups, styles = _panels_of(means, goals), styles_of(goals, mixed=True)
     with panels(len(groups), 6.4, 4.8, shared=False) as (figure, axes):
         for axis, (arms, goal) in zip(axes, groups, strict=True):
             rows = points[points["arm"].isin(arms)]
-            _draw_panel(axis, rows, list(goals), goal)
+            _draw_panel(axis, rows, styles, goal)
             draw_reference(axis, baseline_of(means[means["arm"] == arms[0]]), GREY)
             labels = means.loc[means["arm"] == arms[0], "label"].unique()
             axis.set_title(f"{', '.join(labels)} prompts: to {goal}")
@@ -84,9 +83,7 @@ def benefit_and_damage(
                 percent_axis(axis)
             axis.set_xlabel("damage: loss of unrelated text (nats a token)")
             axis.set_ylabel(label_of(means))
-        keys = {
-            arm: legend_key(marker="o", lw=2, **_style(number)) for number, arm in enumerate(goals)
-        }
+        keys = {arm: legend_key(marker="o", lw=2, **style) for arm, style in styles.items()}
         keys |= {"no intervention": legend_key(ls="--"), **control_keys(points)}
         keys["Pareto front"] = legend_key(color="black", lw=0, marker="o", mfc="none", ms=12)
         legend(figure, keys)
@@ -123,7 +120,9 @@ def _panels_of(means: pd.DataFrame, goals: dict[str, str]) -> list[tuple[list[st
     return [(arms, key[0]) for key, arms in groups.items()]
 
 
-def _draw_panel(axis: Axes, rows: pd.DataFrame, order: list[str], goal: str) -> None:
+def _draw_panel(
+    axis: Axes, rows: pd.DataFrame, styles: Mapping[str, dict[str, Any]], goal: str
+) -> None:
     """Draw controls, then a curve for each arm, then the front around its settings."""
     controls = controls_of(rows)
     for row in controls.itertuples():
@@ -132,7 +131,7 @@ def _draw_panel(axis: Axes, rows: pd.DataFrame, order: list[str], goal: str) -> 
         axis.plot(row.damage, row.mean, marker=marker, ms=5.5, **style)
     fitted = fitted_of(rows).sort_values("strength")
     for (arm, *_), curve in fitted.groupby(["arm", *_SAME], dropna=False, sort=False):
-        style = _style(order.index(str(arm)))
+        style = styles[str(arm)]
         colour = style["color"]
         x, y = curve["damage"], curve["mean"].astype(float)
         line: dict[str, Any] = {"color": colour, "lw": 1}
@@ -152,10 +151,6 @@ def _draw_panel(axis: Axes, rows: pd.DataFrame, order: list[str], goal: str) -> 
     ]
     axis.plot(front["damage"], front["mean"], "o", ms=12, mfc="none", color="black", zorder=5)
     axis.grid(True, axis="both")
-
-
-def _style(number: int) -> dict[str, Any]:
-    return {"color": COLOURS[number % len(COLOURS)], "ls": _STYLES[number % len(_STYLES)]}
 
 
 def _in_words(

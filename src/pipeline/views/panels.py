@@ -3,17 +3,17 @@
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
@@ -48,7 +48,7 @@ STYLE: dict[Any, Any] = {
 
 
 def styles_of(
-    names: Iterable[Any], varied: str = "ls", *, mixed: bool = False
+    names: Iterable[Any], varied: str = "ls", *, mixed: bool = False, once: bool = False
 ) -> dict[Any, dict[str, Any]]:
     """Give each line, point or bar a style of its own: colours by turns, then other lines.
 
@@ -56,11 +56,12 @@ def styles_of(
         names: in the order of the legend.
         varied: what differs where colours begin again: `ls`, `marker` or `hatch`.
         mixed: it differs between neighbours too, so that lines on top of each other are seen.
+        once: no colour comes again, as where a dashed line of the same colour is the control.
 
     Raises:
         ValueError: more names than styles.
     """
-    listed, values = list(dict.fromkeys(names)), _VARIED[varied]
+    listed, values = list(dict.fromkeys(names)), _VARIED[varied][: 1 if once else None]
     most = len(COLOURS) * len(values)
     if len(listed) > most:
         shown = ", ".join(map(str, listed[:3]))
@@ -107,7 +108,7 @@ def caption(figure: Figure, sentences: list[str]) -> None:
     figure.supxlabel(text, x=0.01, ha="left", fontsize=10.5, color="#333333", linespacing=1.35)
 
 
-def legend(figure: Figure, keys: dict[str, Line2D]) -> None:
+def legend(figure: Figure, keys: Mapping[str, Artist]) -> None:
     """Draw one legend above all panels, in as many columns as its longest text allows."""
     # A character of the legend's font is about 0.085 inches wide; a key with its gaps, 0.7.
     column = 0.7 + 0.085 * max(map(len, keys))

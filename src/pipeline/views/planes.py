@@ -1,7 +1,6 @@
 """Figures of numbers that probes predict: R² by layer, and a plane of two of them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from pipeline.measures.regression import r_squared_estimate
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.labels import label_points
 from pipeline.views.marks import GREY, draw_curve, legend_key
-from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels
+from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels, styles_of
 from pipeline.views.probes import FITTED, draw_sources, with_columns
 from pipeline.views.readings import table_of
 from pipeline.views.selection import select
@@ -148,15 +147,14 @@ def probed_plane(
         [f"{name}_{kind}" for name in (x, y) for kind in ("target", "prediction")]
     ].mean()
     values = sorted(points.index.get_level_values(colour).unique())
-    shades = dict(zip(values, COLOURS, strict=False))
-    keys: dict[str, Any] = {
-        str(value): legend_key(color=shade, marker="o", lw=0) for value, shade in shades.items()
-    }
+    styles = styles_of(values, "marker")
+    keys = {str(value): legend_key(lw=0, **style) for value, style in styles.items()}
     with panels(2, 8.2, 6.4) as (figure, axes):
         for axis, kind in zip(axes, ("target", "prediction"), strict=True):
-            at = points[[f"{x}_{kind}", f"{y}_{kind}"]].to_numpy()
-            colours = [shades[value] for value in points.index.get_level_values(colour)]
-            axis.scatter(at[:, 0], at[:, 1], c=colours, s=26, zorder=3, lw=0)
+            for value, style in styles.items():
+                alike = points[points.index.get_level_values(colour) == value]
+                at = alike[[f"{x}_{kind}", f"{y}_{kind}"]].to_numpy()
+                axis.scatter(at[:, 0], at[:, 1], s=26, zorder=3, lw=0, **style)
             axis.set_xlabel(f"{x} ({unit})" if unit else x)
             axis.grid(True, axis="both")
         both = np.concatenate(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from pipeline.config.declared import ColumnName
 from pipeline.measures.bands import Band
 from pipeline.views.marks import GREY, bands_in_words, draw_mean_curve, legend_key
-from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels
+from pipeline.views.panels import caption, layer_axis, legend, panels, styles_of
 from pipeline.views.readings import table_of
 from pipeline.views.selection import select
 
@@ -55,9 +55,11 @@ def probe_by_layer(
     bands: list[Band] = []
     keys: dict[str, Any] = {}
     groups = [("probe", table)] if by is None else list(table.groupby(by, sort=True))
+    styles = styles_of(value for value, _ in groups)
     with panels(2, 6.2, 4.6, shared=False) as (figure, (left, right)):
-        for number, (value, rows) in enumerate(groups):
-            colour = COLOURS[number]
+        for value, rows in groups:
+            style = styles[value]
+            colour = style["color"]
             fitted = rows[rows["source"] == FITTED]
             wide = rows[rows["source"] == "shuffled"].groupby(["sample", "layer"])["score"].mean()
             control = wide.reindex(pd.MultiIndex.from_frame(fitted[["sample", "layer"]]))
@@ -69,12 +71,13 @@ def probe_by_layer(
                     "seed": seed,
                     "within": within,
                     "bounded": bounded,
+                    "ls": style["ls"],
                 }
                 bands.append(draw_mean_curve(axis, scores, layers, colour, str(value), **options))
             known = fitted["reference"].mean()
             left.axhline(known, color=colour if by else GREY, lw=1.5, ls=(0, (5, 3)), alpha=0.9)
             count = f"n = {fitted['sample'].nunique()}"
-            keys[f"{by}: {value}, {count}" if by else "probe"] = legend_key(color=colour, lw=2.4)
+            keys[f"{by}: {value}, {count}" if by else "probe"] = legend_key(lw=2.4, **style)
         keys |= draw_sources(left, table, layers)
         keys[reference] = legend_key(ls=(0, (5, 3)))
         left.set_ylim(-0.03, 1.03)

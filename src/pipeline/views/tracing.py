@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from pipeline.measures.statistics import Estimate, estimate
 from pipeline.measures.tracing import PARTS, clean_and_corrupted, indirect_effects
 from pipeline.views.heat_maps import draw_map, grid_of, in_words, size_of, tick
 from pipeline.views.marks import bands_in_words, draw_mean_curve, legend_key
-from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels
+from pipeline.views.panels import caption, layer_axis, legend, panels, styles_of
 from pipeline.views.readings import table_of
 from pipeline.views.selection import label_of, select
 
@@ -103,24 +104,24 @@ def traced_curves(
     """
     rows = _counted(scores, list(arms), right, split)
     listed = table_of(readings, parts)
-    bands = []
+    bands, styles = [], styles_of(shown)
     with panels(len(arms)) as (figure, axes):
         for axis, (arm, title) in zip(axes, arms.items(), strict=True):
             effects = indirect_effects(select(rows, arm=arm), listed, metric)
             effects["score"] *= 100
             axis.axhline(0, color="#444444", lw=0.8)
-            for part, colour in zip(shown, COLOURS, strict=False):
+            for part, style in styles.items():
                 of_part = select(effects, restored=part)
                 layers = sorted(int(layer) for layer in of_part["layer"].unique())
+                options: dict[str, Any] = {"cluster": cluster, "seed": seed, "ls": style["ls"]}
                 bands.append(
-                    draw_mean_curve(axis, of_part, layers, colour, part, cluster=cluster, seed=seed)
+                    draw_mean_curve(axis, of_part, layers, style["color"], part, **options)
                 )
             layer_axis(axis)
             axis.set_xlabel(_LAYER)
             axis.set_title(title)
         axes[0].set_ylabel("indirect effect (percentage points)")
-        keys = zip(shown, COLOURS, strict=False)
-        legend(figure, {part: legend_key(color=colour, lw=2.4) for part, colour in keys})
+        legend(figure, {part: legend_key(lw=2.4, **style) for part, style in styles.items()})
         n = rows["sample"].nunique()
         caption(
             figure,
