@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 """Okabe and Ito's colour-blind-safe palette."""
 _VARIED: dict[str, list[Any]] = {
-    "ls": ["-", (0, (1, 1.2)), (0, (7, 2, 1.5, 2))],
+    "ls": ["-", (0, (1, 1.2)), (0, (4, 1.5, 1, 1.5))],
     "marker": ["o", "s", "^"],
     "hatch": ["", "////", "...."],
 }
