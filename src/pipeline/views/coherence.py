@@ -77,8 +77,8 @@ def coherence_by_label(
             [
                 f"{split.capitalize()} split, n = {len(own)} completions of",
                 f"{own['question'].nunique()} questions, {n_empty} empty; means with 95 %",
-                "intervals over questions, small points: questions. Control, grey: another question",
-                "before the same answer. Mean tokens per answer: "
+                "intervals over questions, small points: questions. Control, grey: another",
+                "question before the same answer. Mean tokens per answer: "
                 + ", ".join(f"{label} {lengths[label]:.1f}" for label in labels)
                 + ".",
                 *sentences,

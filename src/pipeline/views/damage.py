@@ -16,8 +16,9 @@ from pipeline.views.marks import GREY, MARKERS, control_keys, draw_reference, le
 from pipeline.views.panels import caption, legend, panels, percent_axis, styles_of
 from pipeline.views.selection import (
     BASELINE,
+    CONTROLS,
+    POSITIONS,
     baseline_of,
-    controls_in_words,
     controls_of,
     fitted_of,
     label_of,
@@ -75,7 +76,8 @@ def benefit_and_damage(
             _draw_panel(axis, rows, styles, goal)
             draw_reference(axis, baseline_of(means[means["arm"] == arms[0]]), GREY)
             labels = means.loc[means["arm"] == arms[0], "label"].unique()
-            axis.set_title(f"{', '.join(labels)} prompts: to {goal}")
+            rules = ", ".join(_rules(rows))
+            axis.set_title(f"{', '.join(labels)} prompts: to {goal}\n{rules}".strip())
             axis.set_xscale("symlog", linthresh=_LINEAR)
             largest = max(_LINEAR, float(rows["damage_high"].max()))
             axis.set_xlim(min(0, rows["damage_low"].min()) - 0.2 * _LINEAR, 1.5 * largest)
@@ -84,7 +86,10 @@ def benefit_and_damage(
             axis.set_xlabel("damage: loss of unrelated text (nats a token)")
             axis.set_ylabel(label_of(means))
         keys = {arm: legend_key(marker="o", lw=2, **style) for arm, style in styles.items()}
-        keys |= {"no intervention": legend_key(ls="--"), **control_keys(points)}
+        controls = control_keys(points)
+        for key in controls.values():
+            key.set_linestyle("")
+        keys |= {"no intervention": legend_key(ls="--"), **controls}
         keys["Pareto front"] = legend_key(color="black", lw=0, marker="o", mfc="none", ms=12)
         legend(figure, keys)
         caption(figure, _in_words(points, scores, means, split))
@@ -162,5 +167,40 @@ def _in_words(
         f"{split.capitalize()} split, n = {n} a mean; damage over {texts} texts. Numbers at",
         "points: strengths. Lines: 95 % intervals, over prompts and over texts. Layers are those",
         "chosen on validation; circles: settings that no other beats in both.",
-        controls_in_words(points),
+        *_settings_elsewhere(points, means),
+        *_controls_in_words(points),
     ]
+
+
+def _rules(rows: pd.DataFrame) -> list[str]:
+    """Describe the position rules of rows in words, each once."""
+    named = rows["positions"].dropna().unique() if "positions" in rows else []
+    return [POSITIONS.get(rule, f"at {rule}") for rule in named]
+
+
+def _settings_elsewhere(points: pd.DataFrame, means: pd.DataFrame) -> list[str]:
+    """Name the arms whose chosen setting is at positions that are not drawn."""
+    arms: dict[tuple[str, str], list[str]] = {}
+    for arm, rows in means[means["is_setting"]].groupby("arm", sort=False):
+        drawn = _rules(points[points["arm"] == arm])
+        chosen = [rule for rule in _rules(rows) if rule not in drawn]
+        if drawn and chosen:
+            arms.setdefault((", ".join(drawn), ", ".join(chosen)), []).append(str(arm))
+    return [
+        f"Of {' and '.join(names)}, edits {drawn} are drawn; validation chose {chosen}."
+        for (drawn, chosen), names in arms.items()
+    ]
+
+
+def _controls_in_words(points: pd.DataFrame) -> list[str]:
+    """State which arms have which controls, a marker for each draw."""
+    drawn, sentences = controls_of(points), []
+    for arm, rows in drawn.groupby("arm", sort=False):
+        draws = rows.groupby("source")["draw"].nunique()
+        named = ", ".join(f"{name} {draws[key]}" for key, name in CONTROLS.items() if key in draws)
+        sentences.append(f"{arm} ({named})")
+    without = [arm for arm in points["arm"].unique() if arm not in set(drawn["arm"])]
+    if not sentences:
+        return ["No controls."]
+    lacking = f"; none of {', '.join(without)}" if without else ""
+    return [f"Controls, a marker for each draw: {', '.join(sentences)}{lacking}."]
