@@ -108,6 +108,12 @@ def test_changes_are_paired_and_the_sum_of_those_alone_stands_beside():
     assert max(p) < 0.01 / 6 and "4 of 6 random ones" in text
 
 
+def test_a_share_of_other_scores_is_refused():
+    options = {"arm": "ablated", "control": "random", "metric": "odds", "share": "odds"}
+    with pytest.raises(ValueError, match="metric odds is no share; valid: scores of 0 and 1"):
+        neuron_ablations(scores(), "topic", 0, **options)
+
+
 def test_unscored_topics_are_not_counted():
     """Half of the topics are unscored: tests and the caption are of the other half."""
     table = scores()

@@ -155,9 +155,11 @@ def neuron_ablations(
         alpha: of the corrected p-values that the caption counts.
 
     Raises:
-        ValueError: no such arm, metric or split.
+        ValueError: no such arm, metric or split, or a `share` with other scores than 0 and 1.
     """
     with_both = select(scores, split=split, arm=[arm, control], metric=[metric, share])
+    if not select(with_both, metric=share)["score"].dropna().isin([0, 1]).all():
+        raise ValueError(f"metric {share} is no share; valid: scores of 0 and 1")
     names = list(dict.fromkeys(fitted_of(select(with_both, arm=arm))["neuron"]))
     groups = fitted_of(with_both).drop_duplicates("neuron").set_index("neuron")["group"]
     heights = {name: -n - 0.5 * (n > 0) for n, name in enumerate(names)}
