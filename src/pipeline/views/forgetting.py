@@ -184,6 +184,12 @@ def _divergences(texts: pd.DataFrame, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["variant", "step", "kl", "kl_low", "kl_high"])
 
 
+def _skills(changes: pd.DataFrame) -> pd.Series:
+    """Name each skill by its label, of one that is trained in part its other prompts too."""
+    in_part = changes.groupby("label")["trained"].transform("nunique") > 1
+    return changes["label"].where(~in_part | changes["trained"], changes["label"] + ", not trained")
+
+
 def skill_map(
     readings: Mapping[str, pd.DataFrame],
     seed: int,
@@ -209,14 +215,16 @@ def skill_map(
     if step is not None and step not in set(changes["step"]):
         valid = ", ".join(map(str, sorted(changes["step"].unique())))
         raise ValueError(f"step {step} has no weights; valid: {valid}")
+    changes = changes.assign(skill=_skills(changes))
     last = changes.groupby("variant")["step"].transform("max") if step is None else step
     shown = changes[changes["step"] == last]
-    variants, labels = (list(dict.fromkeys(shown[name])) for name in ("variant", "label"))
-    grid = shown.pivot(index="label", columns="variant", values="change")
-    passing = shown.pivot(index="label", columns="variant", values="p_adjusted") < _ALPHA
-    grid, passing = (part.loc[labels, variants] for part in (100 * grid, passing))
-    before = shown.drop_duplicates("label").set_index("label")["before"]
-    height = 0.42 * len(labels) + 1.2
+    variants, skills = (list(dict.fromkeys(shown[name])) for name in ("variant", "skill"))
+    without = [name for name in dict.fromkeys(changes["variant"]) if name not in variants]
+    grid = shown.pivot(index="skill", columns="variant", values="change")
+    passing = shown.pivot(index="skill", columns="variant", values="p_adjusted") < _ALPHA
+    grid, passing = (part.loc[skills, variants] for part in (100 * grid, passing))
+    once = shown.drop_duplicates("skill").set_index("skill")
+    height = 0.42 * len(skills) + 1.2
     with panels(1, 1.15 * len(variants) + 4.6, height) as (figure, (axis,)):
         axis.imshow(grid, cmap="RdBu", vmin=-100, vmax=100, aspect="auto")
         for (row, column), change in np.ndenumerate(grid.to_numpy()):
@@ -231,11 +239,10 @@ def skill_map(
             axis.text(column, row, text, color=colour, **style)
         wrapped = [_wrapped(names.get(name, name)) for name in variants]
         axis.set_xticks(range(len(variants)), wrapped, fontsize=10)
-        axis.set_yticks(
-            range(len(labels)), [f"{label} ({100 * before[label]:.0f} %)" for label in labels]
-        )
-        for tick, label in zip(axis.get_yticklabels(), labels, strict=True):
-            if bool(shown.loc[shown["label"] == label, "trained"].any()):
+        named = [f"{skill} ({100 * once['before'][skill]:.0f} %)" for skill in skills]
+        axis.set_yticks(range(len(skills)), named)
+        for tick, skill in zip(axis.get_yticklabels(), skills, strict=True):
+            if bool(once["trained"][skill]):
                 tick.set_fontweight("bold")
         axis.grid(False)
         axis.tick_params(length=0)
@@ -243,7 +250,7 @@ def skill_map(
         bar = figure.colorbar(ScalarMappable(Normalize(-100, 100), "RdBu"), ax=axis, pad=0.01)
         bar.set_label("change (points)", fontsize=11)
         steps = sorted(shown["step"].unique())
-        n = shown.drop_duplicates("label")["n"]
+        n = once["n"]
         tested = int(changes["p_adjusted"].notna().sum())
         untested = (
             f"{len(changes) - tested} changes of skills with a single topic are not tested."
@@ -259,6 +266,9 @@ def skill_map(
                 f"and after. Bold: p < 0.05, t test over {_clusters(table)}, Benjamini-Hochberg",
                 f"over {tested} changes at all checkpoints; grey: not told from noise.",
                 untested,
+                f"Without weights of this step: {', '.join(names.get(v, v) for v in without)}."
+                if without
+                else "",
             ],
         )
     return figure
