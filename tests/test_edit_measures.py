@@ -240,3 +240,11 @@ def test_more_edits_than_colours_have_a_bar_of_their_own_each():
     figure = edits_compared(table, "topic", 0, reference="rome", arms=arms)
     keys = figure.legends[0].get_patches()
     assert len({(key.get_facecolor(), key.get_hatch()) for key in keys}) == 9
+
+
+def test_edits_of_one_layer_are_told_apart():
+    rows = edited_rows()
+    again = rows[(rows["arm"] == "rome") & (rows["layer"] == 1)]
+    table = pd.concat([rows, again.assign(condition="again")])
+    with pytest.raises(ValueError, match="agree in arm, layer; valid: one each"):
+        edits_by_layer(table, "topic", 0, arm="rome", control="random")

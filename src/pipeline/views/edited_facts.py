@@ -36,7 +36,7 @@ from pipeline.views.panels import (
     styles_of,
 )
 from pipeline.views.readings import table_of
-from pipeline.views.selection import select
+from pipeline.views.selection import rows_told_apart, select
 
 _PANELS = {
     "Token accuracies (EasyEdit)": tuple(ACCURACIES),
@@ -67,7 +67,8 @@ def edits_by_layer(
         split: of the dataset.
 
     Raises:
-        ValueError: no such arm or split, or no fact that the model knows.
+        ValueError: no such arm or split, conditions of an arm that agree in their layer, or no fact
+            that the model knows.
     """
     counted = scores_of_edits(select(scores, arm=[arm, control]), reference=arm)
     best = best_on_val(counted, [arm])[arm]
@@ -80,7 +81,7 @@ def edits_by_layer(
         for axis, (title, quantities) in zip(axes, _PANELS.items(), strict=True):
             axis.axvline(chosen, color="#dddddd", lw=9, zorder=0)
             for number, (quantity, colour) in enumerate(zip(quantities, colours, strict=False)):
-                drawn = select(estimates, quantity=quantity)
+                drawn = rows_told_apart(select(estimates, quantity=quantity), ["arm", "layer"])
                 shift = 0.06 * (number - (len(quantities) - 1) / 2)
                 draw_estimates(axis, select(drawn, arm=arm), "layer", colour, shift, quantity)
                 random = select(drawn, arm=control)
