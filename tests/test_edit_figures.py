@@ -79,7 +79,7 @@ def test_more_arms_than_colours_differ_in_their_lines():
     figure = shares_by_axis(scores, summary, "topic", 0, arms=arms[:8], **options)
     lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 8
-    with pytest.raises(ValueError, match=r"19 colours .* valid: up to 18"):
+    with pytest.raises(ValueError, match=r"19 names in a legend .* valid: up to 18"):
         shares_by_axis(scores, summary, "topic", 0, arms=arms, **options)
 
 

@@ -25,9 +25,11 @@ def test_colours_come_by_turns_with_another_style_in_each_round(varied):
         styles = styles_of(range(18), varied, mixed=mixed).values()
         assert len({tuple(map(str, style.values())) for style in styles}) == 18
     assert all(a[varied] != b[varied] for a, b in pairwise(styles))
-    with pytest.raises(ValueError, match=r"19 colours \(0, 1, 2, \.\.\.\); valid: up to 18"):
+    with pytest.raises(
+        ValueError, match=r"19 names in a legend \(0, 1, 2, \.\.\.\); valid: up to 18"
+    ):
         styles_of(range(19), varied)
-    with pytest.raises(ValueError, match=r"7 colours .*; valid: up to 6"):
+    with pytest.raises(ValueError, match=r"7 names in a legend .*; valid: up to 6"):
         styles_of(range(7), varied, once=True)
 
 

@@ -174,7 +174,7 @@ def test_more_values_than_colours_are_told_apart_or_refused(prompts, table):
     assert len(set(marked)) == 12
     drawn = np.concatenate([points.get_offsets() for points in plane.axes[0].collections])
     assert len(drawn) == 12
-    with pytest.raises(ValueError, match=r"48 colours .*; valid: up to 18"):
+    with pytest.raises(ValueError, match=r"48 names in a legend .*; valid: up to 18"):
         probed_plane(prompts, {"r": table}, **options, colour="sample")
 
 

@@ -65,7 +65,7 @@ def styles_of(
     most = len(COLOURS) * len(values)
     if len(listed) > most:
         shown = ", ".join(map(str, listed[:3]))
-        raise ValueError(f"{len(listed)} colours ({shown}, ...); valid: up to {most}")
+        raise ValueError(f"{len(listed)} names in a legend ({shown}, ...); valid: up to {most}")
     return {
         name: {
             "color": COLOURS[number % len(COLOURS)],
