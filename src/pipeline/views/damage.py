@@ -135,7 +135,8 @@ def _draw_panel(
         style: dict[str, Any] = {"color": GREY, "alpha": 0.7, "ls": "", "mfc": "white"}
         axis.plot(row.damage, row.mean, marker=marker, ms=5.5, **style)
     fitted = fitted_of(rows).sort_values("strength")
-    for (arm, *_), curve in fitted.groupby(["arm", *_SAME], dropna=False, sort=False):
+    curves = fitted.groupby(["arm", *_SAME], dropna=False, sort=False)
+    for number, ((arm, *_), curve) in enumerate(curves):
         style = styles[str(arm)]
         colour = style["color"]
         x, y = curve["damage"], curve["mean"].astype(float)
@@ -143,9 +144,10 @@ def _draw_panel(
         axis.vlines(x, curve["low"].astype(float), curve["high"].astype(float), **line)
         axis.hlines(y, curve["damage_low"], curve["damage_high"], **line)
         axis.plot(x, y, marker="o", ms=6, lw=2, zorder=4, **style)
-        for number, (strength, at, height) in enumerate(zip(curve["strength"], x, y, strict=True)):
-            # On both sides by turns: neighbours on a curve may lie close together.
-            side, to = ("left", 6) if number % 2 == 0 else ("right", -6)
+        along = x.rank(method="first").astype(int)
+        for place, strength, at, height in zip(along, curve["strength"], x, y, strict=True):
+            # On both sides by turns: points of one curve, or of two, may lie close together.
+            side, to = ("right", -6) if (place + number) % 2 else ("left", 6)
             offset: dict[str, Any] = {"xytext": (to, 6), "textcoords": "offset points", "ha": side}
             axis.annotate(f"{strength:g}", (at, height), color=colour, fontsize=10, **offset)
     sign = 1 if goal == "raise" else -1
