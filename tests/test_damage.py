@@ -117,6 +117,36 @@ def test_a_point_for_each_strength_at_the_chosen_layer():
     assert [text.get_text() for text in axis.texts] == ["0.5", "1", "2"]
 
 
+def test_the_figure_names_its_positions_and_the_controls_of_each_arm():
+    summary, scores = tables({0.5: 0.02, 1.0: 0.3})
+    control = summary[summary["condition"] == "1-0.5"]
+    drawn = {"role": CONTROL, "source": "isotropic", "is_setting": False}
+    for draw in (0, 1):
+        name = f"c{draw}"
+        summary = pd.concat([summary, control.assign(**drawn, condition=name, draw=draw)])
+        losses = scores[scores["condition"] == "1-0.5"].assign(role=CONTROL, condition=name)
+        scores = pd.concat([scores, losses])
+    bare = summary[summary["role"] != CONTROL].assign(arm="pull")
+    bare["condition"] += " pull"
+    other = scores[scores["role"] != CONTROL].assign(arm="pull")
+    other["condition"] += " pull"
+    elsewhere = bare[bare["is_setting"]].assign(condition="last", positions="last")
+    bare = bare.assign(is_setting=False)
+    figure = benefit_and_damage(
+        pd.concat([summary, bare, elsewhere]),
+        pd.concat([scores, other]),
+        0,
+        metric="loud",
+        goals={"push": "raise", "pull": "raise"},
+    )
+    assert figure.axes[0].get_title(loc="left") == "calm prompts: to raise\nat all positions"
+    said = " ".join(figure.get_supxlabel().split())
+    assert "Controls, a marker for each draw: push (isotropic 2); none of pull." in said
+    assert "Of pull, edits at all positions are drawn; validation chose at the last" in said
+    grey = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+    assert len(grey) == 2
+
+
 def test_arms_without_losses_and_unknown_goals_are_one_line():
     summary, scores = tables({1.0: 0.3})
     with pytest.raises(ValueError, match=r"goals\.push: 'up' is unknown; valid: raise, lower"):

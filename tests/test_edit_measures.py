@@ -189,7 +189,7 @@ def test_effects_are_paired_by_draw_and_of_prompts_that_have_the_part():
 
 def test_traced_effects_are_drawn_and_the_largest_is_named():
     scores, parts = traced_rows()
-    summary = pd.DataFrame({"metric": ["probability"], "metric_label": ["p"]})
+    summary = pd.DataFrame({"metric": ["probability"], "metric_label": ["p"], "percent": True})
     options = {"arms": {"states": "Outputs"}, "metric": "probability", "parts": "parts"}
     figure = traced_maps(scores, summary, {"parts": parts}, "topic", 0, right="correct", **options)
     text = " ".join(figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ").split())
@@ -202,9 +202,49 @@ def test_traced_effects_are_drawn_and_the_largest_is_named():
     labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert labels == list(PARTS)
     curves = traced_curves(
-        scores, {"parts": parts}, "topic", 0, shown=[PARTS[1], PARTS[2]], **options
+        scores, summary, {"parts": parts}, "topic", 0, shown=[PARTS[1], PARTS[2]], **options
     )
     lines = {line.get_label(): line for line in curves.axes[0].lines}
     assert lines[PARTS[1]].get_ydata() == pytest.approx([20, 50])
     with pytest.raises(ValueError, match="no rows with restored = middle"):
-        traced_curves(scores, {"parts": parts}, "topic", 0, shown=["middle"], **options)
+        traced_curves(scores, summary, {"parts": parts}, "topic", 0, shown=["middle"], **options)
+
+
+def test_effects_on_a_metric_in_nats_are_in_nats():
+    scores, parts = traced_rows()
+    label = "log p (nats)"
+    summary = pd.DataFrame({"metric": ["probability"], "metric_label": label, "percent": False})
+    options = {"arms": {"states": "Outputs"}, "metric": "probability", "parts": "parts"}
+    figure = traced_maps(scores, summary, {"parts": parts}, "topic", 0, **options)
+    text = " ".join(figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ").split())
+    assert "Without noise 0.9 (0.9 to 0.9); corrupted 0.15 (0.15 to 0.15)." in text
+    assert "0.5 (0.5 to 0.5) in layer 1" in text and "Cells: log p (nats) with" in text
+    assert "%" not in text and "point" not in text
+    assert {cell.get_text() for cell in figure.axes[0].texts} == {"0.2", "0.5"}
+    assert figure.axes[1].get_ylabel() == "indirect effect on log p (nats)"
+    options["shown"] = [PARTS[1]]
+    curves = traced_curves(scores, summary, {"parts": parts}, "topic", 0, **options)
+    (line,) = (line for line in curves.axes[0].lines if line.get_label() == PARTS[1])
+    assert line.get_ydata() == pytest.approx([0.2, 0.5])
+    assert curves.axes[0].get_ylabel() == "indirect effect on log p (nats)"
+
+
+def test_more_edits_than_colours_have_a_bar_of_their_own_each():
+    rows = edited_rows()
+    copies = [
+        rows[rows["arm"] == "rome"].assign(arm=f"rome {n}", condition=lambda t: t.arm + t.condition)
+        for n in range(8)
+    ]
+    arms = {f"rome {n}": f"{n}" for n in range(8)}
+    table = pd.concat([rows, *copies])
+    figure = edits_compared(table, "topic", 0, reference="rome", arms=arms)
+    keys = figure.legends[0].get_patches()
+    assert len({(key.get_facecolor(), key.get_hatch()) for key in keys}) == 9
+
+
+def test_edits_of_one_layer_are_told_apart():
+    rows = edited_rows()
+    again = rows[(rows["arm"] == "rome") & (rows["layer"] == 1)]
+    table = pd.concat([rows, again.assign(condition="again")])
+    with pytest.raises(ValueError, match="agree in arm, layer; valid: one each"):
+        edits_by_layer(table, "topic", 0, arm="rome", control="random")

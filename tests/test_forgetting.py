@@ -307,6 +307,50 @@ def test_figures_show_what_the_readings_say():
         row_likelihoods(readings, 0, reading="x")
 
 
+def test_a_skill_that_is_trained_in_part_is_two():
+    answers = planted_answers()
+    some = answers.assign(trained=answers["sample"].isin(["two 0", "two 9"]))
+    changes = skill_changes(some, seed=0).set_index(["variant", "label", "trained"])
+    assert changes["n"].xs("two", level="label").to_dict() == {
+        (variant, trained): 2 if trained else 8 for variant in "AB" for trained in (True, False)
+    }
+    assert changes.loc[("A", "two", False), "change"] == -0.5
+    figure = skill_map({"a": some}, 0, answers="a")
+    ticks = figure.axes[0].get_yticklabels()
+    bold = {tick.get_text() for tick in ticks if tick.get_fontweight() == "bold"}
+    assert bold == {"two (100 %)"} and "two, not trained (100 %)" in {t.get_text() for t in ticks}
+
+
+def test_variants_without_weights_of_a_step_are_named():
+    answers = planted_answers()
+    later = answers[answers["variant"] == "A"].assign(step=20)
+    readings = {"a": pd.concat([answers, later])}
+    said = " ".join(skill_map(readings, 0, answers="a", step=20).get_supxlabel().split())
+    assert "Without weights of this step: B." in said
+    assert "Without" not in skill_map(readings, 0, answers="a").get_supxlabel()
+
+
+def test_a_step_has_the_same_marker_in_all_variants():
+    answers = planted_answers()
+    steps = [answers[answers["step"] == 0]]
+    after = answers[answers["variant"] == "A"]
+    steps += [after.assign(step=step) for step in range(1, 15)]
+    steps.append(after.assign(variant="slow", step=14))
+    table = pd.concat(steps)
+    texts_read = table.drop_duplicates(["variant", "step"])[["variant", "step"]].assign(
+        text=0, kl=0.1, loss=1.0
+    )
+    readings = {"answers": table, "texts": texts_read}
+    figure = gain_and_loss(readings, 0, answers="answers", texts="texts")
+    marked = [line.get_marker() for line in figure.axes[0].lines if line.get_markersize() == 7]
+    assert len(set(marked[:14])) == 14 and "None" not in marked and marked[14] == marked[13]
+    (keys,) = figure.legends
+    named = {
+        text.get_text(): key for key, text in zip(keys.get_lines(), keys.get_texts(), strict=True)
+    }
+    assert named["after 14 steps"].get_marker() == marked[14]
+
+
 def test_tables_of_raw_texts_and_of_chats_are_joined(tmp_path):
     for name, text in (("raw", "to go on"), ("chat", "a question")):
         row = f'{{"instruction": "{text}", "label": "{name}", "split": "test"}}\n'

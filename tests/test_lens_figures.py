@@ -273,3 +273,26 @@ def test_figures_are_written_alike_twice(prompts, lens, positions, following, tm
     for kind in ("curve", "map", "bars"):
         first, second = (tmp_path / f"{kind}-{name}" for name in "ab")
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_each_readings_control_has_a_key(prompts, lens):
+    readings = {"patched": lens, "read": lens}
+    options = {"values": ["bridge_reciprocal_rank"], "controls": ["foil_reciprocal_rank"]}
+    figure = mean_by_layer(prompts, readings, "topic", 0, reading=list(readings), **options)
+    (keys,) = figure.legends
+    names = [text.get_text() for text in keys.get_texts()]
+    assert names == ["patched", "control of patched: foil", "read", "control of read: foil"]
+    dashed = [key.get_color() for key in keys.get_lines() if key.get_linestyle() == "--"]
+    drawn = [line.get_color() for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert dashed == drawn and len(set(drawn)) == 2
+    assert "intervention" not in caption(figure)
+
+
+def test_more_curves_than_colours_differ_in_their_lines(prompts, lens):
+    readings = {f"r{n}": lens for n in range(8)}
+    options = {"reading": list(readings), "values": ["entropy"]}
+    figure = mean_by_layer(prompts, readings, "topic", 0, **options)
+    lines = [line for line in figure.axes[0].lines if line.get_label() == "entropy"]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 8
+    with pytest.raises(ValueError, match=r"8 names in a legend .*; valid: up to 6"):
+        mean_by_layer(prompts, readings, "topic", 0, **options, controls=["entropy"])

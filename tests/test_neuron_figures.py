@@ -108,6 +108,12 @@ def test_changes_are_paired_and_the_sum_of_those_alone_stands_beside():
     assert max(p) < 0.01 / 6 and "4 of 6 random ones" in text
 
 
+def test_a_share_of_other_scores_is_refused():
+    options = {"arm": "ablated", "control": "random", "metric": "odds", "share": "odds"}
+    with pytest.raises(ValueError, match="metric odds is no share; valid: scores of 0 and 1"):
+        neuron_ablations(scores(), "topic", 0, **options)
+
+
 def test_unscored_topics_are_not_counted():
     """Half of the topics are unscored: tests and the caption are of the other half."""
     table = scores()
@@ -167,3 +173,24 @@ def test_doses_are_drawn_over_the_natural_activation_of_each_label():
         spans = sorted((round(band.x0, 3), round(band.x1, 3)) for band in bands)
         assert (-0.08, 0.28) in spans and (0.82, 1.18) in spans
     assert "n = 6 prompts of each label (one, two)" in caption(figure)
+
+
+def test_more_labels_than_colours_are_all_drawn(effects):
+    chance = pd.DataFrame({"draw": [0], "passing": [0], "alpha": 0.01})
+    table = effects.assign(label=[f"l{n % 7}" for n in effects.index], passes=True)
+    figure = neuron_effects({"e": table, "c": chance}, effects="e", chance="c")
+    keys = [(key.get_color(), key.get_marker()) for key in figure.legends[0].get_lines()[:7]]
+    assert len(set(keys)) == 7
+    rows = [
+        {"label": f"l{n}", "role": role, "neuron": "all", "multiple": multiple, "mean": n}
+        for n in range(7)
+        for role, multiple in ((BASELINE, np.nan), (CANDIDATE, 0.0), (CANDIDATE, 1.0))
+    ]
+    common = {"arm": "a", "metric": "m", "split": "test", "metric_label": "m", "percent": False}
+    means = pd.DataFrame(rows).assign(**common, n=3, draw=0)
+    means = means.assign(low=means["mean"], high=means["mean"])
+    natural = pd.DataFrame({"label": [f"l{n}" for n in range(7)], "multiple": 0.5})
+    readings = {"n": natural.assign(neuron="n", group="all")}
+    figure = dose_response(means, readings, arm="a", metric="m", activations="n")
+    curves = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [line.get_ydata()[0] for line in curves] == list(range(7))

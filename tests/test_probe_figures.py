@@ -98,6 +98,16 @@ def test_values_are_r_squared_with_its_interval(prompts, table):
         probed_values(prompts, {"r": table[columns]}, "topic", 0, reading="r")
 
 
+@pytest.mark.parametrize("column", ["north_reference", "north_prediction"])
+def test_what_is_far_below_the_mean_is_inside_of_the_axes(prompts, table, column):
+    far = table.assign(**{column: table["north_target"] + 9 * np.arange(len(table)) % 7})
+    figure = probed_values(prompts, {"r": far}, "topic", 0, reading="r")
+    axis = figure.axes[0]
+    band = axis.collections[0].get_paths()[0].vertices[:, 1].min()
+    lowest = min(band, *(np.min(line.get_ydata()) for line in axis.lines))
+    assert lowest < -2 and axis.get_ylim()[0] < lowest
+
+
 def test_a_plane_shows_means_over_prompts_at_the_layer_chosen_without_them(prompts, table):
     options = {"reading": "r", "x": "east", "y": "north", "colour": "land"}
     figure = probed_plane(prompts, {"r": table}, **options, unit="degrees")
@@ -105,7 +115,8 @@ def test_a_plane_shows_means_over_prompts_at_the_layer_chosen_without_them(promp
     for axis, kind in zip(figure.axes, ("target", "prediction"), strict=True):
         means = rows.merge(prompts[["sample", "land"]]).groupby(["topic", "land"])
         expected = means[[f"east_{kind}", f"north_{kind}"]].mean()
-        np.testing.assert_allclose(axis.collections[0].get_offsets(), expected)
+        drawn = np.concatenate([points.get_offsets() for points in axis.collections])
+        np.testing.assert_allclose(drawn, expected.sort_index(level="land", kind="stable"))
         names = {text.get_text() for text in axis.texts}
         assert names <= {f"t{n}" for n in range(12)} and len(names) > 8
         assert axis.get_xlabel() == "east (degrees)"
@@ -151,3 +162,42 @@ def test_trees_are_drawn_with_wrong_edges_in_colour():
     assert "3 of n = 3 sentences" in caption(figure) and "layer 5" in caption(figure)
     with pytest.raises(ValueError, match="samples: 4; valid: 1 to 3"):
         read_trees(prompts, {"r": table}, reading="r", samples=4)
+
+
+def test_more_values_than_colours_are_told_apart_or_refused(prompts, table):
+    figure = probe_by_layer(prompts, {"r": table}, "topic", 0, reading="r", by="topic")
+    lines = [line for line in figure.axes[1].lines if line.get_label().startswith("the t")]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
+    options = {"reading": "r", "x": "east", "y": "north"}
+    plane = probed_plane(prompts, {"r": table}, **options, colour="topic")
+    marked = [(key.get_color(), key.get_marker()) for key in plane.legends[0].get_lines()]
+    assert len(set(marked)) == 12
+    drawn = np.concatenate([points.get_offsets() for points in plane.axes[0].collections])
+    assert len(drawn) == 12
+    with pytest.raises(ValueError, match=r"48 names in a legend .*; valid: up to 18"):
+        probed_plane(prompts, {"r": table}, **options, colour="sample")
+
+
+def test_captions_say_what_the_probes_know_of_the_split(prompts, table):
+    options = {"reading": "r", "x": "east", "y": "north", "colour": "land"}
+
+    def captions(split, **columns):
+        readings = {"r": table.assign(split=split, **columns)}
+        return [
+            caption(probe_by_layer(prompts, readings, "topic", 0, reading="r", split=split)),
+            caption(probed_values(prompts, readings, "topic", 0, reading="r", split=split)),
+            caption(probed_plane(prompts, readings, **options, split=split)),
+        ]
+
+    assert all("the probes were fitted on" in said for said in captions("train"))
+    assert all("no probe was fitted on" in said for said in captions("val"))
+    assert "Layer 1, chosen on this split:" in captions("train")[0]
+    assert "Layer 1, chosen without this split:" in captions("val")[0]
+    assert "Layer 1, chosen on this split:" in captions("val", chosen_on="val")[0]
+
+
+def test_probes_without_controls_have_no_selectivity(prompts, table):
+    alone = {"r": table[table["source"] == "fitted"]}
+    figure = probe_by_layer(prompts, alone, "topic", 0, reading="r")
+    assert len(figure.axes) == 1 and "No controls." in caption(figure)
+    assert "No controls." in caption(probed_values(prompts, alone, "topic", 0, reading="r"))

@@ -235,12 +235,15 @@ def test_a_probe_belongs_to_a_component_and_a_model(prompts, store):
         ({"targets": ["place"]}, "no column 'place' in the dataset; it has: sample, topic"),
         ({"targets": []}, "targets: none; valid: one column of classes, or columns of numbers"),
         ({"targets": ["label", "half"]}, "targets: label, half; valid: one column of classes"),
+        ({"targets": ["same"]}, "targets: all train rows have the same same; valid: two values"),
+        ({"targets": ["north", "seven"]}, "targets: all train rows have the same seven; valid"),
         ({"targets": ["label"], "penalties": [0.0]}, r"penalties: \[0.0\]; valid: numbers above 0"),
         ({"targets": ["label"], "folds": 29}, "folds: 29; valid: 2 to 28, the topics of the train"),
         ({"targets": ["label"], "draws": -1}, "draws: -1 is less than 0"),
     ],
 )
 def test_what_cannot_be_probed_is_named_before_anything_is_fitted(options, message, prompts, store):
+    prompts = prompts.assign(same="x", seven=np.where(prompts["split"] == "train", 7, 8))
     with pytest.raises(ValueError, match=message):
         linear_probe(store[0], prompts, component="resid_pre", **options)
     with pytest.raises(ValueError, match=message):

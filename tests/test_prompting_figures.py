@@ -52,7 +52,8 @@ def test_accuracy_curves_draw_means_gains_and_one_completion_of_the_baseline():
 def test_coherence_is_compared_by_question_in_every_frame():
     level = {("chat", "own"): 9.0, ("raw", "own"): 4.0, ("chat", "other"): -2, ("raw", "other"): -2}
     rows = [
-        {"arm": "a", "role": "baseline", "split": "test", "frame": frame, "topic": topic}
+        {"arm": "a", "role": "baseline", "split": "test", "frame": frame, "topic": f"t{topic}"}
+        | {"sample": 2 * topic + (label == "raw")}
         | {"label": label, "context": context, "n_tokens": 5, "coherence": value + topic}
         for (label, context), value in level.items()
         for frame in ("chat", "raw")
@@ -62,10 +63,29 @@ def test_coherence_is_compared_by_question_in_every_frame():
     assert len(figure.axes) == 2
     heights = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert sorted(heights) == [3, 3, 9, 14]
-    assert "Judged without it, chat - raw, paired by question: +5.0 nats" in text_of(figure)
+    assert "Judged without it, chat - raw, paired by question (n = 11): +5.0 nats" in text_of(
+        figure
+    )
     with pytest.raises(ValueError, match="labels of reading r: chat; valid: two"):
         one = pd.DataFrame(rows).query("label == 'chat'")
         coherence_by_label({"r": one}, 0, reading="r", arm="a")
+
+
+def test_prompts_without_a_topic_are_questions_of_their_own():
+    rows = pd.DataFrame(
+        [
+            {"sample": sample, "topic": topic, "label": label, "context": context}
+            | {"coherence": sample * 1.0, "n_tokens": 5}
+            for sample, (topic, label) in enumerate([("t", "a"), ("t", "b"), *[("", "a")] * 4])
+            for context in ("own", "other")
+        ]
+    ).assign(arm="a", role="baseline", split="test", frame="chat")
+    figure = coherence_by_label({"r": rows}, 0, reading="r", arm="a")
+    assert "6 completions of 5 questions" in text_of(figure)
+    assert len(figure.axes[0].collections[0].get_offsets()) == 5
+    assert "a - b, paired by question (n = 1): -1.0 nats" in text_of(figure)
+    figure = coherence_by_label({"r": rows.assign(topic="")}, 0, reading="r", arm="a")
+    assert "a - b: no question has both labels." in text_of(figure)
 
 
 def test_ratings_are_drawn_from_best_to_worst_with_control():

@@ -97,7 +97,7 @@ def probes(prompts, store) -> DistanceProbes:
 
 def test_a_planted_tree_is_read_and_beats_its_controls(prompts, store, probes):
     table = trees_by_layer(tiny("llama"), store[0], prompts, {"trees": probes}, fit="trees")
-    assert set(table["sample"]) == set(range(280, 340))
+    assert set(table["sample"]) == set(range(280, 340)) and set(table["chosen_on"]) == {"val"}
     means = table.groupby(["source", "layer"])["score"].mean()
     planted = [(FITTED, 1), (FITTED, 2)]
     assert means[planted].min() > 0.95

@@ -22,22 +22,24 @@ def before_and_after(answers: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
 def skill_changes(answers: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Estimate the change of each skill's accuracy under each variant and step.
 
-    Pairs are the same prompt before and after. Intervals: Newcombe's, over topics; a prompt without
-    one is independent of all. p: t test over topics, NaN for a single one; corrected over all tests
-    of the table (Benjamini-Hochberg).
+    Trained prompts of a label are one skill, its others another one. Pairs are the same prompt
+    before and after. Intervals: Newcombe's, over topics; a prompt without one is independent of
+    all. p: t test over topics, NaN for a single one; corrected over all tests of the table
+    (Benjamini-Hochberg).
 
     Args:
         answers: a reading of `tuned_answers`.
         seed: of the bootstrap.
 
     Returns:
-        One row per variant, step and label: `trained`, `before`, `after`, `change`, `low`, `high`,
+        One row per variant, step, label and `trained`: `before`, `after`, `change`, `low`, `high`,
         `n` prompts and `p_adjusted`.
     """
     before, after = before_and_after(answers)
     rows = []
-    for (variant, step, label), part in after.groupby(["variant", "step", "label"], sort=False):
-        base = before[before["label"] == label]
+    by = ["variant", "step", "label", "trained"]
+    for (variant, step, label, trained), part in after.groupby(by, sort=False):
+        base = before[(before["label"] == label) & (before["trained"] == trained)]
         change = paired_difference(
             _scores(part), _scores(base), cluster="cluster", share=True, seed=seed
         )
@@ -46,7 +48,7 @@ def skill_changes(answers: pd.DataFrame, *, seed: int) -> pd.DataFrame:
                 "variant": variant,
                 "step": step,
                 "label": label,
-                "trained": bool(part["trained"].iloc[0]),
+                "trained": bool(trained),
                 "before": base["right"].mean(),
                 "after": part["right"].mean(),
                 "change": change.mean,

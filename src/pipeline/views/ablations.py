@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from itertools import cycle
 from textwrap import fill
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.model.sites import Site
 from pipeline.views.marks import GREY, legend_key
-from pipeline.views.panels import COLOURS, caption, legend, panels
+from pipeline.views.panels import COLOURS, caption, legend, panels, styles_of
 from pipeline.views.results import RULE_WORDS
 
 AXES = {
@@ -145,13 +146,13 @@ def list_anatomy(types: pd.DataFrame) -> Figure:
     Args:
         types: `label`, `from_end` (0 is the last item) and `blank`, whether a filler blank follows.
     """
-    with panels(1, width=8) as (figure, (axes,)):
-        for colour, (label, of_label) in zip(
-            COLOURS, types.groupby("label", sort=False), strict=False
-        ):
+    with panels(1, width=8.0) as (figure, (axes,)):
+        styles = styles_of(types["label"])
+        for label, of_label in types.groupby("label", sort=False):
             shares = of_label.groupby("from_end")["blank"].agg(["mean", "size"])
             shown = shares[shares["size"] >= 0.5 * shares["size"].max()]
-            axes.plot(shown.index, shown["mean"], "o-", color=colour, lw=2, ms=5, label=label)
+            line: dict[str, Any] = {"marker": "o", "lw": 2, "ms": 5, **styles[label]}
+            axes.plot(shown.index, shown["mean"], label=label, **line)
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("item, counted from the list's last")
         axes.set_ylabel("share followed by a filler blank")

@@ -9,7 +9,7 @@ from pipeline.config.declared import ArmName, AxisName, OneOf, Range
 from pipeline.measures.bands import Band, band_over
 from pipeline.views.heat_maps import in_words, tick
 from pipeline.views.marks import bands_in_words, draw_band, draw_curve, legend_key
-from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels, percent_axis
+from pipeline.views.panels import caption, layer_axis, legend, panels, percent_axis, styles_of
 from pipeline.views.selection import (
     baseline_of,
     counts_in_words,
@@ -70,10 +70,11 @@ def arms_by_axis(
     bands: list[Band] = []
     choices: list[str] = []
     keys, unit = {}, " %" if percent else ""
+    styles = styles_of(arms, once=bool(controls))
     with panels(1, 8.5) as (figure, (axis,)):
         for number, arm in enumerate(arms):
             value = _chosen(summary, arm, metric, chosen, goal, at_least)
-            colour = COLOURS[number % len(COLOURS)]
+            colour, ls = styles[arm]["color"], styles[arm]["ls"]
             named = [arm, *(controls[number : number + 1] if controls else [])]
             for each in named:
                 means = steered_of(select(summary, split="test", arm=each, metric=metric))
@@ -94,10 +95,10 @@ def arms_by_axis(
                 )
                 bands.append(band)
                 draw_band(axis, at, band, colour, within=within)
-                draw_curve(axis, at, pd.Series(band.mean), colour, label=each)
+                draw_curve(axis, at, pd.Series(band.mean), colour, label=each, ls=ls)
             reference = baseline_of(select(test, arm=arm))["mean"] * shown_times(test)
             choices.append(f"{in_words(arm)} {tick(value)} (unedited: {reference:.3g}{unit})")
-            keys[in_words(arm)] = legend_key(color=colour, lw=2.4)
+            keys[in_words(arm)] = legend_key(lw=2.4, **styles[arm])
         if percent:
             percent_axis(axis)
         axis.set_xlabel(in_words(x))

@@ -1,6 +1,5 @@
 """Curves of a score over one axis of a grid of conditions."""
 
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from pipeline.measures.contrasts import contrast
 from pipeline.measures.statistics import estimate
 from pipeline.views.heat_maps import in_words, tick
 from pipeline.views.marks import GREY, draw_band, draw_curve, draw_reference, legend_key
-from pipeline.views.panels import COLOURS, caption, legend, panels, percent_axis
+from pipeline.views.panels import caption, legend, panels, percent_axis, styles_of
 from pipeline.views.selection import fitted_of, label_of, select
 
 _NAMES = {
@@ -76,20 +75,21 @@ def curves_by_axis(
     percent, share = bool(means["percent"].iloc[0]), bool(means["share"].iloc[0])
     baseline = select(rows, role="baseline")
     reference = estimate(baseline["score"], baseline[cluster], proportion=share, seed=seed)
-    colours = dict(zip(_values(grid, line), cycle(COLOURS), strict=False))
+    styles = styles_of(_values(grid, line))
     shown = _values(grid, panel) if panel else [None]
     with panels(len(shown)) as (figure, axes):
         for axis, value in zip(axes, shown, strict=True):
             cells = grid if panel is None else grid[grid[panel] == value]
             draw_reference(axis, pd.Series(vars(reference)), GREY)
-            for level, colour in colours.items():
+            for level, style in styles.items():
                 curve = cells[cells[line] == level]
                 at = _values(curve, x)
                 band = band_over(
                     curve, x, at, cluster=cluster, share=share, bounded=percent, seed=seed
                 )
+                colour, ls = style["color"], style["ls"]
                 draw_band(axis, at, band, colour, within=(0.0, 1.0) if percent else None)
-                draw_curve(axis, at, pd.Series(band.mean), colour, label=str(level))
+                draw_curve(axis, at, pd.Series(band.mean), colour, label=str(level), ls=ls)
             axis.set_xlabel(_axis(x))
             axis.set_xticks(_values(grid, x))
             if panel:
@@ -97,10 +97,7 @@ def curves_by_axis(
         if percent:
             percent_axis(axes[0])
         axes[0].set_ylabel(label_of(means))
-        keys = {
-            _named(line, level): legend_key(color=colour, lw=2.4)
-            for level, colour in colours.items()
-        }
+        keys = {_named(line, level): legend_key(lw=2.4, **style) for level, style in styles.items()}
         legend(figure, keys | {"baseline": legend_key(ls="--")})
         clusters = grid[cluster].nunique()
         per_mean = grid.groupby(axes_of_grid)["score"].agg(["count", "size"])

@@ -151,7 +151,7 @@ def circuit_parts(
     shown = alone.head(_BARS)
     gap = (cut["value"]["circuit"] - cut["value"]["model"])[is_subset].abs()
     spread = 100 * cut["value"]["model"][is_subset].std(ddof=1)
-    own = "unknown" if np.isnan(spread) else f"{spread:.0f}"
+    halves = "unknown" if np.isnan(spread) else f"{spread:.0f}"
     with panels(2, 5.4, max(4.2, 0.24 * len(shown) + 1), shared=False) as (figure, (left, right)):
         at = np.arange(len(shown))
         value, low, high = (100 * shown[name]["circuit"] for name in ("value", "low", "high"))
@@ -189,7 +189,7 @@ def circuit_parts(
                 f"({cluster}s resampled).{more} Dashed: equal, as in a complete circuit; its",
                 f"distance is {100 * gap.mean():.0f} percentage points in the mean over",
                 f"{int(is_subset.sum())} random halves, whose own spread in the model is",
-                f"{own}. {split.capitalize()} split, n = {int(whole['n'])} prompts.",
+                f"{halves}. {split.capitalize()} split, n = {int(whole['n'])} prompts.",
             ],
         )
     return figure

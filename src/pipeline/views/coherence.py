@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.measures.statistics import estimate
+from pipeline.measures.statistics import estimate, topics_or_samples
 from pipeline.views.marks import GREY, draw_columns, legend_key
 from pipeline.views.panels import COLOURS, caption, legend, panels
 from pipeline.views.readings import table_of
@@ -32,7 +32,8 @@ def coherence_by_label(
 ) -> Figure:
     """Draw how well answers fit their questions, by label, a panel for each judge or frame of it.
 
-    Large points: means with 95 % intervals over topics; small ones: topics.
+    Large points: means with 95 % intervals over questions; small ones: questions. A prompt's topic
+    names its question; one without a topic is a question of its own.
 
     Args:
         readings: tables by name.
@@ -45,6 +46,7 @@ def coherence_by_label(
         ValueError: no such reading, arm or split, or not two labels.
     """
     table = select(table_of(readings, reading), split=split, arm=arm, role="baseline")
+    table = table.assign(question=topics_or_samples(table))
     labels = sorted(table["label"].unique())
     if len(labels) != 2:
         raise ValueError(f"labels of reading {reading}: {', '.join(labels)}; valid: two")
@@ -74,9 +76,9 @@ def coherence_by_label(
             figure,
             [
                 f"{split.capitalize()} split, n = {len(own)} completions of",
-                f"{own['topic'].nunique()} questions, {n_empty} empty; means with 95 % intervals",
-                "over questions, small points: questions. Control, grey: another question before",
-                "the same answer. Mean tokens per answer: "
+                f"{own['question'].nunique()} questions, {n_empty} empty; means with 95 %",
+                "intervals over questions, small points: questions. Control, grey: another",
+                "question before the same answer. Mean tokens per answer: "
                 + ", ".join(f"{label} {lengths[label]:.1f}" for label in labels)
                 + ".",
                 *sentences,
@@ -87,19 +89,22 @@ def coherence_by_label(
 
 def _draw(axis: Axes, rows: pd.DataFrame, at: float, seed: int) -> None:
     colour = _CONTEXTS[rows["context"].iloc[0]][1]
-    means = rows.groupby("topic")["coherence"].mean()
+    means = rows.groupby("question")["coherence"].mean()
     spread = np.linspace(-0.1, 0.1, len(means))
     axis.scatter(at + spread, means, s=12, color=colour, alpha=0.35, lw=0)
-    mean = estimate(rows["coherence"], rows["topic"], proportion=False, seed=seed)
+    mean = estimate(rows["coherence"], rows["question"], proportion=False, seed=seed)
     axis.vlines(at, mean.low, mean.high, color=colour, lw=2.4, zorder=4)
     axis.plot(at, mean.mean, "o", color=colour, ms=8, mec="white", zorder=5)
 
 
 def _in_words(rows: pd.DataFrame, frame: str, labels: list[str], seed: int) -> str:
-    means = rows.pivot_table(index="topic", columns="label", values="coherence")
+    means = rows.pivot_table(index="question", columns="label", values="coherence")
     difference = (means[labels[0]] - means[labels[1]]).dropna()
     change = estimate(difference, difference.index.to_series(), proportion=False, seed=seed)
+    judged = f"{FRAMES.get(frame, frame).capitalize()}, {labels[0]} - {labels[1]}"
+    if difference.empty:
+        return f"{judged}: no question has both labels."
     return (
-        f"{FRAMES.get(frame, frame).capitalize()}, {labels[0]} - {labels[1]}, paired by question: "
-        f"{change.mean:+.1f} nats ({change.low:+.1f} to {change.high:+.1f})."
+        f"{judged}, paired by question (n = {len(difference)}): {change.mean:+.1f} nats "
+        f"({change.low:+.1f} to {change.high:+.1f})."
     )

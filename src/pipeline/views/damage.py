@@ -1,5 +1,6 @@
 """Benefit of interventions against their damage on unrelated text, over strengths."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from pipeline.measures.pareto import pareto_front
 from pipeline.measures.scale import TEXT_METRIC
 from pipeline.measures.statistics import paired_difference
 from pipeline.views.marks import GREY, MARKERS, control_keys, draw_reference, legend_key
-from pipeline.views.panels import COLOURS, caption, legend, panels, percent_axis
+from pipeline.views.panels import caption, legend, panels, percent_axis, styles_of
 from pipeline.views.selection import (
     BASELINE,
+    CONTROLS,
+    POSITIONS,
     baseline_of,
-    controls_in_words,
     controls_of,
     fitted_of,
     label_of,
@@ -25,8 +27,6 @@ from pipeline.views.selection import (
 
 _LINEAR = 0.01
 """Damage up to here is drawn on a linear scale, more on a logarithmic one."""
-_STYLES = ["-", (0, (4, 2)), (0, (1, 1.5))]
-"""Line styles of arms by turns, so that curves on top of each other are seen."""
 _SAME = ["intervention", "positions", "layer"]
 
 
@@ -69,14 +69,15 @@ def benefit_and_damage(
             "where the study has a `text`, and edits at positions that every text has"
         )
     points = points[_at_layer_of_setting(points)]
-    groups = _panels_of(means, goals)
+    groups, styles = _panels_of(means, goals), styles_of(goals, mixed=True)
     with panels(len(groups), 6.4, 4.8, shared=False) as (figure, axes):
         for axis, (arms, goal) in zip(axes, groups, strict=True):
             rows = points[points["arm"].isin(arms)]
-            _draw_panel(axis, rows, list(goals), goal)
+            _draw_panel(axis, rows, styles, goal)
             draw_reference(axis, baseline_of(means[means["arm"] == arms[0]]), GREY)
             labels = means.loc[means["arm"] == arms[0], "label"].unique()
-            axis.set_title(f"{', '.join(labels)} prompts: to {goal}")
+            rules = ", ".join(_rules(rows))
+            axis.set_title(f"{', '.join(labels)} prompts: to {goal}\n{rules}".strip())
             axis.set_xscale("symlog", linthresh=_LINEAR)
             largest = max(_LINEAR, float(rows["damage_high"].max()))
             axis.set_xlim(min(0, rows["damage_low"].min()) - 0.2 * _LINEAR, 1.5 * largest)
@@ -84,10 +85,11 @@ def benefit_and_damage(
                 percent_axis(axis)
             axis.set_xlabel("damage: loss of unrelated text (nats a token)")
             axis.set_ylabel(label_of(means))
-        keys = {
-            arm: legend_key(marker="o", lw=2, **_style(number)) for number, arm in enumerate(goals)
-        }
-        keys |= {"no intervention": legend_key(ls="--"), **control_keys(points)}
+        keys = {arm: legend_key(marker="o", lw=2, **style) for arm, style in styles.items()}
+        controls = control_keys(points)
+        for key in controls.values():
+            key.set_linestyle("")
+        keys |= {"no intervention": legend_key(ls="--"), **controls}
         keys["Pareto front"] = legend_key(color="black", lw=0, marker="o", mfc="none", ms=12)
         legend(figure, keys)
         caption(figure, _in_words(points, scores, means, split))
@@ -123,7 +125,9 @@ def _panels_of(means: pd.DataFrame, goals: dict[str, str]) -> list[tuple[list[st
     return [(arms, key[0]) for key, arms in groups.items()]
 
 
-def _draw_panel(axis: Axes, rows: pd.DataFrame, order: list[str], goal: str) -> None:
+def _draw_panel(
+    axis: Axes, rows: pd.DataFrame, styles: Mapping[str, dict[str, Any]], goal: str
+) -> None:
     """Draw controls, then a curve for each arm, then the front around its settings."""
     controls = controls_of(rows)
     for row in controls.itertuples():
@@ -131,17 +135,19 @@ def _draw_panel(axis: Axes, rows: pd.DataFrame, order: list[str], goal: str) -> 
         style: dict[str, Any] = {"color": GREY, "alpha": 0.7, "ls": "", "mfc": "white"}
         axis.plot(row.damage, row.mean, marker=marker, ms=5.5, **style)
     fitted = fitted_of(rows).sort_values("strength")
-    for (arm, *_), curve in fitted.groupby(["arm", *_SAME], dropna=False, sort=False):
-        style = _style(order.index(str(arm)))
+    curves = fitted.groupby(["arm", *_SAME], dropna=False, sort=False)
+    for number, ((arm, *_), curve) in enumerate(curves):
+        style = styles[str(arm)]
         colour = style["color"]
         x, y = curve["damage"], curve["mean"].astype(float)
         line: dict[str, Any] = {"color": colour, "lw": 1}
         axis.vlines(x, curve["low"].astype(float), curve["high"].astype(float), **line)
         axis.hlines(y, curve["damage_low"], curve["damage_high"], **line)
         axis.plot(x, y, marker="o", ms=6, lw=2, zorder=4, **style)
-        for number, (strength, at, height) in enumerate(zip(curve["strength"], x, y, strict=True)):
-            # On both sides by turns: neighbours on a curve may lie close together.
-            side, to = ("left", 6) if number % 2 == 0 else ("right", -6)
+        along = x.rank(method="first").astype(int)
+        for place, strength, at, height in zip(along, curve["strength"], x, y, strict=True):
+            # On both sides by turns: points of one curve, or of two, may lie close together.
+            side, to = ("right", -6) if (place + number) % 2 else ("left", 6)
             offset: dict[str, Any] = {"xytext": (to, 6), "textcoords": "offset points", "ha": side}
             axis.annotate(f"{strength:g}", (at, height), color=colour, fontsize=10, **offset)
     sign = 1 if goal == "raise" else -1
@@ -154,10 +160,6 @@ def _draw_panel(axis: Axes, rows: pd.DataFrame, order: list[str], goal: str) -> 
     axis.grid(True, axis="both")
 
 
-def _style(number: int) -> dict[str, Any]:
-    return {"color": COLOURS[number % len(COLOURS)], "ls": _STYLES[number % len(_STYLES)]}
-
-
 def _in_words(
     points: pd.DataFrame, scores: pd.DataFrame, means: pd.DataFrame, split: str
 ) -> list[str]:
@@ -167,5 +169,40 @@ def _in_words(
         f"{split.capitalize()} split, n = {n} a mean; damage over {texts} texts. Numbers at",
         "points: strengths. Lines: 95 % intervals, over prompts and over texts. Layers are those",
         "chosen on validation; circles: settings that no other beats in both.",
-        controls_in_words(points),
+        *_settings_elsewhere(points, means),
+        *_controls_in_words(points),
     ]
+
+
+def _rules(rows: pd.DataFrame) -> list[str]:
+    """Describe the position rules of rows in words, each once."""
+    named = rows["positions"].dropna().unique() if "positions" in rows else []
+    return [POSITIONS.get(rule, f"at {rule}") for rule in named]
+
+
+def _settings_elsewhere(points: pd.DataFrame, means: pd.DataFrame) -> list[str]:
+    """Name the arms whose chosen setting is at positions that are not drawn."""
+    arms: dict[tuple[str, str], list[str]] = {}
+    for arm, rows in means[means["is_setting"]].groupby("arm", sort=False):
+        drawn = _rules(points[points["arm"] == arm])
+        chosen = [rule for rule in _rules(rows) if rule not in drawn]
+        if drawn and chosen:
+            arms.setdefault((", ".join(drawn), ", ".join(chosen)), []).append(str(arm))
+    return [
+        f"Of {' and '.join(names)}, edits {drawn} are drawn; validation chose {chosen}."
+        for (drawn, chosen), names in arms.items()
+    ]
+
+
+def _controls_in_words(points: pd.DataFrame) -> list[str]:
+    """State which arms have which controls, a marker for each draw."""
+    drawn, sentences = controls_of(points), []
+    for arm, rows in drawn.groupby("arm", sort=False):
+        draws = rows.groupby("source")["draw"].nunique()
+        named = ", ".join(f"{name} {draws[key]}" for key, name in CONTROLS.items() if key in draws)
+        sentences.append(f"{arm} ({named})")
+    without = [arm for arm in points["arm"].unique() if arm not in set(drawn["arm"])]
+    if not sentences:
+        return ["No controls."]
+    lacking = f"; none of {', '.join(without)}" if without else ""
+    return [f"Controls, a marker for each draw: {', '.join(sentences)}{lacking}."]

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.config.declared import OneOrMore, ReadingName
 from pipeline.views.marks import GREY, draw_reference, legend_key
 from pipeline.views.neurons import called
-from pipeline.views.panels import COLOURS, caption, legend, panels
+from pipeline.views.panels import caption, legend, panels, styles_of
 from pipeline.views.readings import table_of
 from pipeline.views.selection import (
     baseline_of,
@@ -56,20 +56,21 @@ def dose_response(
     clamped, random = fitted_of(means), controls_of(means)
     names = sorted(dict.fromkeys(clamped["neuron"]), key=lambda name: name.startswith("blocks."))
     labels = sorted(means["label"].unique())
-    colours = dict(zip(labels, COLOURS, strict=False))
+    styles = styles_of(labels)
     groups = natural.drop_duplicates("neuron").set_index("neuron")["group"]
     times = shown_times(means)
     with panels(min(most, len(names)), 4.6, 3.9) as (figure, axes):
         for axis, name in zip(axes, names, strict=False):
             key = "neuron" if name in groups.index else "group"
-            for label, colour in colours.items():
+            for label, style in styles.items():
+                colour = style["color"]
                 usual = natural[(natural[key] == name) & (natural["label"] == label)]["multiple"]
                 low, middle, high = usual.quantile([0.05, 0.5, 0.95])
                 axis.axvspan(low, high, color=colour, alpha=0.13, lw=0)
                 axis.axvline(middle, color=colour, ls=":", lw=1.3)
                 draw_reference(axis, baseline_of(select(means, label=label)), colour)
                 _draw_dose(axis, random, name, label, times, color=GREY, lw=1.2)
-                _draw_dose(axis, clamped, name, label, times, color=colour, lw=2.2)
+                _draw_dose(axis, clamped, name, label, times, lw=2.2, **style)
             axis.set_title(called(name, groups.get(name)) if key == "neuron" else name)
             axis.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
             axis.tick_params(labelbottom=True)
@@ -77,7 +78,7 @@ def dose_response(
         limits = clamped["multiple"].astype(float)
         axes[0].set_xlim(limits.min() - 0.1, limits.max() + 0.1)
         axes[0].set_ylabel(_wrapped(label_of(means)))
-        keys = {label: legend_key(color=c, lw=2.2, marker="o") for label, c in colours.items()}
+        keys = {label: legend_key(lw=2.2, marker="o", **style) for label, style in styles.items()}
         keys |= {
             "no intervention": legend_key(ls="--"),
             "control: random neurons": legend_key(lw=1.2),

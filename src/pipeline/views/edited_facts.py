@@ -19,10 +19,24 @@ from pipeline.measures.edited_facts import (
     scores_of_edits,
 )
 from pipeline.views.heat_maps import in_words, tick
-from pipeline.views.marks import bands_in_words, draw_estimates, draw_mean_curve, legend_key
-from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels, percent_axis
+from pipeline.views.marks import (
+    bands_in_words,
+    bar_key,
+    draw_estimates,
+    draw_mean_curve,
+    legend_key,
+)
+from pipeline.views.panels import (
+    COLOURS,
+    caption,
+    layer_axis,
+    legend,
+    panels,
+    percent_axis,
+    styles_of,
+)
 from pipeline.views.readings import table_of
-from pipeline.views.selection import select
+from pipeline.views.selection import rows_told_apart, select
 
 _PANELS = {
     "Token accuracies (EasyEdit)": tuple(ACCURACIES),
@@ -53,7 +67,8 @@ def edits_by_layer(
         split: of the dataset.
 
     Raises:
-        ValueError: no such arm or split, or no fact that the model knows.
+        ValueError: no such arm or split, conditions of an arm that agree in their layer, or no fact
+            that the model knows.
     """
     counted = scores_of_edits(select(scores, arm=[arm, control]), reference=arm)
     best = best_on_val(counted, [arm])[arm]
@@ -66,7 +81,7 @@ def edits_by_layer(
         for axis, (title, quantities) in zip(axes, _PANELS.items(), strict=True):
             axis.axvline(chosen, color="#dddddd", lw=9, zorder=0)
             for number, (quantity, colour) in enumerate(zip(quantities, colours, strict=False)):
-                drawn = select(estimates, quantity=quantity)
+                drawn = rows_told_apart(select(estimates, quantity=quantity), ["arm", "layer"])
                 shift = 0.06 * (number - (len(quantities) - 1) / 2)
                 draw_estimates(axis, select(drawn, arm=arm), "layer", colour, shift, quantity)
                 random = select(drawn, arm=control)
@@ -123,13 +138,14 @@ def edits_compared(
     shown = {"no edit": unedited["condition"].iloc[0]}
     shown |= {arms[arm]: condition for arm, condition in chosen.items()}
     estimates = estimates_of_edits(rows, ["condition"], cluster, seed)
+    styles = {"no edit": {"color": _CONTROL}, **styles_of(list(shown)[1:], "hatch")}
     height = 0.8 / len(shown)
     with panels(2, 8.0, 6.0, shared=False) as (figure, axes):
         for axis, (title, quantities) in zip(axes, _PANELS.items(), strict=True):
-            for number, condition in enumerate(shown.values()):
-                colour = _CONTROL if number == 0 else COLOURS[number - 1]
+            for number, (name, condition) in enumerate(shown.items()):
                 means = select(estimates, condition=condition).set_index("quantity")
-                _bars(axis, means.loc[list(quantities)], number * height, 0.9 * height, colour)
+                bars = means.loc[list(quantities)]
+                _bars(axis, bars, number * height, 0.9 * height, **styles[name])
             middle = (len(shown) - 1) / 2 * height
             names = [_NAMED.get(quantity, quantity) for quantity in quantities]
             axis.set_yticks(np.arange(len(quantities)) + middle, names)
@@ -140,8 +156,7 @@ def edits_compared(
             axis.set_xlim(0, 102)
             axis.set_title(title)
             axis.set_xlabel("share of prompts (%)")
-        keys = zip(shown, [_CONTROL, *COLOURS], strict=False)
-        legend(figure, {name: legend_key(color=colour, lw=8) for name, colour in keys})
+        legend(figure, {name: bar_key(**style) for name, style in styles.items()})
         caption(
             figure,
             [
@@ -204,9 +219,9 @@ def side_effects_by_layer(
     return figure
 
 
-def _bars(axis: Axes, means: pd.DataFrame, shift: float, height: float, colour: str) -> None:
+def _bars(axis: Axes, means: pd.DataFrame, shift: float, height: float, **style: Any) -> None:
     at = np.arange(len(means)) + shift
-    axis.barh(at, 100 * means["mean"], height=height, color=colour)
+    axis.barh(at, 100 * means["mean"], height=height, **style)
     axis.hlines(at, 100 * means["low"], 100 * means["high"], color="#222222", lw=1.2)
 
 

@@ -7,7 +7,6 @@ An arm, metric, split, strength, layer or position rule that is not in the table
 ValueError that names the valid ones.
 """
 
-from itertools import cycle
 from textwrap import fill
 from typing import Annotated
 
@@ -36,7 +35,7 @@ from pipeline.views.marks import (
     label_at_right,
     legend_key,
 )
-from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels, percent_axis
+from pipeline.views.panels import caption, layer_axis, legend, panels, percent_axis, styles_of
 from pipeline.views.selection import (
     baseline_in_words,
     baseline_of,
@@ -72,7 +71,7 @@ def effect_by_layer(
     """
     summary = select(summary, split=split, arm=arms, metric=metrics)
     scores = select(scores, split=split, arm=arms, metric=metrics)
-    colours = dict(zip(metrics, cycle(COLOURS), strict=False))
+    styles = styles_of(metrics)
     unscored, shown, bands, several = [], [], [], len(metrics) > 1
     percent = bool(summary["percent"].all())
     if several and not percent:
@@ -84,7 +83,8 @@ def effect_by_layer(
         for axis, arm in zip(axes, arms, strict=True):
             compared = steered_of(select(summary, arm=arm, at_setting=True))
             shown.append(compared)
-            for metric, colour in colours.items():
+            for metric, style in styles.items():
+                colour, ls = style["color"], style["ls"]
                 means = select(summary, arm=arm, metric=metric)
                 steered = select(compared, metric=metric)
                 fitted = rows_told_apart(fitted_of(steered), ["layer"])
@@ -107,7 +107,7 @@ def effect_by_layer(
                 )
                 bands.append(band)
                 draw_band(axis, layers, band, colour, within=(0.0, 1.0) if percent else None)
-                draw_curve(axis, layers, fitted["mean"], colour, label=metric)
+                draw_curve(axis, layers, fitted["mean"], colour, label=metric, ls=ls)
             setting = f"{rule_in_words(compared)}, strength {compared['strength'].iloc[0]:g}"
             axis.set_title(f"{titles[arm]}\n{setting}")
             axis.set_xlabel("layer of the direction")
@@ -118,8 +118,8 @@ def effect_by_layer(
         axes[0].set_ylabel(fill(named, 40))
         steered = pd.concat(shown)
         keys = {
-            label_of(select(summary, metric=metric)): legend_key(color=colour, lw=2.4)
-            for metric, colour in colours.items()
+            label_of(select(summary, metric=metric)): legend_key(lw=2.4, **style)
+            for metric, style in styles.items()
         }
         legend(figure, keys | {"no intervention": legend_key(ls="--")} | control_keys(steered))
         caption(

@@ -1,8 +1,7 @@
 """Figures of fine-tuning: what is gained on the trained skill, and what is lost elsewhere."""
 
-import itertools
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,16 +17,14 @@ from pipeline.measures.forgetting import gains_and_losses, losses_compared, skil
 from pipeline.measures.pareto import pareto_front
 from pipeline.measures.statistics import Estimate, estimate
 from pipeline.views.marks import GREY, legend_key
-from pipeline.views.panels import COLOURS, caption, legend, panels
+from pipeline.views.panels import caption, legend, panels, styles_of
 from pipeline.views.readings import table_of
 
 _ALPHA = 0.05
-_STYLES = ["-", (0, (4, 2)), (0, (1, 1.5))]
-"""Line styles of variants by turns, so that curves on top of each other are seen."""
 _LINEAR = 1e-3
 """Divergence up to here is drawn on a linear scale, more on a logarithmic one."""
-_MARKERS = ("o", "s", "D", "^", "v", "P")
-"""Of a variant's steps, in order."""
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "*", "h")
+"""Of the steps of all variants, in order; those of later steps are their numbers."""
 
 
 def gain_and_loss(
@@ -62,15 +59,15 @@ def gain_and_loss(
     if control is not None and control not in variants:
         raise ValueError(f"no variant {control!r}; valid: {', '.join(variants)}")
     shown = [name for name in variants if name != control]
-    colours = dict(zip(shown, COLOURS * (1 + len(shown) // len(COLOURS)), strict=False))
-    styles: dict[str, dict[str, Any]] = {
-        name: {"color": colours.get(name, GREY), "ls": style}
-        for name, style in zip(variants, _line_styles(), strict=False)
-    }
+    styles = styles_of(shown, mixed=True)
+    if control is not None:
+        styles[control] = {"color": GREY, "ls": "-"}
+    markers = _markers_of(tuned["step"])
     with panels(2, 6.4, 4.8, shared=False) as (figure, (left, right)):
         for axis, x in ((left, "others"), (right, "kl")):
             for name in variants:
-                _draw_variant(axis, start, tuned[tuned["variant"] == name], x, styles[name])
+                rows = tuned[tuned["variant"] == name]
+                _draw_variant(axis, start, rows, x, styles[name], markers)
             axis.plot(start[x], start["target"], "o", ms=9, color="black", zorder=5)
             axis.set_ylim(-0.04, 1.04)
             axis.set_ylabel("right answers, trained skill (%)")
@@ -87,12 +84,11 @@ def gain_and_loss(
         right.set_xlim(left=-0.3 * _LINEAR)
         right.set_xlabel("divergence on unrelated text (nats a token)")
         right.set_title("Gain against unrelated text")
-        steps = sorted(tuned["step"].unique())
         keys = {names.get(name, name): legend_key(lw=2.4, **styles[name]) for name in variants}
         keys["before the training"] = legend_key(color="black", lw=0, marker="o", ms=9)
         keys |= {
             f"after {step} steps": legend_key(color=GREY, lw=0, marker=marker, ms=7)
-            for step, marker in zip(steps, _MARKERS, strict=False)
+            for step, marker in markers.items()
         }
         keys["no other beats it"] = legend_key(lw=0, marker="o", ms=12, **ring)
         legend(figure, keys)
@@ -135,14 +131,20 @@ def _in_points(difference: Estimate) -> str:
     return mean if np.isnan(difference.low) else f"{mean} ({low} to {high})"
 
 
-def _line_styles() -> Iterator[Any]:
-    """Yield line styles by turns, another one where the colours begin again."""
-    for number in itertools.count():
-        yield _STYLES[(number + number // len(COLOURS)) % len(_STYLES)]
+def _markers_of(steps: pd.Series) -> dict[int, str]:
+    """Give each step, of whichever variant, a marker of its own."""
+    listed = sorted(int(step) for step in steps.unique())
+    numbers = [f"${step}$" for step in listed[len(_MARKERS) :]]
+    return dict(zip(listed, (*_MARKERS, *numbers), strict=False))
 
 
 def _draw_variant(
-    axis: Axes, start: pd.Series, rows: pd.DataFrame, x: str, style: dict[str, Any]
+    axis: Axes,
+    start: pd.Series,
+    rows: pd.DataFrame,
+    x: str,
+    style: Mapping[str, Any],
+    markers: Mapping[int, str],
 ) -> None:
     """Draw a variant's path from the unchanged model over its steps, with intervals."""
     rows = rows.sort_values("step")
@@ -151,8 +153,9 @@ def _draw_variant(
     thin: dict[str, Any] = {"color": style["color"], "lw": 0.9, "alpha": 0.6}
     axis.vlines(rows[x], rows["target_low"], rows["target_high"], **thin)
     axis.hlines(rows["target"], rows[f"{x}_low"], rows[f"{x}_high"], **thin)
-    for (_, row), marker in zip(rows.iterrows(), _MARKERS, strict=False):
-        axis.plot(row[x], row["target"], marker=marker, ms=7, zorder=4, color=style["color"])
+    for _, row in rows.iterrows():
+        point: dict[str, Any] = {"marker": markers[row["step"]], "ms": 7, "color": style["color"]}
+        axis.plot(row[x], row["target"], zorder=4, **point)
 
 
 def _wrapped(name: str) -> str:
@@ -181,6 +184,12 @@ def _divergences(texts: pd.DataFrame, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["variant", "step", "kl", "kl_low", "kl_high"])
 
 
+def _skills(changes: pd.DataFrame) -> pd.Series:
+    """Name each skill by its label, of one that is trained in part its other prompts too."""
+    in_part = changes.groupby("label")["trained"].transform("nunique") > 1
+    return changes["label"].where(~in_part | changes["trained"], changes["label"] + ", not trained")
+
+
 def skill_map(
     readings: Mapping[str, pd.DataFrame],
     seed: int,
@@ -206,14 +215,16 @@ def skill_map(
     if step is not None and step not in set(changes["step"]):
         valid = ", ".join(map(str, sorted(changes["step"].unique())))
         raise ValueError(f"step {step} has no weights; valid: {valid}")
+    changes = changes.assign(skill=_skills(changes))
     last = changes.groupby("variant")["step"].transform("max") if step is None else step
     shown = changes[changes["step"] == last]
-    variants, labels = (list(dict.fromkeys(shown[name])) for name in ("variant", "label"))
-    grid = shown.pivot(index="label", columns="variant", values="change")
-    passing = shown.pivot(index="label", columns="variant", values="p_adjusted") < _ALPHA
-    grid, passing = (part.loc[labels, variants] for part in (100 * grid, passing))
-    before = shown.drop_duplicates("label").set_index("label")["before"]
-    height = 0.42 * len(labels) + 1.2
+    variants, skills = (list(dict.fromkeys(shown[name])) for name in ("variant", "skill"))
+    without = [name for name in dict.fromkeys(changes["variant"]) if name not in variants]
+    grid = shown.pivot(index="skill", columns="variant", values="change")
+    passing = shown.pivot(index="skill", columns="variant", values="p_adjusted") < _ALPHA
+    grid, passing = (part.loc[skills, variants] for part in (100 * grid, passing))
+    once = shown.drop_duplicates("skill").set_index("skill")
+    height = 0.42 * len(skills) + 1.2
     with panels(1, 1.15 * len(variants) + 4.6, height) as (figure, (axis,)):
         axis.imshow(grid, cmap="RdBu", vmin=-100, vmax=100, aspect="auto")
         for (row, column), change in np.ndenumerate(grid.to_numpy()):
@@ -228,11 +239,10 @@ def skill_map(
             axis.text(column, row, text, color=colour, **style)
         wrapped = [_wrapped(names.get(name, name)) for name in variants]
         axis.set_xticks(range(len(variants)), wrapped, fontsize=10)
-        axis.set_yticks(
-            range(len(labels)), [f"{label} ({100 * before[label]:.0f} %)" for label in labels]
-        )
-        for tick, label in zip(axis.get_yticklabels(), labels, strict=True):
-            if bool(shown.loc[shown["label"] == label, "trained"].any()):
+        named = [f"{skill} ({100 * once['before'][skill]:.0f} %)" for skill in skills]
+        axis.set_yticks(range(len(skills)), named)
+        for tick, skill in zip(axis.get_yticklabels(), skills, strict=True):
+            if bool(once["trained"][skill]):
                 tick.set_fontweight("bold")
         axis.grid(False)
         axis.tick_params(length=0)
@@ -240,7 +250,7 @@ def skill_map(
         bar = figure.colorbar(ScalarMappable(Normalize(-100, 100), "RdBu"), ax=axis, pad=0.01)
         bar.set_label("change (points)", fontsize=11)
         steps = sorted(shown["step"].unique())
-        n = shown.drop_duplicates("label")["n"]
+        n = once["n"]
         tested = int(changes["p_adjusted"].notna().sum())
         untested = (
             f"{len(changes) - tested} changes of skills with a single topic are not tested."
@@ -256,6 +266,9 @@ def skill_map(
                 f"and after. Bold: p < 0.05, t test over {_clusters(table)}, Benjamini-Hochberg",
                 f"over {tested} changes at all checkpoints; grey: not told from noise.",
                 untested,
+                f"Without weights of this step: {', '.join(names.get(v, v) for v in without)}."
+                if without
+                else "",
             ],
         )
     return figure

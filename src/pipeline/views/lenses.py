@@ -13,7 +13,7 @@ from pipeline.config.declared import ColumnName, Sample
 from pipeline.measures.bands import Band
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.marks import bands_in_words, draw_mean_curve, legend_key
-from pipeline.views.panels import COLOURS, caption, legend, panels
+from pipeline.views.panels import caption, legend, panels, styles_of
 from pipeline.views.readings import column_of, table_of
 from pipeline.views.selection import select
 
@@ -142,6 +142,7 @@ def mean_by_layer(
         for name in names
         for value, control in itertools.zip_longest(values, controls)
     ]
+    styles = styles_of(curves, once=bool(controls))
     every = pd.concat(tables.values())
     groups = list(every[by].unique())
     layers = sorted(every["layer"].unique().tolist())
@@ -150,8 +151,8 @@ def mean_by_layer(
     within = _range(quantities[0], every[values].to_numpy(dtype=float), logarithmic)
     with panels(len(groups)) as (figure, axes):
         for axis, group in zip(axes, groups, strict=True):
-            for number, (name, value, control) in enumerate(curves):
-                colour = COLOURS[number % len(COLOURS)]
+            for (name, value, control), style in styles.items():
+                colour = style["color"]
                 rows = tables[name][tables[name][by] == group]
                 means = rows.groupby("layer")[value].mean()
                 read_at = [n for n in layers if n in means and (means[n] > 0 or not logarithmic)]
@@ -165,6 +166,7 @@ def mean_by_layer(
                     seed=seed,
                     within=within,
                     bounded=within[1] == 1,
+                    ls=style["ls"],
                 )
                 bands.append(band)
                 if control is not None:
@@ -182,15 +184,13 @@ def mean_by_layer(
             axes[0].set_ylim(-0.03, 1.03)
         for axis in axes[::3]:
             axis.set_ylabel(f"mean {quantities[0]}")
-        legend(figure, _keys(curves))
+        legend(figure, _keys(styles))
         omitted = ", left out where it is 0" if logarithmic else ""
         caption(
             figure,
             [
-                f"{split.capitalize()} split, n = {every['sample'].nunique()} samples, no",
-                f"intervention. Lines: mean over samples; {bands_in_words(bands, cluster)},",
-                "resampled over",
-                f"{cluster}s.",
+                f"{split.capitalize()} split, n = {every['sample'].nunique()} samples. Lines: mean",
+                f"over samples; {bands_in_words(bands, cluster)}, resampled over {cluster}s.",
                 "Dashed: control of the same colour." if controls else "No control.",
                 "" if of_blocks else f"out: the model's output{omitted}.",
             ],
@@ -257,16 +257,20 @@ def _layer_ticks(
     set_ticks([*(places[n] for n in numbered), places[last]], names)
 
 
-def _keys(curves: Sequence[tuple[str, str, str | None]]) -> dict[str, Any]:
+def _keys(
+    styles: Mapping[tuple[str, str, str | None], Mapping[str, Any]],
+) -> dict[str, Any]:
     """Create a legend entry of each curve and its control, named by what tells the curves apart."""
-    names, values = ({curve[place] for curve in curves} for place in (0, 1))
+    names, values = ({curve[place] for curve in styles} for place in (0, 1))
+    controls = [control for *_, control in styles if control is not None]
     keys = {}
-    for number, (name, value, control) in enumerate(curves):
-        colour = COLOURS[number % len(COLOURS)]
+    for (name, value, control), style in styles.items():
         column = _named(value)[0] or value
         text = column if len(names) == 1 else name.replace("_", " ")
         text = f"{text}: {column}" if len(names) > 1 and len(values) > 1 else text
-        keys[text] = legend_key(color=colour, lw=2.4)
+        keys[text] = legend_key(lw=2.4, **style)
         if control is not None:
-            keys[f"control: {_named(control)[0]}"] = legend_key(color=colour, ls="--")
+            of_curve = f" of {text}" if controls.count(control) > 1 else ""
+            dashed = legend_key(color=style["color"], ls="--")
+            keys[f"control{of_curve}: {_named(control)[0]}"] = dashed
     return keys

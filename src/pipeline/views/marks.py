@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from pipeline.measures.bands import Band, band_over
 from pipeline.measures.statistics import FEWEST
@@ -49,10 +50,16 @@ def bands_in_words(bands: Sequence[Band], cluster: str, x: str = "layer") -> str
 
 
 def draw_curve(
-    axes: Axes, layers: Sequence[int | float], means: pd.Series, colour: str, label: str
+    axes: Axes,
+    layers: Sequence[int | float],
+    means: pd.Series,
+    colour: str,
+    label: str,
+    *,
+    ls: Any = "-",
 ) -> None:
     """Draw the main curve of a figure on top of everything else."""
-    axes.plot(layers, means, color=colour, lw=2.4, marker=".", zorder=4, label=label)
+    axes.plot(layers, means, color=colour, ls=ls, lw=2.4, marker=".", zorder=4, label=label)
 
 
 def draw_spread(
@@ -76,13 +83,14 @@ def draw_mean_curve(
     seed: int,
     within: tuple[float, float] | None = None,
     bounded: bool = False,
+    ls: Any = "-",
 ) -> Band:
     """Draw the mean of scores by layer with its band, and return the band; see `band_over`."""
     band = band_over(
         scores, "layer", layers, cluster=cluster, share=False, bounded=bounded, seed=seed
     )
     draw_band(axes, layers, band, colour, within=within)
-    draw_curve(axes, layers, pd.Series(band.mean), colour, label=label)
+    draw_curve(axes, layers, pd.Series(band.mean), colour, label=label, ls=ls)
     return band
 
 
@@ -111,12 +119,20 @@ def draw_controls(
 
 
 def draw_estimates(
-    axes: Axes, estimates: pd.DataFrame, x: str, colour: str, shift: float, label: str
+    axes: Axes,
+    estimates: pd.DataFrame,
+    x: str,
+    colour: str,
+    shift: float,
+    label: str,
+    *,
+    ls: Any = "-",
 ) -> None:
     """Draw means against column `x` as a line with error bars."""
     at = estimates[x] + shift
     axes.vlines(at, estimates["low"].astype(float), estimates["high"].astype(float), color=colour)
-    axes.plot(at, estimates["mean"], color=colour, marker="o", ms=6, lw=2, zorder=4, label=label)
+    line: dict[str, Any] = {"color": colour, "ls": ls, "marker": "o", "ms": 6, "lw": 2}
+    axes.plot(at, estimates["mean"], zorder=4, label=label, **line)
 
 
 def draw_clusters(axes: Axes, means: pd.DataFrame, colour: str, shift: float) -> None:
@@ -136,6 +152,11 @@ def draw_columns(axes: Axes, names: list[str]) -> None:
 def legend_key(**style: Any) -> Line2D:
     """Create a line for a legend only."""
     return Line2D([], [], **{"color": GREY, "lw": 1.5, **style})
+
+
+def bar_key(**style: Any) -> Patch:
+    """Create a bar for a legend only."""
+    return Patch(**style)
 
 
 def control_keys(steered: pd.DataFrame) -> dict[str, Line2D]:

@@ -15,7 +15,7 @@ from pipeline.measures.significance import benjamini_hochberg, p_not_zero
 from pipeline.measures.statistics import Estimate, paired_difference
 from pipeline.model.sites import Site
 from pipeline.views.marks import GREY, legend_key
-from pipeline.views.panels import COLOURS, caption, legend, panels
+from pipeline.views.panels import COLOURS, caption, legend, panels, styles_of
 from pipeline.views.readings import table_of
 from pipeline.views.selection import fitted_of, select
 
@@ -41,7 +41,7 @@ def neuron_effects(
     table, draws = table_of(readings, effects), table_of(readings, chance)
     alpha = float(draws["alpha"].iloc[0])
     labels = sorted(table["label"].unique())
-    colours = dict(zip(labels, COLOURS, strict=False))
+    styles = styles_of(labels, "marker")
     rng = np.random.default_rng(0)
     layers = sorted(int(layer) for layer in table["layer"].unique())
     across = table["layer"].map(layers.index) + rng.uniform(-0.36, 0.36, len(table))
@@ -51,7 +51,7 @@ def neuron_effects(
             (by_layer, across, table["effect"]),
             (volcano, table["effect"], height),
         ):
-            _scatter(axis, x, y, table, colours)
+            _scatter(axis, x, y, table, styles)
         by_layer.set_yscale("symlog", linthresh=LINEAR)
         by_layer.set_yticks(_TICKS, list(map(_signed, _TICKS)))
         by_layer.axhline(0, color="#444444", lw=0.8)
@@ -76,11 +76,9 @@ def neuron_effects(
                 ha="right" if row["rank"] % 2 else "left",
                 va="center",
                 fontsize=10,
-                color=colours[row["label"]],
+                color=styles[row["label"]]["color"],
             )
-        keys = {
-            f"{label} neuron": legend_key(color=c, lw=0, marker="o") for label, c in colours.items()
-        }
+        keys = {f"{label} neuron": legend_key(lw=0, **style) for label, style in styles.items()}
         keys["not significant"] = legend_key(color="#c9c9c9", lw=0, marker="o")
         keys["chosen"] = legend_key(color="black", lw=0, marker="o", mfc="none", ms=7)
         legend(figure, keys)
@@ -89,14 +87,18 @@ def neuron_effects(
 
 
 def _scatter(
-    axis: Axes, x: pd.Series, y: pd.Series, table: pd.DataFrame, colours: Mapping[str, str]
+    axis: Axes,
+    x: pd.Series,
+    y: pd.Series,
+    table: pd.DataFrame,
+    styles: Mapping[str, dict[str, Any]],
 ) -> None:
-    style: dict[str, Any] = {"lw": 0, "rasterized": True}
+    flat: dict[str, Any] = {"lw": 0, "rasterized": True}
     silent = ~table["passes"]
-    axis.scatter(x[silent], y[silent], s=5, color="#c9c9c9", **style)
-    for label, colour in colours.items():
+    axis.scatter(x[silent], y[silent], s=5, color="#c9c9c9", **flat)
+    for label, style in styles.items():
         passing = table["passes"] & (table["label"] == label)
-        axis.scatter(x[passing], y[passing], s=7, color=colour, alpha=0.6, **style)
+        axis.scatter(x[passing], y[passing], s=7, alpha=0.6, **style, **flat)
     chosen = table["rank"] > 0
     axis.scatter(x[chosen], y[chosen], s=42, fc="none", ec="black", lw=1.1, zorder=5)
 
@@ -153,9 +155,11 @@ def neuron_ablations(
         alpha: of the corrected p-values that the caption counts.
 
     Raises:
-        ValueError: no such arm, metric or split.
+        ValueError: no such arm, metric or split, or a `share` with other scores than 0 and 1.
     """
     with_both = select(scores, split=split, arm=[arm, control], metric=[metric, share])
+    if not select(with_both, metric=share)["score"].dropna().isin([0, 1]).all():
+        raise ValueError(f"metric {share} is no share; valid: scores of 0 and 1")
     names = list(dict.fromkeys(fitted_of(select(with_both, arm=arm))["neuron"]))
     groups = fitted_of(with_both).drop_duplicates("neuron").set_index("neuron")["group"]
     heights = {name: -n - 0.5 * (n > 0) for n, name in enumerate(names)}

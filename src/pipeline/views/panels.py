@@ -3,21 +3,27 @@
 import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 """Okabe and Ito's colour-blind-safe palette."""
+_VARIED: dict[str, list[Any]] = {
+    "ls": ["-", (0, (1, 1.2)), (0, (4, 1.5, 1, 1.5))],
+    "marker": ["o", "s", "^"],
+    "hatch": ["", "////", "...."],
+}
+"""What tells apart lines, points and bars of the same colour; dashed lines are controls."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -39,6 +45,34 @@ STYLE: dict[Any, Any] = {
     "hatch.color": "#b0b0b0",
     "hatch.linewidth": 0.8,
 }
+
+
+def styles_of(
+    names: Iterable[Any], varied: str = "ls", *, mixed: bool = False, once: bool = False
+) -> dict[Any, dict[str, Any]]:
+    """Give each line, point or bar a style of its own: colours by turns, then other lines.
+
+    Args:
+        names: in the order of the legend.
+        varied: what differs where colours begin again: `ls`, `marker` or `hatch`.
+        mixed: it differs between neighbours too, so that lines on top of each other are seen.
+        once: no colour comes again, as where a dashed line of the same colour is the control.
+
+    Raises:
+        ValueError: more names than styles.
+    """
+    listed, values = list(dict.fromkeys(names)), _VARIED[varied][: 1 if once else None]
+    most = len(COLOURS) * len(values)
+    if len(listed) > most:
+        shown = ", ".join(map(str, listed[:3]))
+        raise ValueError(f"{len(listed)} names in a legend ({shown}, ...); valid: up to {most}")
+    return {
+        name: {
+            "color": COLOURS[number % len(COLOURS)],
+            varied: values[(number * mixed + number // len(COLOURS)) % len(values)],
+        }
+        for number, name in enumerate(listed)
+    }
 
 
 @contextmanager
@@ -74,7 +108,7 @@ def caption(figure: Figure, sentences: list[str]) -> None:
     figure.supxlabel(text, x=0.01, ha="left", fontsize=10.5, color="#333333", linespacing=1.35)
 
 
-def legend(figure: Figure, keys: dict[str, Line2D]) -> None:
+def legend(figure: Figure, keys: Mapping[str, Artist]) -> None:
     """Draw one legend above all panels, in as many columns as its longest text allows."""
     # A character of the legend's font is about 0.085 inches wide; a key with its gaps, 0.7.
     column = 0.7 + 0.085 * max(map(len, keys))

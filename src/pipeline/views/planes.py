@@ -1,7 +1,6 @@
 """Figures of numbers that probes predict: R² by layer, and a plane of two of them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +11,14 @@ from pipeline.measures.regression import r_squared_estimate
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.labels import label_points
 from pipeline.views.marks import GREY, draw_curve, legend_key
-from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels
-from pipeline.views.probes import FITTED, draw_sources, with_columns
+from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels, styles_of
+from pipeline.views.probes import (
+    FITTED,
+    draw_sources,
+    fitted_on,
+    sources_in_words,
+    with_columns,
+)
 from pipeline.views.readings import table_of
 from pipeline.views.selection import select
 
@@ -67,10 +72,11 @@ def probed_values(
             )
             draw_curve(axis, layers, fitted["score"], COLOURS[0], label=name)
             keys |= draw_sources(axis, scores, layers)
-            lowest = min(lowest, *scores["score"])
+            lowest = min(lowest, scores["score"].min(), fitted["low"].astype(float).min())
             if referred:
                 one = table[(table["source"] == FITTED) & (table["layer"] == layers[0])]
                 known = _r_squared(one, name, f"{name}_reference", cluster, seed)["score"][0]
+                lowest = min(lowest, known)
                 axis.axhline(known, color=COLOURS[1], lw=1.5, ls=(0, (5, 3)))
                 axis.annotate(
                     f"{known:.2f}",
@@ -86,7 +92,7 @@ def probed_values(
             axis.set_title(name)
             axis.set_xlabel("layer whose input is read")
             layer_axis(axis)
-        axes[0].set_ylim(max(-1.0, lowest - 0.1), 1.03)
+        axes[0].set_ylim(lowest - 0.05 * (1 - lowest), 1.03)
         axes[0].set_ylabel("R²")
         if referred:
             keys[reference] = legend_key(color=COLOURS[1], ls=(0, (5, 3)))
@@ -95,10 +101,10 @@ def probed_values(
         caption(
             figure,
             [
-                f"{split.capitalize()} split, {n}, which no probe was fitted on.",
+                f"{split.capitalize()} split, {n}, which {fitted_on(split)}.",
                 f"Bands: 95 % at each layer by itself, resampled over {cluster}s.",
-                "Grey: controls, mean and range of draws. 0: the mean of this split, the best",
-                "constant.",
+                sources_in_words(table),
+                "0: the mean of this split, the best constant.",
             ],
         )
     return figure
@@ -148,15 +154,14 @@ def probed_plane(
         [f"{name}_{kind}" for name in (x, y) for kind in ("target", "prediction")]
     ].mean()
     values = sorted(points.index.get_level_values(colour).unique())
-    shades = dict(zip(values, COLOURS, strict=False))
-    keys: dict[str, Any] = {
-        str(value): legend_key(color=shade, marker="o", lw=0) for value, shade in shades.items()
-    }
+    styles = styles_of(values, "marker")
+    keys = {str(value): legend_key(lw=0, **style) for value, style in styles.items()}
     with panels(2, 8.2, 6.4) as (figure, axes):
         for axis, kind in zip(axes, ("target", "prediction"), strict=True):
-            at = points[[f"{x}_{kind}", f"{y}_{kind}"]].to_numpy()
-            colours = [shades[value] for value in points.index.get_level_values(colour)]
-            axis.scatter(at[:, 0], at[:, 1], c=colours, s=26, zorder=3, lw=0)
+            for value, style in styles.items():
+                alike = points[points.index.get_level_values(colour) == value]
+                at = alike[[f"{x}_{kind}", f"{y}_{kind}"]].to_numpy()
+                axis.scatter(at[:, 0], at[:, 1], s=26, zorder=3, lw=0, **style)
             axis.set_xlabel(f"{x} ({unit})" if unit else x)
             axis.grid(True, axis="both")
         both = np.concatenate(
@@ -176,8 +181,8 @@ def probed_plane(
         caption(
             figure,
             [
-                f"{split.capitalize()} split, n = {len(points)} {label}s that no probe was fitted",
-                f"on; predictions are means over {len(rows) / len(points):g} prompts each. R² of",
+                f"{split.capitalize()} split, n = {len(points)} {label}s that {fitted_on(split)};",
+                f"predictions are means over {len(rows) / len(points):g} prompts each. R² of",
                 f"single prompts: {', '.join(scores)}. The layer was chosen by cross-validation on",
                 "the train split. No intervention. Names without room are left out.",
             ],

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from pipeline.config.declared import ColumnName
 from pipeline.measures.bands import Band
 from pipeline.views.marks import GREY, bands_in_words, draw_mean_curve, legend_key
-from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels
+from pipeline.views.panels import caption, layer_axis, legend, panels, styles_of
 from pipeline.views.readings import table_of
 from pipeline.views.selection import select
 
-FITTED = "fitted"
+FITTED, SHUFFLED = "fitted", "shuffled"
 _MARKERS = ("^", "s", "o")
 
 
@@ -34,14 +34,15 @@ def probe_by_layer(
 
     Left: the fitted probe with a 95 % band over layers, each control in grey (mean and range of its
     draws), and the score without a probe as a dashed line. Right: score - mean score of the
-    controls `shuffled`, paired by sample.
+    controls `shuffled`, paired by sample; left out if there are none.
 
     Args:
         prompts: the dataset, for its extra columns.
         readings: tables by name.
         cluster: a dataset column whose values are resampled together.
         seed: of the bootstrap.
-        reading: a table with `sample`, `layer`, `source`, `draw`, `score` and `reference`.
+        reading: a table with `sample`, `layer`, `source`, `draw`, `score`, `reference`, `fit_score`
+            and, if that is not of the train split, `chosen_on`.
         score: what the score is called.
         reference: what the column `reference` is the score of.
         by: a column of the dataset; a curve for each of its values.
@@ -55,51 +56,77 @@ def probe_by_layer(
     bands: list[Band] = []
     keys: dict[str, Any] = {}
     groups = [("probe", table)] if by is None else list(table.groupby(by, sort=True))
-    with panels(2, 6.2, 4.6, shared=False) as (figure, (left, right)):
-        for number, (value, rows) in enumerate(groups):
-            colour = COLOURS[number]
+    styles = styles_of(value for value, _ in groups)
+    selective = bool((table["source"] == SHUFFLED).any())
+    with panels(1 + selective, 6.2, 4.6, shared=False) as (figure, axes):
+        left = axes[0]
+        for value, rows in groups:
+            style = styles[value]
+            colour = style["color"]
             fitted = rows[rows["source"] == FITTED]
-            wide = rows[rows["source"] == "shuffled"].groupby(["sample", "layer"])["score"].mean()
-            control = wide.reindex(pd.MultiIndex.from_frame(fitted[["sample", "layer"]]))
-            selectivity = fitted.assign(score=fitted["score"].to_numpy() - control.to_numpy())
-            for axis, scores, bounded in ((left, fitted, True), (right, selectivity, False)):
+            curves = [(fitted, True), (_selectivity(rows), False)]
+            for axis, (scores, bounded) in zip(axes, curves, strict=False):
                 within = (0.0, 1.0) if bounded else (-1.0, 1.0)
                 options: dict[str, Any] = {
                     "cluster": cluster,
                     "seed": seed,
                     "within": within,
                     "bounded": bounded,
+                    "ls": style["ls"],
                 }
                 bands.append(draw_mean_curve(axis, scores, layers, colour, str(value), **options))
             known = fitted["reference"].mean()
             left.axhline(known, color=colour if by else GREY, lw=1.5, ls=(0, (5, 3)), alpha=0.9)
             count = f"n = {fitted['sample'].nunique()}"
-            keys[f"{by}: {value}, {count}" if by else "probe"] = legend_key(color=colour, lw=2.4)
+            keys[f"{by}: {value}, {count}" if by else "probe"] = legend_key(lw=2.4, **style)
         keys |= draw_sources(left, table, layers)
         keys[reference] = legend_key(ls=(0, (5, 3)))
         left.set_ylim(-0.03, 1.03)
-        right.axhline(0, color=GREY, lw=1)
         left.set_title(f"Probe: {score}")
-        right.set_title("Selectivity: probe - shuffled")
         left.set_ylabel(f"mean {score}")
-        right.set_ylabel(f"difference in {score}")
-        for axis in (left, right):
+        for right in axes[1:]:
+            right.axhline(0, color=GREY, lw=1)
+            right.set_title("Selectivity: probe - shuffled")
+            right.set_ylabel(f"difference in {score}")
+        for axis in axes:
             axis.set_xlabel("layer whose input is read")
             layer_axis(axis)
         legend(figure, keys)
         best = table[table["source"] == FITTED].groupby("layer")["fit_score"].mean().idxmax()
         at_best = table[(table["source"] == FITTED) & (table["layer"] == best)]["score"].mean()
+        chosen_on = table["chosen_on"].iloc[0] if "chosen_on" in table else "train"
+        chosen = "on" if split == chosen_on else "without"
         n = f"n = {table['sample'].nunique()} prompts of {table[cluster].nunique()} {cluster}s"
         caption(
             figure,
             [
-                f"{split.capitalize()} split, {n}, which no probe was fitted on.",
+                f"{split.capitalize()} split, {n}, which {fitted_on(split)}.",
                 f"Lines: mean over prompts; {bands_in_words(bands, cluster)}, resampled over",
-                f"{cluster}s. Grey: controls, mean and range of draws. Layer {best}, chosen without"
-                f" this split: {at_best:.2f}.",
+                f"{cluster}s. {sources_in_words(table)} Layer {best}, chosen {chosen} this split:",
+                f"{at_best:.2f}.",
             ],
         )
     return figure
+
+
+def _selectivity(rows: pd.DataFrame) -> pd.DataFrame:
+    """Subtract the mean score of the controls `shuffled` from the probe's, paired by sample."""
+    fitted = rows[rows["source"] == FITTED]
+    by_sample = rows[rows["source"] == SHUFFLED].groupby(["sample", "layer"])["score"].mean()
+    control = by_sample.reindex(pd.MultiIndex.from_frame(fitted[["sample", "layer"]]))
+    return fitted.assign(score=fitted["score"].to_numpy() - control.to_numpy())
+
+
+def fitted_on(split: str) -> str:
+    """State whether probes were fitted on a split."""
+    return "the probes were fitted on" if split == "train" else "no probe was fitted on"
+
+
+def sources_in_words(table: pd.DataFrame) -> str:
+    """State for a caption what the grey of `draw_sources` is."""
+    if (table["source"] == FITTED).all():
+        return "No controls."
+    return "Grey: controls, mean and range of draws."
 
 
 def with_columns(prompts: pd.DataFrame, table: pd.DataFrame, *columns: str | None) -> pd.DataFrame:

@@ -1,13 +1,12 @@
 """Figures of how much fitted vectors depend on their training prompts."""
 
 from collections.abc import Mapping
-from itertools import cycle
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.views.marks import GREY, draw_curve, draw_spread, legend_key
-from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels
+from pipeline.views.panels import caption, layer_axis, legend, panels, styles_of
 from pipeline.views.readings import table_of
 from pipeline.views.selection import select
 
@@ -28,21 +27,22 @@ def stability_by_layer(readings: Mapping[str, pd.DataFrame], *, reading: str) ->
     table = table_of(readings, reading)
     fitted, shuffled = (select(table, labels=name) for name in ("fitted", "shuffled"))
     names = list(dict.fromkeys(table["contrast"]))
-    colours = dict(zip(names, cycle(COLOURS), strict=False))
+    styles = styles_of(names)
     titles = {"bootstrap": "Resampled prompts against all", "halves": "Two halves of the prompts"}
     with panels(2) as (figure, axes):
         for axis, (column, title) in zip(axes, titles.items(), strict=True):
             draw_spread(axis, shuffled, "layer", column, GREY)
-            for name, colour in colours.items():
+            for name, style in styles.items():
+                colour = style["color"]
                 rows = select(fitted, contrast=name)
                 draw_spread(axis, rows, "layer", column, colour, alpha=0.2)
                 medians = rows.groupby("layer")[column].median()
-                draw_curve(axis, medians.index.tolist(), medians, colour, name)
+                draw_curve(axis, medians.index.tolist(), medians, colour, name, ls=style["ls"])
             axis.set_title(title)
             axis.set_xlabel("layer of the vector")
             layer_axis(axis)
         axes[0].set_ylabel("cosine between the two vectors")
-        keys = {name: legend_key(color=colour, lw=2.4) for name, colour in colours.items()}
+        keys = {name: legend_key(lw=2.4, **style) for name, style in styles.items()}
         legend(figure, keys | {"shuffled labels": legend_key(lw=8, alpha=0.35)})
         sizes = fitted.groupby("contrast", sort=False)[["prompts", "clusters"]].first()
         counted = ", ".join(

@@ -13,8 +13,8 @@ from matplotlib.patches import FancyBboxPatch
 from pipeline.config.declared import Label, OneOrMore
 from pipeline.measures.statistics import estimate
 from pipeline.views.glyphs import drawable, families
-from pipeline.views.marks import legend_key
-from pipeline.views.panels import COLOURS, caption, legend, panels
+from pipeline.views.marks import bar_key
+from pipeline.views.panels import COLOURS, caption, legend, panels, styles_of
 from pipeline.views.readings import table_of
 from pipeline.views.selection import select
 
@@ -95,18 +95,18 @@ def token_counts(
     texts = table.drop_duplicates(["sample", "column"])
     texts = texts.assign(ratio=texts["tokens"] / texts["words"].clip(lower=1))
     topics, columns = list(texts["topic"].unique()), list(texts["column"].unique())
+    styles = styles_of(columns, "hatch")
     with panels(1, 9.0, 0.62 * len(topics) + 1.2) as (figure, (axis,)):
         axis.grid(False)
         axis.grid(True, axis="x")
-        for number, column in enumerate(columns):
+        for number, (column, style) in enumerate(styles.items()):
             for place, topic in enumerate(topics):
                 ratios = texts.loc[(texts["topic"] == topic) & (texts["column"] == column), "ratio"]
                 if ratios.empty:
                     continue
                 at = place + (number - (len(columns) - 1) / 2) * 0.8 / len(columns)
                 mean = estimate(ratios, ratios.index.to_series(), proportion=False, seed=seed)
-                colour = COLOURS[number % len(COLOURS)]
-                axis.barh(at, mean.mean, height=0.72 / len(columns), color=colour)
+                axis.barh(at, mean.mean, height=0.72 / len(columns), **style)
                 axis.hlines(at, mean.low, mean.high, color="#222222", lw=1.3)
                 single = int((ratios == 1).sum())
                 right = mean.mean if np.isnan(mean.high) else mean.high
@@ -119,8 +119,7 @@ def token_counts(
         axis.invert_yaxis()
         axis.set_xlim(0, axis.get_xlim()[1] * 1.08)
         axis.set_xlabel("tokens per word")
-        keys = zip(columns, COLOURS, strict=False)
-        legend(figure, {name: legend_key(color=colour, lw=8) for name, colour in keys})
+        legend(figure, {name: bar_key(**style) for name, style in styles.items()})
         caption(
             figure,
             [

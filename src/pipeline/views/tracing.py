@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping
+from textwrap import fill
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,9 +14,9 @@ from pipeline.measures.statistics import Estimate, estimate
 from pipeline.measures.tracing import PARTS, clean_and_corrupted, indirect_effects
 from pipeline.views.heat_maps import draw_map, grid_of, in_words, size_of, tick
 from pipeline.views.marks import bands_in_words, draw_mean_curve, legend_key
-from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels
+from pipeline.views.panels import caption, layer_axis, legend, panels, styles_of
 from pipeline.views.readings import table_of
-from pipeline.views.selection import label_of, select
+from pipeline.views.selection import label_of, select, shown_times
 
 _LAYER = "layer of the restored state"
 _SUBJECT = "last subject token"
@@ -42,7 +44,7 @@ def traced_maps(
         cluster: a column whose values are resampled together.
         seed: of the bootstrap.
         arms: arms of `causal_trace`, and the titles of their panels.
-        metric: a metric with scores from 0 to 1, such as the answer's probability.
+        metric: a metric, such as the answer's probability; drawn in its own unit.
         parts: the reading of `prompt_parts`.
         right: only samples that score 1 in this metric without noise; None: all.
         split: of the dataset.
@@ -53,12 +55,16 @@ def traced_maps(
     rows = _counted(scores, list(arms), right, split)
     listed = table_of(readings, parts)
     effects = {arm: indirect_effects(select(rows, arm=arm), listed, metric) for arm in arms}
-    grids = {arm: _grid(table) for arm, table in effects.items()}
-    largest = max(10.0, *(float(grid.max(axis=None)) for grid in grids.values()))
+    means = select(summary, metric=metric)
+    times = shown_times(means)
+    where = ", in percentage points" if times == 100 else ""
+    grids = {arm: _grid(table, times) for arm, table in effects.items()}
+    highest = max(10.0, *(float(grid.max(axis=None)) for grid in grids.values()))
+    largest = highest if times == 100 else None
     width, height = size_of(next(iter(grids.values())), 6.4)
     with panels(len(arms), width, height) as (figure, axes):
         for axis, (arm, grid) in zip(axes, grids.items(), strict=True):
-            label = "indirect effect (points)" if axis is axes[-1] else ""
+            label = _axis(means) if axis is axes[-1] else ""
             draw_map(axis, grid, label, width=width, largest=largest)
             axis.set_title(arms[arm])
             axis.set_xlabel(_LAYER)
@@ -66,16 +72,14 @@ def traced_maps(
         axes[0].set_ylabel("restored part of the prompt")
         first = effects[next(iter(arms))]
         n, clusters = first["sample"].nunique(), first[cluster].nunique()
-        name = label_of(select(summary, metric=metric))
         caption(
             figure,
             [
                 f"{split.capitalize()} split, n = {n} prompts{_which(right)},",
-                f"{clusters} {cluster}s, {_draws(rows)}. Cells: {name} with the",
-                "clean state restored, minus that of the corrupted run, in percentage points; no",
-                "effect is 0.",
-                _ends(rows, next(iter(arms)), metric, cluster, seed),
-                _early({arms[arm]: table for arm, table in effects.items()}, cluster, seed),
+                f"{clusters} {cluster}s, {_draws(rows)}. Cells: {label_of(means)} with the",
+                f"clean state restored, minus that of the corrupted run{where}; no effect is 0.",
+                _ends(rows, next(iter(arms)), metric, cluster, seed, times),
+                _early({arms[arm]: table for arm, table in effects.items()}, cluster, seed, times),
             ],
         )
     return figure
@@ -83,6 +87,7 @@ def traced_maps(
 
 def traced_curves(
     scores: pd.DataFrame,
+    summary: pd.DataFrame,
     readings: Mapping[str, pd.DataFrame],
     cluster: str,
     seed: int,
@@ -103,24 +108,26 @@ def traced_curves(
     """
     rows = _counted(scores, list(arms), right, split)
     listed = table_of(readings, parts)
-    bands = []
+    means = select(summary, metric=metric)
+    times = shown_times(means)
+    bands, styles = [], styles_of(shown)
     with panels(len(arms)) as (figure, axes):
         for axis, (arm, title) in zip(axes, arms.items(), strict=True):
             effects = indirect_effects(select(rows, arm=arm), listed, metric)
-            effects["score"] *= 100
+            effects["score"] *= times
             axis.axhline(0, color="#444444", lw=0.8)
-            for part, colour in zip(shown, COLOURS, strict=False):
+            for part, style in styles.items():
                 of_part = select(effects, restored=part)
                 layers = sorted(int(layer) for layer in of_part["layer"].unique())
+                options: dict[str, Any] = {"cluster": cluster, "seed": seed, "ls": style["ls"]}
                 bands.append(
-                    draw_mean_curve(axis, of_part, layers, colour, part, cluster=cluster, seed=seed)
+                    draw_mean_curve(axis, of_part, layers, style["color"], part, **options)
                 )
             layer_axis(axis)
             axis.set_xlabel(_LAYER)
             axis.set_title(title)
-        axes[0].set_ylabel("indirect effect (percentage points)")
-        keys = zip(shown, COLOURS, strict=False)
-        legend(figure, {part: legend_key(color=colour, lw=2.4) for part, colour in keys})
+        axes[0].set_ylabel(_axis(means))
+        legend(figure, {part: legend_key(lw=2.4, **style) for part, style in styles.items()})
         n = rows["sample"].nunique()
         caption(
             figure,
@@ -128,7 +135,7 @@ def traced_curves(
                 f"{split.capitalize()} split, n = {n} prompts{_which(right)}, {_draws(rows)};",
                 f"{bands_in_words(bands, cluster)}.",
                 "Control: at 0, the corrupted run without anything restored.",
-                _ends(rows, next(iter(arms)), metric, cluster, seed),
+                _ends(rows, next(iter(arms)), metric, cluster, seed, times),
             ],
         )
     return figure
@@ -147,10 +154,21 @@ def _counted(scores: pd.DataFrame, arms: list[str], right: str | None, split: st
     return rows[rows["sample"].isin(samples)]
 
 
-def _grid(effects: pd.DataFrame) -> pd.DataFrame:
-    grid = 100 * grid_of(effects, "layer", "restored", "score", effects)
-    # Rounded to whole points, a slight loss would be printed as -0.
-    grid = grid.where(grid.abs() >= 0.5, 0.0)
+def _axis(means: pd.DataFrame) -> str:
+    """Name an axis of effects: in points of a metric in per cent, else in the metric's unit."""
+    points = shown_times(means) == 100
+    name = "(percentage points)" if points else f"on {label_of(means)}"
+    return fill(f"indirect effect {name}", 36)
+
+
+def _grid(effects: pd.DataFrame, times: int) -> pd.DataFrame:
+    grid = times * grid_of(effects, "layer", "restored", "score", effects)
+    # Three digits of the largest effect; of one in points, whole numbers.
+    largest = max(1e-9, float(grid.abs().max(axis=None)))
+    decimals = 0 if times == 100 else 2 - math.floor(math.log10(largest))
+    # Rounded, a slight loss would be printed as -0.
+    grid = grid.where(grid.abs() >= 0.5 * 10.0**-decimals, 0.0)
+    grid = grid if times == 100 else grid.round(decimals)
     return grid.reindex([part for part in PARTS if part in grid.index]).rename_axis(index="part")
 
 
@@ -163,17 +181,18 @@ def _which(right: str | None) -> str:
     return "" if right is None else f" that are {in_words(right)} without noise"
 
 
-def _ends(rows: pd.DataFrame, arm: str, metric: str, cluster: str, seed: int) -> str:
+def _ends(rows: pd.DataFrame, arm: str, metric: str, cluster: str, seed: int, times: int) -> str:
     """State the score without noise and in the corrupted run."""
     ends = clean_and_corrupted(select(rows, arm=arm), metric)
     clean, corrupted = (
-        _percent(estimate(ends[column], ends[cluster], proportion=False, seed=seed))
+        _number(estimate(ends[column], ends[cluster], proportion=False, seed=seed), times)
         for column in ("score", "corrupted")
     )
-    return f"Without noise {clean} %; corrupted {corrupted} %."
+    percent = " %" if times == 100 else ""
+    return f"Without noise {clean}{percent}; corrupted {corrupted}{percent}."
 
 
-def _early(effects: Mapping[str, pd.DataFrame], cluster: str, seed: int) -> str:
+def _early(effects: Mapping[str, pd.DataFrame], cluster: str, seed: int, times: int) -> str:
     """State the largest mean effect of the subject's last token, by arm."""
     largest = []
     for title, table in effects.items():
@@ -181,13 +200,15 @@ def _early(effects: Mapping[str, pd.DataFrame], cluster: str, seed: int) -> str:
         layer = rows.groupby("layer")["score"].mean().idxmax()
         cell = rows[rows["layer"] == layer]
         best = estimate(cell["score"], cell[cluster], proportion=False, seed=seed)
-        largest.append(f"{_percent(best)} in layer {tick(layer)} ({title.lower()})")
+        largest.append(f"{_number(best, times)} in layer {tick(layer)} ({title.lower()})")
     return f"Largest at the {_SUBJECT}, of all layers: {', '.join(largest)}."
 
 
-def _percent(value: Estimate) -> str:
-    # As whole numbers, which have no -0.
-    if math.isnan(value.low):
-        return f"{round(100 * value.mean)} (no interval)"
-    mean, low, high = (round(100 * part) for part in (value.mean, value.low, value.high))
-    return f"{mean} ({low} to {high})"
+def _number(value: Estimate, times: int) -> str:
+    """Format a value with its interval, of a metric in per cent as whole numbers."""
+    mean, low, high = (
+        # Whole numbers have no -0.
+        f"{times * part:.3g}" if times == 1 or math.isnan(part) else str(round(times * part))
+        for part in (value.mean, value.low, value.high)
+    )
+    return f"{mean} (no interval)" if math.isnan(value.low) else f"{mean} ({low} to {high})"

@@ -15,6 +15,7 @@ from pipeline.measures.trees import Edge, edges_of, parse_heads
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.marks import legend_key
 from pipeline.views.panels import COLOURS, caption, legend, panels
+from pipeline.views.probes import fitted_on
 from pipeline.views.readings import table_of
 from pipeline.views.selection import select
 
@@ -74,7 +75,7 @@ def read_trees(
             figure,
             [
                 f"{split.capitalize()} split, {samples} of n = {len(rows)} sentences about nouns",
-                f"that no probe was fitted on: the {ranks} by UUAS, which is",
+                f"that {fitted_on(split)}: the {ranks} by UUAS, which is",
                 f"{rows['score'].mean():.2f} in the mean; adjacent words:",
                 f"{rows['reference'].mean():.2f}. Below: minimum spanning tree of the probe's",
                 f"distances at the input of layer {layer}, which was chosen by its loss on",

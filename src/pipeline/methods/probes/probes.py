@@ -141,7 +141,7 @@ def kind_of(prompts: pd.DataFrame, targets: Sequence[str]) -> str:
 
     Raises:
         ValueError: an unknown column, a missing value, no column, several columns that are not all
-            of numbers, or a single class.
+            of numbers, or a column with a single value on the train split.
     """
     for column in targets:
         if column not in prompts:
@@ -152,6 +152,10 @@ def kind_of(prompts: pd.DataFrame, targets: Sequence[str]) -> str:
                 f"targets: sample {sample} has no {column}; valid: a value in each row"
             )
     kinds = [prompts[column].dtype.kind in "iuf" for column in targets]
+    train = prompts[prompts["split"] == "train"]
+    for column in targets:
+        if train[column].nunique() == 1:
+            raise ValueError(f"targets: all train rows have the same {column}; valid: two values")
     if targets and all(kinds):
         return "values"
     if len(targets) != 1:
@@ -159,8 +163,6 @@ def kind_of(prompts: pd.DataFrame, targets: Sequence[str]) -> str:
             f"targets: {', '.join(targets) or 'none'}; valid: one column of classes, or columns of "
             "numbers"
         )
-    if prompts[targets[0]].nunique() < 2:
-        raise ValueError(f"targets: all rows have the same {targets[0]}; valid: two classes")
     return "classes"
 
 

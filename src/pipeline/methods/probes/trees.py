@@ -160,8 +160,8 @@ def trees_by_layer(
     Returns:
         One row per sample, layer, source and draw: `sample`, `label`, `split`, `topic`, `layer`,
         `source` (`fitted`, `shuffled` or `random`), `draw`, `fit_score` (the negative loss on the
-        val split), `score` (UUAS), `reference` (UUAS of the chain of adjacent words), `edges`
-        (pairs of word numbers from 0, such as `0-1 1-2`).
+        val split), `chosen_on` (that split), `score` (UUAS), `reference` (UUAS of the chain of
+        adjacent words), `edges` (pairs of word numbers from 0, such as `0-1 1-2`).
 
     Raises:
         ValueError: no such fit, no sentences of the split in the store, probes of another model.
@@ -187,7 +187,7 @@ def trees_by_layer(
             for distances, n in zip(squared, sentences.counts, strict=True)
         ]
         table = sentences.samples[["sample", "label", "split", "topic"]].assign(**fields_of(key))
-        table["fit_score"] = scores[key]
+        table["fit_score"], table["chosen_on"] = scores[key], "val"
         table["score"] = [attachment_score(*pair) for pair in zip(trees, true, strict=True)]
         table["reference"] = reference
         table["edges"] = [" ".join(f"{a}-{b}" for a, b in sorted(tree)) for tree in trees]
