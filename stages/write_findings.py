@@ -22,7 +22,7 @@ from pipeline.views.findings import Finding, findings_page
 from stages import ROOT
 
 OUTPUTS = ROOT / "outputs"
-WIDTH, COLOURS = 1100, 96
+WIDTH, COLOURS = 1100, 128
 """Pixels and colours of a copied figure."""
 
 
@@ -73,7 +73,9 @@ def _copy_smaller(figure: Path, copy: Path) -> None:
         for key, text in getattr(image, "text", {}).items():
             texts.add_text(key, text)
         image.thumbnail((WIDTH, image.height))
-        image.convert("RGB").quantize(COLOURS).save(copy, optimize=True, pnginfo=texts)
+        # The default method keeps shades of grey, and mixes the colours of small points.
+        fewer = image.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
+        fewer.save(copy, optimize=True, pnginfo=texts)
 
 
 def _numbers(folder: Path) -> dict:
