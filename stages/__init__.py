@@ -26,6 +26,7 @@ from pipeline.config.wiring import SETTINGS, Stage, stage_of  # noqa: E402
 from pipeline.measures.settings import Setting  # noqa: E402
 from pipeline.runs.scratch import full_disk_named, scratch, sha256  # noqa: E402
 from pipeline.runs.terminal import prepared, status  # noqa: E402
+from pipeline.runs.trace import options_digest  # noqa: E402
 from pipeline.runs.tracking import Run, md5, tracked_run  # noqa: E402
 
 
@@ -71,10 +72,9 @@ class Job:
 
         Contains nothing that can change without DVC rerunning the stage.
         """
-        config = json.dumps({k: self.study.value(k) for k in self.stage.sections})
         hashes = {name: md5(self.folder / name) for name in self.stage.inputs}
-        named = {"study": self.folder.name, "config": hashlib.md5(config.encode()).hexdigest()}
-        return named | hashes
+        config = options_digest(self.study, self.stage)
+        return {"study": self.folder.name, "config": config} | hashes
 
 
 def stage_key(study: Study, stage: Stage, folder: Path) -> str:

@@ -128,6 +128,16 @@ def test_an_annotation_without_its_notes_is_what_omegaconf_takes():
             "figures.counts_by_condition.layers=[1,9]",
             "figures.counts_by_condition.layers: no condition of ",
         ),
+        (
+            "probes",
+            "figures.number.by=topic",
+            "figures.number.by: topic has 24 values; valid: up to 18",
+        ),
+        (
+            "world_map",
+            "figures.map.colour=topic",
+            "figures.map.colour: topic has 22 values; valid: up to 18",
+        ),
         ("attention", "figures.layer.layer=8", "figures.layer.layer: layer 8; valid: 0 to 7"),
         (
             "concept_vectors",

@@ -34,6 +34,8 @@ def test_an_apostrophe_may_be_typographic() -> None:
     texts = ["I can\u2019t help.", "I\u2019m sorry, no.", "I can't.", "I can`t.", "It\u2019s fine"]
     assert metrics.refusal(table(texts)).tolist() == [1, 1, 1, 0, 0]
     assert metrics.contains(table(texts), phrases=["I\u2019m", "can\u2019t"]).sum() == 3
+    others = ["I can\u2018t", "I can\u02bct", "I can\uff07t"]
+    assert metrics.refusal(table(others)).all()
     exact = metrics.contains(table(texts), phrases=["i can't"], ignore_case=False)
     assert exact.tolist() == [0, 0, 0, 0, 0]
 

@@ -15,7 +15,7 @@ from project import ROOT
 
 from pipeline.cli import main
 from pipeline.config.study import compose_study, config_file, load_study, save_study
-from pipeline.config.wiring import stages_of
+from pipeline.config.wiring import stage_of, stages_of
 from pipeline.data.roles import BASELINE, CANDIDATE
 from pipeline.measures.scale import TEXT_METRIC
 from pipeline.measures.statistics import paired_difference
@@ -23,7 +23,7 @@ from pipeline.runs.comparison import compare_named
 from pipeline.runs.outputs import command_of, find_output, is_finished, outputs
 from pipeline.runs.records import run_file, take_record
 from pipeline.runs.reuse import is_kept, reused, stamp
-from pipeline.runs.trace import read_record, trace, with_record
+from pipeline.runs.trace import options_digest, read_record, trace, with_record
 from pipeline.runs.tracking import md5
 from pipeline.views.panels import save
 
@@ -226,9 +226,10 @@ def test_runs_on_other_prompts_are_taken_as_independent(tmp_path):
 
 def test_a_figure_and_a_page_are_traced(tmp_path):
     folder = write_run(tmp_path, "refusal", SCORES)
+    study = load_study(config_file(folder))
     record = {
         "study": "refusal",
-        "config": "c0ffee",
+        "config": options_digest(study, stage_of(study, "plot_figures")),
         "scores.parquet": md5(folder / "scores.parquet"),
     }
     figures = folder / "figures"
@@ -250,6 +251,10 @@ def test_a_figure_and_a_page_are_traced(tmp_path):
         )
         assert "which put this data into dvc.lock" in found["code"]
         assert found["remake"] == "dvc repro figures@refusal"
+        assert found["options"] == f"hash {record['config']} of the figures' options: as now"
+    study.score.seed += 1
+    save_study(study, config_file(folder))
+    assert dict(trace(figures / "f.png", tmp_path))["options"].endswith(": changed")
     (folder / "scores.parquet").write_bytes(b"x")
     assert dict(trace(figures / "f.png", tmp_path))["data"].endswith(": changed")
     Figure().savefig(tmp_path / "other.png")

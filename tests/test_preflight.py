@@ -169,6 +169,8 @@ def test_the_position_of_a_fit_must_be_collected():
     assert "fits.vector.position: -2 is not collected of every prompt; valid: [-1]" in error
     error = error_of("collect.positions=all", "fits.vector.position=-25", study="refusal_odds")
     assert "fits.vector.position: -25 is not collected of every prompt; valid: [-1" in error
+    error = error_of("readings.stability.position=-5", study="concept_vectors")
+    assert "readings.stability.position: -5 is not collected of every prompt; valid: [-" in error
     error = error_of("fits.vector.position=-1", study="lists")
     assert "fits.vector.position: -1 is not collected of every prompt; valid: ['subject']" in error
 

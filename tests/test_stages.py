@@ -19,6 +19,7 @@ from project import ROOT, SMALL, command, copy_project, environment, run
 
 from pipeline.config.contracts import call
 from pipeline.config.inputs import Inputs
+from pipeline.config.sections import Score, Study
 from pipeline.config.study import load_study
 from pipeline.config.wiring import Stage
 from pipeline.data.prompts import select_prompts
@@ -55,19 +56,22 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_figure_says_nothing_that_may_change_while_dvc_keeps_it(tmp_path):
     """Of code and of other sections nothing: in another clone the same file would be another."""
     (tmp_path / "in.csv").write_text("a")
-    stage = Stage("plot_figures", None, ("figures",), (), ("in.csv",), ("figures",))
+    values = ("score.seed",)
+    stage = Stage("plot_figures", None, ("figures",), (), ("in.csv",), ("figures",), values)
 
-    def said(**sections: object) -> dict[str, str]:
-        study = SimpleNamespace(value=sections.__getitem__)
+    def said(figures: int, readings: int, seed: int = 0) -> dict[str, str]:
+        sections = {"figures": {"f": {"x": figures}}, "readings": {"r": {"x": readings}}}
+        study = Study("s", "?", dataset={}, score=Score(seed=seed), **sections)
         # The folder's name is that of the study, or the id of a run by hand.
         return Job(study, stage, tmp_path, None).made_from()
 
-    first = said(figures=1, sweep=1)
+    first = said(figures=1, readings=1)
     assert set(first) == {"in.csv", "config", "study"}
-    assert said(figures=1, sweep=2) == first
-    assert said(figures=2, sweep=1)["config"] != first["config"]
+    assert said(figures=1, readings=2) == first
+    assert said(figures=2, readings=1)["config"] != first["config"]
+    assert said(figures=1, readings=1, seed=1)["config"] != first["config"]
     (tmp_path / "in.csv").write_text("b")
-    assert said(figures=1, sweep=1)["in.csv"] != first["in.csv"]
+    assert said(figures=1, readings=1)["in.csv"] != first["in.csv"]
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,11 @@ class ValueOf:
     column: str
 
 
+@dataclass(frozen=True)
 class InDataset:
-    """The name of a column of the dataset."""
+    """The name of a column of the dataset, with at most so many values in the node's rows."""
+
+    most: int | None = None
 
 
 class Selected:
@@ -137,6 +140,8 @@ class OfSplits:
         self.splits = splits
 
 
+LEGEND = 18
+"""Names in a legend that can be told apart: see `views.panels.styles_of`."""
 OneOrMore = Annotated[int, Range(1)]
 ZeroOrMore = Annotated[int, Range(0)]
 ArmName = Annotated[str, Named("arm")]
@@ -147,6 +152,7 @@ MetricName = Annotated[str, Named("metric")]
 ReadingName = Annotated[str, Named("reading")]
 LayerNumber = Annotated[int, InModel()]
 ColumnName = Annotated[str, InDataset()]
+LegendColumn = Annotated[str, InDataset(most=LEGEND)]
 Label = Annotated[str, ValueOf("label")]
 Sample = Annotated[int, ValueOf("sample")]
 Selection = Annotated[Any, Selected()]

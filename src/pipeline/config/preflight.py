@@ -32,6 +32,9 @@ from pipeline.model.sites import Site, check_component, chosen_layers, collected
 from pipeline.model.tokenizer import load_tokenizer
 from pipeline.model.weights import check_files
 
+_CLASSES = ("positive", "negative", "contrasts")
+"""Options with the labels between which directions are fitted."""
+
 
 def check(study: Study) -> Planned:
     """Check a study against its model's config and its dataset, and resolve its dtype.
@@ -198,13 +201,12 @@ def _collected(study: Study, model: LanguageModel, prompts: pd.DataFrame) -> int
         tokens, positions_by_sample = positions.locate(
             rows, model.tokenizer, study.collect.positions, variables=model.template
         )
-    for name, node in study.fits.items():
-        if "position" in node:
-            fitted = rows["split"] == "train"
-            if {"positive", "negative"} <= set(node):
-                fitted &= rows["label"].isin([node["positive"], node["negative"]])
+    for key, node in all_nodes(study):
+        if "position" in node and "store" in reads(node):
+            labels = list(option_texts([node.get(name) for name in _CLASSES]))
+            fitted = (rows["split"] == "train") & rows["label"].isin(labels)
             places = {sample: positions_by_sample[sample] for sample in rows["sample"][fitted]}
-            with at_key(f"fits.{name}.position"):
+            with at_key(f"{key}.position"):
                 _check_position(node["position"], study.collect.positions, tokens, places)
     return sum(map(len, positions_by_sample.values()))
 

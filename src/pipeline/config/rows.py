@@ -26,8 +26,8 @@ from pipeline.engine.sweeps import Part, applies_to_texts
 def check_rows(study: Study, prompts: pd.DataFrame) -> None:
     """Fail if an option names a column, a value or prompts that the node's rows do not have.
 
-    The rows of a node that reads the store are those collected, of one that reads completions those
-    completed, of one with a `split` those of it.
+    The rows of a node that reads the store, or draws a reading of it, are those collected, of one
+    that reads completions those completed, of one with a `split` those of it.
 
     Raises:
         ValueError: names the option, the value and the valid ones.
@@ -35,7 +35,9 @@ def check_rows(study: Study, prompts: pd.DataFrame) -> None:
     for key, node in all_nodes(study):
         function = imported(node["_target_"])
         rows, split = prompts, node.get("split")
-        if study.collect is not None and "store" in reads(node):
+        drawn = study.readings.get(str(node.get("reading")))
+        stored = [each for each in (node, drawn) if each is not None and "store" in reads(each)]
+        if study.collect is not None and stored:
             rows = select_prompts(rows, study.collect.prompts, study.collect.splits)
         elif study.sweep is not None and "completions" in reads(node):
             rows = _completed(study.sweep, rows)
@@ -47,11 +49,16 @@ def check_rows(study: Study, prompts: pd.DataFrame) -> None:
                 raise ValueError(
                     f"{key}: sample {lacking.iloc[0]} has no {need.name}, which every prompt needs"
                 )
-        for name, _, column in declared(function, node, InDataset):
+        for name, limit, column in declared(function, node, InDataset):
             if column not in prompts:
                 raise ValueError(
                     f"{key}.{name}: no column {column!r} in the dataset; it has: "
                     f"{', '.join(prompts)}"
+                )
+            values = rows[column].astype(str).nunique()
+            if limit.most is not None and values > limit.most:
+                raise ValueError(
+                    f"{key}.{name}: {column} has {values} values; valid: up to {limit.most}"
                 )
         for name, note, value in declared(function, node, ValueOf):
             with at_key(f"{key}.{name}"):

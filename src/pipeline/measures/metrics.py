@@ -38,6 +38,8 @@ REFUSALS = [
 ]
 """Phrases of a refusal (Arditi et al. 2024)."""
 
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\uff07", "'"))
+
 FUNCTION_WORDS = {
     "English": "the an is it its here and of are was with this that they you for from have not",
     "French": "le la les l un une est il elle voici et du dans je vous nous qui ce cette pas avec",
@@ -72,7 +74,7 @@ def contains(
 ) -> Annotated[pd.Series, Scale("contains {phrases}", share=True)]:
     """Score 1 if the completion contains one of the phrases, else 0.
 
-    An apostrophe is the same in all its forms: "I can\u2019t" contains "I can't".
+    A typographic apostrophe is a plain one: "I can\u2019t" contains "I can't".
 
     Raises:
         ValueError: no phrases, or an empty one.
@@ -81,7 +83,7 @@ def contains(
         raise ValueError(f"phrases = {phrases}; valid: one or more phrases, none empty")
 
     def folded(text: str) -> str:
-        text = text.replace("\u2019", "'")
+        text = text.translate(_APOSTROPHES)
         return text.casefold() if ignore_case else text
 
     wanted = [folded(phrase) for phrase in phrases]

@@ -1,5 +1,6 @@
 """Trace a figure or page to its study, configuration, data and code."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,7 +9,9 @@ from subprocess import run as run_command
 
 import yaml
 
+from pipeline.config.sections import Study
 from pipeline.config.study import config_file, load_study
+from pipeline.config.wiring import Stage, stage_of
 from pipeline.runs.outputs import command_of
 from pipeline.runs.records import run_file
 from pipeline.runs.tracking import md5
@@ -20,6 +23,12 @@ KEY = "made_from"
 def with_record(page: str, made_from: Mapping[str, str]) -> str:
     """Append the record of what a page was made from."""
     return f"{page}<!-- {KEY}: {json.dumps(dict(made_from), sort_keys=True)} -->\n"
+
+
+def options_digest(study: Study, stage: Stage) -> str:
+    """Hash what a stage's figures are drawn by, besides its inputs and code."""
+    options = {key: study.value(key) for key in (*stage.sections, *stage.values)}
+    return hashlib.md5(json.dumps(options).encode()).hexdigest()
 
 
 def trace(file: Path, root: Path) -> Iterator[tuple[str, str]]:
@@ -43,7 +52,11 @@ def trace(file: Path, root: Path) -> Iterator[tuple[str, str]]:
         yield "dataset", json.dumps(study.dataset)
         figures = yaml.safe_dump(study.figures, sort_keys=False).strip()
         yield "figures now", figures.replace("\n", "\n" + " " * 13)
-    yield "options", f"{options}, a hash of the figures' options and the question"
+        now = options_digest(study, stage_of(study, "plot_figures"))
+        state = "as now" if now == options else "changed"
+    else:
+        state = "not here"
+    yield "options", f"hash {options} of the figures' options: {state}"
     for path, checksum in record.items():
         there = folder / path
         state = (

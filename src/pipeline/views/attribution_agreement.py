@@ -123,11 +123,11 @@ def _points(
 
 def _name(axis: Axes, table: pd.DataFrame, kind: str) -> None:
     largest = table.loc[table["effect"].abs().nlargest(_NAMED).index]
-    # To either side in turn: components of similar effects stand close together.
-    largest = largest.sort_values("effect")
+    # Away from the neighbour along the axis: the left one of two to the left.
+    largest = largest.sort_values(kind)
     for n, name in enumerate(component_names(largest)):
         at = (largest[kind].iloc[n], largest["effect"].iloc[n])
-        offset, side = ((7, 3), "left") if n % 2 == 0 else ((-7, 3), "right")
+        offset, side = ((-7, 3), "right") if n % 2 == 0 else ((7, 3), "left")
         style: dict[str, Any] = {
             "ha": side,
             "textcoords": "offset points",

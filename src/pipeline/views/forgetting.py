@@ -74,9 +74,11 @@ def gain_and_loss(
             axis.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
             axis.grid(True, axis="both")
         able = tuned[tuned["variant"].isin(shown)]
-        front = able[pareto_front(able["target"].to_numpy(), -able["others"].to_numpy())]
         ring: dict[str, Any] = {"mfc": "none", "mew": 1.6, "color": "black"}
-        left.plot(front["others"], front["target"], "o", ms=14, zorder=6, **ring)
+        for axis, x, sign in ((left, "others", -1), (right, "kl", 1)):
+            damage = sign * able[x].to_numpy()
+            front = able[pareto_front(able["target"].to_numpy(), damage)]
+            axis.plot(front[x], front["target"], "o", ms=14, zorder=6, **ring)
         left.set_xlabel("change of right answers, other skills (points)")
         left.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
         left.set_title("Gain against other skills")

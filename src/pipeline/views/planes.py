@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.config.declared import ColumnName
+from pipeline.config.declared import ColumnName, LegendColumn
 from pipeline.measures.regression import r_squared_estimate
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.labels import label_points
@@ -117,7 +117,7 @@ def probed_plane(
     reading: str,
     x: str,
     y: str,
-    colour: ColumnName,
+    colour: LegendColumn,
     label: ColumnName = "topic",
     unit: str = "",
     split: str = "test",

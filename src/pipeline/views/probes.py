@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.config.declared import ColumnName
+from pipeline.config.declared import LegendColumn
 from pipeline.measures.bands import Band
 from pipeline.views.marks import GREY, bands_in_words, draw_mean_curve, legend_key
 from pipeline.views.panels import caption, layer_axis, legend, panels, styles_of
@@ -27,7 +27,7 @@ def probe_by_layer(
     reading: str,
     score: str = "accuracy",
     reference: str = "most common class",
-    by: ColumnName | None = None,
+    by: LegendColumn | None = None,
     split: str = "test",
 ) -> Figure:
     """Plot a probe's mean score and its selectivity against the layer.
