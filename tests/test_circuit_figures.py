@@ -226,6 +226,10 @@ def test_attributions_are_drawn_against_effects():
         assert sorted(pairs) == [
             pytest.approx(p) for p in sorted([sign * e, e] for e in EFFECTS.values())
         ]
+    # Names stand away from each other: the left one of two to the left of its point.
+    for axis in (plain, integrated):
+        named = sorted(axis.texts, key=lambda text: text.xy[0])
+        assert [text.get_ha() for text in named] == ["right", "left"] * (len(named) // 2)
     assert "components, at the prompt -1.00 (-1.00 to -1.00)" in text_of(figure)
     assert "components, integrated 1.00 (1.00 to 1.00)" in text_of(figure)
     assert "over 6 components and 4 random edges" in text_of(figure)

@@ -281,6 +281,8 @@ def test_figures_show_what_the_readings_say():
     left, right = figure.axes
     front = left.lines[-1]
     assert front.get_xdata().tolist() == [-0.25] and front.get_ydata().tolist() == [1.0]
+    ring = right.lines[-1]
+    assert ring.get_markersize() == front.get_markersize() and ring.get_ydata().tolist() == [1.0]
     assert "n = 10 prompts" in figure.get_supxlabel().replace("\u00a0", " ")
     assert right.get_xscale() == "symlog"
     assert right.lines[0].get_xdata()[1] == pytest.approx(0.05 + 1e-4 * 5.5)
