@@ -167,6 +167,17 @@ def test_relation_figures_count_correct_test_prompts_only(tmp_path):
         if len(line.get_xdata()) == 1
     ]
     assert points == [[75, 50], [25, 0]]
+    # A relation that is as good as another is seen behind it.
+    predictions, edits = (table[table["label"] == "a"] for table in (readings["p"], scores))
+    again = (
+        table.assign(label="c", sample=table["sample"] + 100) for table in (predictions, edits)
+    )
+    twice = [
+        pd.concat(pair, ignore_index=True) for pair in zip((predictions, edits), again, strict=True)
+    ]
+    both = relation_scatter({"p": twice[0]}, twice[1], "topic", 0, **options)
+    sizes = [line.get_markersize() for line in both.axes[0].lines if len(line.get_xdata()) == 1]
+    assert sizes == [13, 8]
     by_layer = relation_by_layer(readings, reading="p")
     assert [text.get_text() for text in by_layer.axes[0].texts] == ["75", "25"]
     for name, figure in (("bars", bars), ("scatter", scatter), ("layers", by_layer)):

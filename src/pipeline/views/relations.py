@@ -109,6 +109,7 @@ def relation_scatter(
     faithful, _ = _faithful(readings, reading, cluster, seed)
     edited, drawn = _causal(_counted(scores, metric, correct), arm, random, cluster, seed)
     names = [name for name in faithful.index if name in edited.index]
+    at = [(faithful["mean"][name], edited["mean"][name]) for name in names]
     with panels(1, 7.5, 5.4) as (figure, (axis,)):
         axis.grid(True, axis="both")
         axis.axline((0, 0), (1, 1), color=_LIGHT, lw=1, ls="--")
@@ -119,9 +120,13 @@ def relation_scatter(
             axis.hlines(y["mean"], x["low"], x["high"], **style)
             axis.vlines(x["mean"], y["low"], y["high"], **style)
             marker = _MARKERS[number // len(COLOURS) % len(_MARKERS)]
-            style = {"color": colour, "marker": marker, "ms": 8, "ls": "", "label": name}
+            # Larger than those that lie on top of it.
+            size = 8 + 5 * at[number + 1 :].count(at[number])
+            style = {"color": colour, "marker": marker, "ms": size, "ls": "", "label": name}
             axis.plot(x["mean"], y["mean"], zorder=4, **style)
-        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        keys = axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        for key in keys.get_lines():
+            key.set_markersize(8)
         axis.set_xlim(-4, 104)
         axis.set_ylim(-4, 104)
         axis.set_xlabel("faithfulness: prediction is the model's top token (%)")
