@@ -180,6 +180,11 @@ def test_recovered_shares_stand_beside_random_sets():
     assert "top token on 25 % (" in text_of(figure)
     assert "in the model on 100 %" in text_of(figure)
     assert "random sets of its size: 8 % in the mean, 0 to 15 %" in text_of(figure)
+    at_random = (both["arm"] == "random") & (both["role"] != BASELINE)
+    harmful = both.assign(score=both["score"] - 30 * at_random)
+    (axis,) = recovered_by_size(harmful, "topic", 0, **options).axes
+    drawn = next(line for line in axis.lines if line.get_marker() == "o")
+    assert axis.get_ylim()[0] <= drawn.get_ydata().min() < -100
 
 
 def test_parts_show_what_is_lost_and_the_distance_from_the_model():

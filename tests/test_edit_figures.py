@@ -1,5 +1,6 @@
 """Shares of edited outputs against an axis, from scores whose shares are known."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -79,6 +80,9 @@ def test_more_arms_than_colours_differ_in_their_lines():
     figure = shares_by_axis(scores, summary, "topic", 0, arms=arms[:8], **options)
     lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 8
+    most = shares_by_axis(scores, summary, "topic", 0, arms=arms[:18], **options)
+    at = [line.get_xdata() for line in most.axes[0].lines if line.get_marker() == "o"]
+    assert np.abs(np.array(at) - np.round(at)).max() < 0.35
     with pytest.raises(ValueError, match=r"19 names in a legend .* valid: up to 18"):
         shares_by_axis(scores, summary, "topic", 0, arms=arms, **options)
 

@@ -192,6 +192,10 @@ def test_scores_of_a_topic_have_no_interval_over_prompts():
         "valid: score.cluster=topic"
     )
     check(compose_study("refusal", [*options, "score.cluster=topic"], root=ROOT))
+    # One prompt of each topic is completed, but several times.
+    check(compose_study("decoding", ["score.cluster=sample"], root=ROOT))
+    error = error_of("score.cluster=repeat", study="decoding")
+    assert error.startswith("score.cluster: repeat: score.metrics.self_bleu scores all completions")
 
 
 def test_prompts_without_a_topic_are_no_cluster_of_their_own(tmp_path):

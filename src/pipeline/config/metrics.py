@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pipeline.config.contracts import bound, imported, reads
 from pipeline.config.errors import at_key
+from pipeline.config.rows import completed
 from pipeline.config.sections import Study
 from pipeline.measures.logits import NextToken
 from pipeline.measures.scale import scale_of
@@ -23,12 +24,10 @@ def check_cluster(study: Study, prompts: pd.DataFrame) -> None:
         ValueError: names the cluster and the sample, or the metric.
     """
     cluster = study.score.cluster
-    shared = prompts["topic"][prompts["topic"] != ""].duplicated().any()
     for name, node in study.score.metrics.items():
-        scale = scale_of(imported(node["_target_"]), node)
-        if cluster == "sample" and shared and scale.of_topic:
+        if scale_of(imported(node["_target_"]), node).of_topic and _splits_topics(study, prompts):
             raise ValueError(
-                f"score.cluster: sample: score.metrics.{name} scores all completions of a topic "
+                f"score.cluster: {cluster}: score.metrics.{name} scores all completions of a topic "
                 "together; valid: score.cluster=topic"
             )
     if cluster in prompts and (prompts[cluster] == "").any():
@@ -37,6 +36,16 @@ def check_cluster(study: Study, prompts: pd.DataFrame) -> None:
             f"score.cluster: {cluster}: sample {sample} has no {cluster}; all without one would be "
             f"a single cluster; valid: a {cluster} of each prompt, or score.cluster=sample"
         )
+
+
+def _splits_topics(study: Study, prompts: pd.DataFrame) -> bool:
+    """Whether completions of a topic, label and split are in several of the study's clusters."""
+    if study.sweep is None or study.score.cluster not in ("sample", "repeat"):
+        return False
+    together = completed(study.sweep, prompts)
+    together = together[together["topic"] != ""]
+    several = bool(together.duplicated(["topic", "label", "split"]).any())
+    return several or study.score.cluster == "repeat"
 
 
 def check_metrics(study: Study, prompts: pd.DataFrame) -> None:

@@ -40,7 +40,7 @@ def check_rows(study: Study, prompts: pd.DataFrame) -> None:
         if study.collect is not None and stored:
             rows = select_prompts(rows, study.collect.prompts, study.collect.splits)
         elif study.sweep is not None and "completions" in reads(node):
-            rows = _completed(study.sweep, rows)
+            rows = completed(study.sweep, rows)
         if isinstance(split, str):
             rows = rows[rows["split"] == split]
         for need in needed(function, NeedsInEach):
@@ -68,7 +68,7 @@ def check_rows(study: Study, prompts: pd.DataFrame) -> None:
                 select_prompts(rows, value)
 
 
-def _completed(sweep: Sweep, prompts: pd.DataFrame) -> pd.DataFrame:
+def completed(sweep: Sweep, prompts: pd.DataFrame) -> pd.DataFrame:
     """Select the prompts that any arm completes."""
     samples: set[int] = set()
     for name in sweep.arms:

@@ -84,7 +84,7 @@ def recovered_by_size(
         axis.minorticks_off()
         axis.set_xlim(-0.3, total * 1.08)
         low = min(-10.0, 100 * float(min(drawn["min"].min(), line["low"].min())))
-        axis.set_ylim(max(low, -60.0), max(115.0, min(170.0, 100 * float(line["high"].max()) + 5)))
+        axis.set_ylim(low, max(115.0, min(170.0, 100 * float(line["high"].max()) + 5)))
         axis.set_xlabel("components kept, all others ablated (logarithmic above 4)")
         axis.set_ylabel("recovered logit difference (%)")
         axis.set_title(

@@ -81,7 +81,7 @@ def shares_by_axis(
                         for value, group in select(scored, arm=arm).groupby(x)
                     ]
                 )
-                shift = 0.08 * (number - (len(arms) - 1) / 2)
+                shift = min(0.08, 0.6 / len(arms)) * (number - (len(arms) - 1) / 2)
                 of_arm = grey[(grey["arm"] == arm) & (grey["metric"] == metric)]
                 _draw_draws(axis, of_arm, x, places, shift, style["color"])
                 colour, ls = style["color"], style["ls"]

@@ -13,7 +13,7 @@ from pipeline.config.declared import ColumnName, Sample
 from pipeline.measures.bands import Band
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.marks import bands_in_words, draw_mean_curve, legend_key
-from pipeline.views.panels import caption, legend, panels, styles_of
+from pipeline.views.panels import COLOURS, caption, legend, panels, styles_of
 from pipeline.views.readings import column_of, table_of
 from pipeline.views.selection import select
 
@@ -142,6 +142,8 @@ def mean_by_layer(
         for name in names
         for value, control in itertools.zip_longest(values, controls)
     ]
+    if controls and len(curves) > len(COLOURS):
+        raise ValueError(f"{len(curves)} curves with controls; valid: up to {len(COLOURS)}")
     styles = styles_of(curves, once=bool(controls))
     every = pd.concat(tables.values())
     groups = list(every[by].unique())
