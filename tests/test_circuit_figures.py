@@ -1,5 +1,7 @@
 """Figures of circuits, from scores whose effects and shares are planted."""
 
+from itertools import combinations
+
 import pandas as pd
 import pytest
 from matplotlib.patches import FancyArrowPatch, Rectangle
@@ -231,10 +233,13 @@ def test_attributions_are_drawn_against_effects():
         assert sorted(pairs) == [
             pytest.approx(p) for p in sorted([sign * e, e] for e in EFFECTS.values())
         ]
-    # Names stand away from each other: the left one of two to the left of its point.
+    # Names stand within the axes, and away from each other.
     for axis in (plain, integrated):
-        named = sorted(axis.texts, key=lambda text: text.xy[0])
-        assert [text.get_ha() for text in named] == ["right", "left"] * (len(named) // 2)
+        figure.canvas.draw()
+        boxes = [text.get_window_extent() for text in axis.texts]
+        assert len(boxes) == 4 and not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+        left, right = axis.get_window_extent().intervalx
+        assert all(left < box.x0 and box.x1 < right for box in boxes)
     assert "components, at the prompt -1.00 (-1.00 to -1.00)" in text_of(figure)
     assert "components, integrated 1.00 (1.00 to 1.00)" in text_of(figure)
     assert "over 6 components and 4 random edges" in text_of(figure)

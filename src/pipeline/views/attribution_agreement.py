@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -123,11 +124,16 @@ def _points(
 
 def _name(axis: Axes, table: pd.DataFrame, kind: str) -> None:
     largest = table.loc[table["effect"].abs().nlargest(_NAMED).index]
-    # Away from the neighbour along the axis: the left one of two to the left.
-    largest = largest.sort_values(kind)
-    for n, name in enumerate(component_names(largest)):
-        at = (largest[kind].iloc[n], largest["effect"].iloc[n])
-        offset, side = ((-7, 3), "right") if n % 2 == 0 else ((7, 3), "left")
+    points = largest[[kind, "effect"]].to_numpy(dtype=float)
+    spread = np.ptp(table[[kind, "effect"]].to_numpy(dtype=float), axis=0)
+    middle = table[kind].min() + spread[0] / 2
+    for at, name in zip(points, component_names(largest), strict=True):
+        # Towards the middle, or away from a named neighbour that stands there.
+        inward = 1 if at[0] < middle else -1
+        along, across = ((points - at) / spread).T
+        crowded = (along * inward > 0) & (np.abs(along) < 0.25) & (np.abs(across) < 0.1)
+        rightward = (inward > 0) != crowded.any()
+        offset, side = ((7, 3), "left") if rightward else ((-7, 3), "right")
         style: dict[str, Any] = {
             "ha": side,
             "textcoords": "offset points",
