@@ -302,7 +302,7 @@ def test_runs_are_shown_and_compared(whole):
     traced = run(project, "trace", str(figure))
     assert traced.returncode == 0, traced.stderr
     assert f"outputs/{whole.name}/scores.parquet" in traced.stdout
-    assert traced.stdout.count(": as now") == 4
+    assert traced.stdout.count(": as now") == 5
     narrow = subprocess.run(
         command(project, "show", whole.name, "--completions", "1"),
         cwd=project, env=environment() | {"COLUMNS": "30"}, capture_output=True, text=True,
