@@ -71,7 +71,8 @@ def test_a_finding_is_corrected_and_beyond_its_random_features():
     text = finding(TABLE, REFERENCES, 115)
     assert (
         "1 of 2 autoencoders make lists longer (p < 0.05, Holm's correction for 4 tests), and more "
-        f"than each of 2 draws of random active features: {A} by 2.0 [1.5, 2.5], 1.8 more than"
+        "than each of 2 draws of random active features (by chance at 1 of 3 autoencoders): "
+        f"{A} by 2.0 [1.5, 2.5], 1.8 more than"
     ) in text
     assert B not in text and "the same lists that they are ablated in" in text
     alone = TABLE[(TABLE["site"] == B) & (TABLE["positions"] != "recorded")]

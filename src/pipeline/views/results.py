@@ -188,7 +188,9 @@ def _longer(rows: pd.DataFrame, rule: str, p: pd.Series) -> str:
     control = (
         "; no random features were ablated beside them"
         if random.isna().any()
-        else f", and more than each of {most} draws of random active features"
+        # A further random draw would be the largest as often.
+        else f", and more than each of {most} draws of random active features (by chance at 1 of "
+        f"{most + 1} autoencoders)"
     )
     untested = "; a single topic has no test" if p.isna().any() else ""
     return (
