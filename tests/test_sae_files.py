@@ -145,6 +145,7 @@ def test_paths_of_gemma_scope_of_another_site_are_refused(tmp_path, folder, site
             f"{RES}/embedding/width_4k",
             "is by its path of the embeddings .* this is blocks.2.resid_",
         ),
+        ("embedding/width_16k/average_l0_1", "is by its path of the embeddings .* this is blocks"),
     ],
 )
 def test_gemma_scope_paths_of_something_else_are_refused(tmp_path, folder, message):

@@ -65,7 +65,7 @@ def _check_path(path: Path, site: Site) -> None:
     layer = re.search(r"(?:^|/)layer_(\d+)/", path.as_posix())
     scope = re.search(r"gemma-scope-[^/]*-(res|att|mlp)\b", path.as_posix())
     # Token-embedding autoencoders are in the residual repository but belong to no layer.
-    if scope and "embedding" in path.parts:
+    if re.search(r"(?:^|/)embedding/width_", path.as_posix()):
         if site.component not in ("embed", "resid_pre") or site.layer != 0:
             raise ValueError(
                 f"{path} is by its path of the embeddings (blocks.0.embed or, where these are not "
