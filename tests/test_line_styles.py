@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.config.declared import LEGEND
 from pipeline.views.ablations import list_anatomy
 from pipeline.views.axis_curves import curves_by_axis
 from pipeline.views.panels import COLOURS, styles_of
@@ -23,7 +24,7 @@ def test_colours_come_by_turns_with_another_style_in_each_round(varied):
     assert [style["color"] for style in styles] == COLOURS * 3
     for mixed in (False, True):
         styles = styles_of(range(18), varied, mixed=mixed).values()
-        assert len({tuple(map(str, style.values())) for style in styles}) == 18
+        assert len({tuple(map(str, style.values())) for style in styles}) == LEGEND == 18
     assert all(a[varied] != b[varied] for a, b in pairwise(styles))
     with pytest.raises(
         ValueError, match=r"19 names in a legend \(0, 1, 2, \.\.\.\); valid: up to 18"
