@@ -5,6 +5,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ STYLE: dict[Any, Any] = {
     "hatch.color": "#b0b0b0",
     "hatch.linewidth": 0.8,
 }
+_NUMBER = r"[-+\u2212]?\d[\d.,:]*\b"
+_TOGETHER = re.compile(
+    r"\[[^][]{1,24}\]"  # an interval: [65, 78]
+    r"|\w+\([^()]{1,24}\) [-+\u2212] \w+\([^()]{1,24}\)"  # logit(blank) - logit(line break)
+    rf"|(?:[\w-]+ )?(?:= )?{_NUMBER}(?: %)?(?: to {_NUMBER}(?: %)?)?"  # layer 3, n = 9, -1 to +21
+    r"|[\w-]+ = \S+"
+)
+"""What no line of a caption breaks inside."""
 
 
 def styles_of(
@@ -98,13 +107,16 @@ def panels(
 def caption(figure: Figure, sentences: list[str]) -> None:
     """Write sentences under the figure in as few, evenly filled lines as possible.
 
-    No line breaks inside "n = 100" or "95 %".
+    No line breaks inside what `_TOGETHER` matches.
     """
-    text = re.sub(r" (?==)|(?<==) |(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", " ".join(sentences))
+    text = _TOGETHER.sub(
+        lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), " ".join(sentences)
+    )
+    filled = partial(textwrap.fill, text, break_on_hyphens=False, break_long_words=False)
     most = int(figure.get_figwidth() * 12.2)
-    fewest = len(textwrap.wrap(text, most))
+    fewest = filled(most).count("\n") + 1
     widths = range(len(text) // fewest, most + 1)
-    text = next(t for w in widths if (t := textwrap.fill(text, w)).count("\n") < fewest)
+    text = next(t for w in widths if (t := filled(w)).count("\n") < fewest)
     figure.supxlabel(text, x=0.01, ha="left", fontsize=10.5, color="#333333", linespacing=1.35)
 
 
