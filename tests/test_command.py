@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -195,6 +196,18 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path):
         cwd=folder, env=environment(), capture_output=True, text=True,
     )  # fmt: skip
     assert "interrupted" not in done.stderr and done.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_reader_of_both_streams_that_stops_early_interrupts_a_run(tmp_path):
+    folder = copy_project(tmp_path)
+    line = f"{shlex.join(command(folder, 'run', *SMALL))} 2>&1 | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line],
+        cwd=folder, env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("small-") and done.stderr == ""
+    assert done.returncode == 130
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ import hashlib
 import importlib
 import json
 import logging
-import os
 import shlex
 import shutil
 import sys
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.config.sections import Model, Study
 from pipeline.runs.arguments import parse
-from pipeline.runs.terminal import prepared, status
+from pipeline.runs.terminal import complain, prepared, silence, status
 
 if TYPE_CHECKING:
     from pipeline.runs.cost import Cost
@@ -31,11 +30,11 @@ def main(arguments: list[str] | None = None) -> None:
             sys.stdout.flush()
     except BrokenPipeError:
         # The reader, such as `head`, has all that it wants.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         if options.command == "run" and not options.dry_run:
             _interrupted(arguments, KeyboardInterrupt())
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        complain(f"error: {' '.join(str(error).split())}")
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         _interrupted(arguments, interrupt)
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _interrupted(arguments: list[str] | None, interrupt: KeyboardInterrupt) -> NoReturn:
     command = shlex.join(["actsweep", *(sys.argv[1:] if arguments is None else arguments)])
-    print(f"\ninterrupted; to go on: {command}", file=sys.stderr)
+    complain(f"\ninterrupted; to go on: {command}")
     sys.exit(status(interrupt))
 
 
@@ -112,7 +111,7 @@ def _run_stages(study: Study, folder: Path) -> None:
         if other is not None:
             print(f"{stage}: the same as in {other}, taken from there")
             for warning in take_record(stages.ROOT, study.name, other, study.id, words):
-                print(warning, file=sys.stderr)
+                complain(warning)
         else:
             print(f"{stage} ...", flush=True)
             stages.run_stage(study, stage, folder)

@@ -16,6 +16,8 @@ _ODD = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number: 2^64 / gol
 class Decoding:
     """Settings for decoding completions.
 
+    Of the model's generation_config the end tokens are followed, and its sampling settings are not.
+
     Args:
         max_new_tokens: length limit.
         temperature: 0 decodes greedily.

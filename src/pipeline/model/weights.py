@@ -214,6 +214,10 @@ def unheeded(generation: Any, eos_token: int | None) -> list[str]:
         for name, value in values.items()
         if value is not None and value != _INERT[name]
     ]
+    if generation.do_sample:
+        drawn = {name: getattr(generation, name) for name in ("temperature", "top_k", "top_p")}
+        set_ = [f"{name} {value}" for name, value in drawn.items() if value is not None]
+        different.append(f"do_sample ({', '.join(set_) or 'temperature 1'}), as `decoding` decides")
     ends = generation.eos_token_id
     listed = ends if isinstance(ends, list) else [ends]
     if ends is not None and eos_token is not None and eos_token not in listed:

@@ -2,12 +2,13 @@
 
 import io
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 
 class Terminated(KeyboardInterrupt):
@@ -52,6 +53,19 @@ def prepared() -> Iterator[None]:
             handler.removeFilter(once)
         if ours:
             signal.signal(signal.SIGTERM, before)
+
+
+def complain(line: str) -> None:
+    """Print a line to standard error, unless its reader has gone, as after `2>&1 | head`."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO) -> None:
+    """Discard what is written to a stream whose reader has gone, up to the last flush at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def status(interrupt: KeyboardInterrupt) -> int:
