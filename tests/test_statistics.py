@@ -292,6 +292,31 @@ def test_a_few_equal_scores_have_no_interval(clusters, interval):
     assert other.low < other.high
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "clusters", "least"),
+    [
+        *(("normal", clusters, 0.915) for clusters in (3, 4, 5, 6, 10)),
+        *(("reciprocal rank", clusters, 0.90) for clusters in (3, 4, 5, 6)),
+        # Less than 95 %, as `percentile_interval` says; without Student's width, 0.63 at 3.
+        *(("lognormal", clusters, 0.80) for clusters in (3, 4, 5, 6)),
+    ],
+)
+def test_the_mean_of_a_few_prompts_is_covered(kind, clusters, least):
+    rng = np.random.default_rng(clusters)
+    noise = rng.normal(size=(1000, clusters))
+    values, truth = {
+        "normal": (noise, 0.0),
+        "lognormal": (np.exp(noise), math.exp(0.5)),
+        # P(ceil(exp(2 |z|)) = k) / k, summed.
+        "reciprocal rank": (1 / np.ceil(np.exp(2 * np.abs(noise))), 0.25628),
+    }[kind]
+    names = pd.Series(range(clusters))
+    found = [estimate(pd.Series(row), names, proportion=False, seed=0) for row in values]
+    covered = [one.interval == "none" or one.low <= truth <= one.high for one in found]
+    assert np.mean(covered) >= least
+
+
 def test_infinite_scores_are_refused():
     scores = pd.DataFrame({"metric": "m", "score": [1.0, np.inf], "sample": [0, 1]})
     with pytest.raises(ValueError, match="m scores inf; valid: finite numbers, NaN"):

@@ -75,7 +75,8 @@ def rank_agreement(
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, len(first), (2000, len(first)))
     resampled = _spearman(first[drawn], second[drawn])
-    low, high = map(float, percentile_interval(resampled[~np.isnan(resampled)], len(first)))
+    edges = percentile_interval(resampled[~np.isnan(resampled)], len(first), within=(-1.0, 1.0))
+    low, high = map(float, edges)
     return Interval(float(_spearman(first, second)), low, high, len(first))
 
 

@@ -17,6 +17,8 @@ LEVEL = 0.95
 RESAMPLES = 2000
 FEWEST = 10
 """Clusters below which equal scores have no interval, and curves no simultaneous band."""
+FEW = 6
+"""Clusters below which the distinct resamples are too few for percentiles."""
 _Z = float(ndtri((1 + LEVEL) / 2))
 
 
@@ -87,8 +89,9 @@ def estimate(score: pd.Series, cluster: pd.Series, *, proportion: bool, seed: in
     Proportion: Wilson's score interval. If clusters have several rows, n is the effective number
     of rows mean (1 - mean) / stderr^2, scaled by (z / t_{m-1})^2 (Korn and Graubard 1998), or the
     number of clusters if all scores are equal. Otherwise: percentile bootstrap of whole clusters
-    with 2000 resamples, tails widened for few clusters (`percentile_interval`); none if fewer than
-    `FEWEST` clusters all have the same mean, as their resamples would have no spread either.
+    with 2000 resamples, widened for few clusters (`percentile_interval`, with its coverage); none
+    if fewer than `FEWEST` clusters all have the same mean, as their resamples would have no spread
+    either.
     """
     scored = score.notna().to_numpy()
     n_unscored = int((~scored).sum())
@@ -233,15 +236,38 @@ def resampling_counts(clusters: int, seed: int) -> Int[np.ndarray, "resample clu
 
 
 def percentile_interval(
-    resampled: Float[np.ndarray, "resample *values"], clusters: int
+    resampled: Float[np.ndarray, "resample *values"],
+    clusters: int,
+    *,
+    within: tuple[float, float] = (-np.inf, np.inf),
 ) -> Float[np.ndarray, "2 *values"]:
     """Return 95 % intervals of statistics of resampled clusters, widened if they are few.
 
     Plain percentiles are too narrow by sqrt((m - 1) / m) and by z / t: by a third with six
-    clusters. Source: Hesterberg 2015 (expanded percentile interval).
+    clusters. With fewer than `FEW`, no resample reaches beyond the lowest and the highest cluster,
+    which miss a normal mean in 13 of 100 experiments at m = 4 and in 25 at m = 3: there the
+    interval holds Student's too, mean -+ t_{m-1} sqrt(m / (m - 1)) sd of the resamples.
+
+    Coverage of the mean of m clusters, by simulation:
+
+        m                  3    4    5    6    10   23   60
+        normal             95   95   95   93   95   95   95 %
+        lognormal, sd 1    84   82   82   82   86   89   91 %
+
+    So a few skewed scores, such as perplexities, are less certain than their interval says.
+
+    `within`: the least and the greatest possible value. Source: Hesterberg 2015 (expanded
+    percentile interval).
     """
     tail = _tail(clusters)
-    return np.asarray(np.quantile(resampled, [tail, 1 - tail], axis=0))
+    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
+    if clusters < FEW:
+        wider = np.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, (1 + LEVEL) / 2)
+        # A statistic that some resamples do not have is infinite there, and has percentiles only.
+        with np.errstate(invalid="ignore"):
+            centre, half = resampled.mean(axis=0), wider * resampled.std(axis=0)
+        low, high = np.fmin(low, centre - half), np.fmax(high, centre + half)
+    return np.clip(np.stack([low, high]), *within)
 
 
 def _tail(clusters: int) -> float:
