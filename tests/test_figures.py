@@ -138,6 +138,8 @@ def test_effect_draws_controls_as_the_mean_over_draws(
     ]
     assert drawn == [pytest.approx(expected)]
     markers = [line for line in figure.axes[0].lines if line.get_marker() in ("^", "s", "o")]
+    (ring,) = (line for line in markers if line.get_color() == "black")
+    markers.remove(ring)
     assert {(line.get_color(), line.get_markerfacecolor()) for line in markers} == {(GREY, "white")}
 
 
@@ -282,6 +284,28 @@ def test_what_stands_in_a_column_has_its_strength(
     controls = [line for line in figure.axes[0].lines if line.get_marker() == "^"]
     assert {line.get_color() for line in controls} == {GREY}
     assert "All that stands in a column has its strength." in caption_of(figure)
+
+
+def rings(figure: Figure) -> list[list[tuple[float, float]]]:
+    of_axes = ([line for line in axes.lines if line.get_color() == "black"] for axes in figure.axes)
+    return [
+        [*map(tuple, np.concatenate([line.get_xydata() for line in lines]))] for lines in of_axes
+    ]
+
+
+def test_the_setting_chosen_is_ringed(summary: pd.DataFrame, scores: pd.DataFrame) -> None:
+    chosen = {"source": "fitted", "layer": 2, "strength": 1.0}
+    arms = ("add", "ablate")
+    shares = [mean_of(summary, arm=arm, metric="refusal", **chosen) for arm in arms]
+    drawn = rings(effect_by_layer(summary, scores, **EFFECT | {"metrics": ["refusal"]}))
+    assert drawn == [[(2.0, share)] for share in shares]
+    # Strengths are columns: 1 is the third; of two layers the first stands left of its middle.
+    items = [mean_of(summary, arm=arm, metric="n_items", **chosen) for arm in arms]
+    figure = counts_by_condition(summary, scores, **COUNTS | {"layers": [2, 5]})
+    assert rings(figure) == [[(pytest.approx(2 - 0.175), mean)] for mean in items]
+    assert "the setting chosen" in [text.get_text() for text in figure.legends[0].get_texts()]
+    without = counts_by_condition(summary, scores, **COUNTS)
+    assert "the setting chosen" not in [text.get_text() for text in without.legends[0].get_texts()]
 
 
 def test_labels_at_the_right_keep_their_distance(

@@ -70,6 +70,8 @@ def test_curves_are_the_means_of_each_task():
         assert list(curve.get_ydata()) == pytest.approx([RIGHT[task][n] / ITEMS for n in LAYERS])
         dashed = sorted(line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--")
         assert dashed == pytest.approx([0.1, 0.9])
+        (ring,) = (line for line in axis.lines if line.get_color() == "black")
+        assert ring.get_xydata().tolist() == [[1, RIGHT[task][1] / ITEMS]]
 
 
 def test_bars_are_at_the_chosen_layer_and_end_in_the_mean_of_tasks():
@@ -91,7 +93,7 @@ def test_top_heads_are_framed_and_significant_ones_counted():
     figure = head_effects_map({"heads": table}, reading="heads")
     (frame,) = figure.axes[0].patches
     assert frame.get_xy() == (0.5, 1.5)
-    text = figure.get_supxlabel().replace("\n", " ")
+    text = figure.get_supxlabel().replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
     assert "Strongest: 2.1, +0.500, 95" in text and "1 of 12 heads" in text and "mixed" in text
 
 

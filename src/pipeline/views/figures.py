@@ -34,6 +34,8 @@ from pipeline.views.marks import (
     draw_reference,
     label_at_right,
     legend_key,
+    ring_setting,
+    setting_key,
 )
 from pipeline.views.panels import caption, layer_axis, legend, panels, percent_axis, styles_of
 from pipeline.views.selection import (
@@ -66,8 +68,9 @@ def effect_by_layer(
 
     Each arm is at its chosen strength and position rule. Lines: the fitted direction with a 95 %
     band over `cluster`, simultaneous over layers. Dashed: the arm's baseline with its interval.
-    Grey markers: controls, mean and range over their draws. A metric without scores in an arm is
-    omitted there and named in the caption. Several metrics must all be in per cent.
+    Ringed: the setting chosen on validation prompts. Grey markers: controls, mean and range over
+    their draws. A metric without scores in an arm is omitted there and named in the caption.
+    Several metrics must all be in per cent.
     """
     summary = select(summary, split=split, arm=arms, metric=metrics)
     scores = select(scores, split=split, arm=arms, metric=metrics)
@@ -108,6 +111,7 @@ def effect_by_layer(
                 bands.append(band)
                 draw_band(axis, layers, band, colour, within=(0.0, 1.0) if percent else None)
                 draw_curve(axis, layers, fitted["mean"], colour, label=metric, ls=ls)
+                ring_setting(axis, fitted, "layer")
             setting = f"{rule_in_words(compared)}, strength {compared['strength'].iloc[0]:g}"
             axis.set_title(f"{titles[arm]}\n{setting}")
             axis.set_xlabel("layer of the direction")
@@ -121,7 +125,8 @@ def effect_by_layer(
             label_of(select(summary, metric=metric)): legend_key(lw=2.4, **style)
             for metric, style in styles.items()
         }
-        legend(figure, keys | {"no intervention": legend_key(ls="--")} | control_keys(steered))
+        keys |= {"no intervention": legend_key(ls="--")} | setting_key()
+        legend(figure, keys | control_keys(steered))
         caption(
             figure,
             [
@@ -199,8 +204,8 @@ def counts_by_condition(
 
     Points: the fitted direction with its 95 % interval; faint dots: single clusters. Each strength
     is a column with the layers side by side; strength 0 is the arm's baseline. Dashed: each label's
-    mean without intervention, over all arms of the sweep. Grey markers: controls, mean and range
-    over their draws.
+    mean without intervention, over all arms of the sweep. Ringed: the setting chosen, if its layer
+    is shown. Grey markers: controls, mean and range over their draws.
     """
     summary = select(summary, split=split, metric=metric)
     scores = select(scores, split=split, metric=metric)
@@ -231,6 +236,7 @@ def counts_by_condition(
                 drawn_at = _in_columns(at_layer, strengths)
                 draw_controls(axis, drawn_at, "column", shift=shift, apart=0.3 * part)
                 draw_estimates(axis, fitted, "column", colour, shift, label=f"layer {layer}")
+                ring_setting(axis, fitted, "column", shift)
             for _, reference in references.iterrows():
                 draw_reference(axis, reference, GREY)
             rule = rule_in_words(steered)
@@ -246,7 +252,10 @@ def counts_by_condition(
             f"layer {layer}": legend_key(color=colour, lw=2, marker="o")
             for layer, colour in colours.items()
         }
-        legend(figure, keys | {"no intervention": legend_key(ls="--")} | control_keys(shown_means))
+        keys |= {"no intervention": legend_key(ls="--")}
+        if fitted_of(shown_means)["is_setting"].any():
+            keys |= setting_key()
+        legend(figure, keys | control_keys(shown_means))
         caption(
             figure,
             [

@@ -16,7 +16,7 @@ from pipeline.config.declared import ReadingName
 from pipeline.measures.forgetting import gains_and_losses, losses_compared, skill_changes
 from pipeline.measures.pareto import pareto_front
 from pipeline.measures.statistics import Estimate, estimate
-from pipeline.views.marks import GREY, legend_key
+from pipeline.views.marks import GREY, RING, legend_key
 from pipeline.views.panels import caption, legend, panels, styles_of
 from pipeline.views.readings import table_of
 
@@ -74,11 +74,10 @@ def gain_and_loss(
             axis.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
             axis.grid(True, axis="both")
         able = tuned[tuned["variant"].isin(shown)]
-        ring: dict[str, Any] = {"mfc": "none", "mew": 1.6, "color": "black"}
         for axis, x, sign in ((left, "others", -1), (right, "kl", 1)):
             damage = sign * able[x].to_numpy()
             front = able[pareto_front(able["target"].to_numpy(), damage)]
-            axis.plot(front[x], front["target"], "o", ms=14, zorder=6, **ring)
+            axis.plot(front[x], front["target"], marker="o", ms=14, zorder=6, **RING)
         left.set_xlabel("change of right answers, other skills (points)")
         left.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
         left.set_title("Gain against other skills")
@@ -92,7 +91,7 @@ def gain_and_loss(
             f"after {step} steps": legend_key(color=GREY, lw=0, marker=marker, ms=7)
             for step, marker in markers.items()
         }
-        keys["no other beats it"] = legend_key(lw=0, marker="o", ms=12, **ring)
+        keys["no other beats it"] = legend_key(marker="o", ms=12, **RING)
         legend(figure, keys)
         others = table[~table["trained"]]
         n_others = others["sample"].nunique()

@@ -22,6 +22,8 @@ from pipeline.views.marks import (
     draw_curve,
     draw_reference,
     legend_key,
+    ring_setting,
+    setting_key,
 )
 from pipeline.views.panels import COLOURS, caption, layer_axis, legend, panels, percent_axis
 from pipeline.views.readings import table_of
@@ -59,9 +61,9 @@ def insertion_by_layer(
 ) -> Figure:
     """Plot the share of right answers against the layer of insertion, one panel per task.
 
-    At the arm's chosen strength. Line: the task's vector, with a 95 % band. Dashed: the same
-    prompts without intervention, and the prompts of arm `shown`, with their intervals. Grey
-    markers: controls, mean and range over their draws.
+    At the arm's chosen strength. Line: the task's vector, with a 95 % band; ringed: the chosen
+    layer. Dashed: the same prompts without intervention, and the prompts of arm `shown`, with their
+    intervals. Grey markers: controls, mean and range over their draws.
 
     Args:
         summary: means of conditions, for the metric's name.
@@ -96,6 +98,7 @@ def insertion_by_layer(
             bands.append(band)
             draw_band(axis, layers, band, COLOURS[0], within=(0.0, 1.0))
             draw_curve(axis, layers, fitted["mean"], COLOURS[0], label=task)
+            ring_setting(axis, fitted, "layer")
             counts.append(int(fitted["n"].max()))
             drawn.append(means)
             axis.set_title(f"{task}, n = {counts[-1]}")
@@ -111,7 +114,7 @@ def insertion_by_layer(
             f"no vector ({arm})": legend_key(ls="--"),
             f"demonstrations ({shown})": legend_key(color=COLOURS[2], ls="--"),
         }
-        legend(figure, keys | control_keys(every))
+        legend(figure, keys | setting_key() | control_keys(every))
         caption(
             figure,
             [
@@ -119,9 +122,8 @@ def insertion_by_layer(
                 f"strength {fitted['strength'].iloc[0]:g}, added at the last token of the block's"
                 if (fitted["intervention"] == "add").all()
                 else "put in place of the last token's state at the block's",
-                f"output. {bands_in_words(bands, cluster)[0].upper()}"
-                f"{bands_in_words(bands, cluster)[1:]}. Dashed: without a vector, strips: 95 %",
-                f"intervals. {controls_in_words(every)}",
+                f"output. Line: its vector; {bands_in_words(bands, cluster)}. Dashed: without a",
+                f"vector, strips: 95 % intervals. {controls_in_words(every)}",
             ],
         )
     return figure
@@ -280,7 +282,7 @@ def _of_task(
 
 
 def _means(rows: pd.DataFrame, cluster: str, seed: int) -> pd.DataFrame:
-    by = [*_KEYS, "strength", "intervention", "metric"]
+    by = [*_KEYS, "is_setting", "strength", "intervention", "metric"]
     return summarise(rows, by, shares=list(rows["metric"].unique()), cluster=cluster, seed=seed)
 
 

@@ -14,6 +14,8 @@ from pipeline.measures.statistics import FEWEST
 from pipeline.views.selection import CONTROLS
 
 GREY = "#6b6b6b"
+RING: dict[str, Any] = {"mfc": "none", "mew": 1.6, "color": "black", "lw": 0}
+"""Style of a circle around a point that stands out."""
 MARKERS = dict(zip(CONTROLS, ["^", "s", "o", "D", "v", "P"], strict=True))
 
 
@@ -60,6 +62,15 @@ def draw_curve(
 ) -> None:
     """Draw the main curve of a figure on top of everything else."""
     axes.plot(layers, means, color=colour, ls=ls, lw=2.4, marker=".", zorder=4, label=label)
+
+
+def ring_setting(axes: Axes, fitted: pd.DataFrame, x: str, shift: float = 0) -> None:
+    """Ring the point of the setting chosen on validation prompts, if it is in the table."""
+    chosen = fitted[fitted["is_setting"] == True]  # noqa: E712 - a baseline's is missing
+    if len(chosen):
+        ring = axes.plot(chosen[x] + shift, chosen["mean"], marker="o", ms=12, zorder=6, **RING)
+        # Whole at 0 and 100 % too.
+        ring[0].set_clip_on(False)
 
 
 def draw_spread(
@@ -147,6 +158,11 @@ def draw_columns(axes: Axes, names: list[str]) -> None:
     axes.set_xlim(-0.5, len(names) - 0.5)
     for column in range(0, len(names), 2):
         axes.axvspan(column - 0.5, column + 0.5, color="#f3f3f3", lw=0, zorder=0)
+
+
+def setting_key() -> dict[str, Line2D]:
+    """Create the legend entry of `ring_setting`."""
+    return {"the setting chosen": legend_key(marker="o", ms=12, **RING)}
 
 
 def legend_key(**style: Any) -> Line2D:
