@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.data.column_names import NOT_IN_FILES
 from pipeline.data.datasets import fill_templates, load_table, load_texts
+from pipeline.data.formats import read_json
 from pipeline.data.pairs import load_pairs, load_relation
 from pipeline.data.tables import read_table
 
@@ -212,6 +213,19 @@ def test_errors_of_json_name_line_and_key(tmp_path):
     path.write_text('[{"input": "b", "output": "x", "input": "c"}]')
     with pytest.raises(ValueError, match="json: an object has two values of 'input'"):
         load_pairs(paths={"t": str(path)})
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_file_in_another_encoding_says_what_to_do(tmp_path, kind, encoding):
+    path = write(tmp_path, kind, {"instruction": ["Wie heißt das?"], "label": ["a"]})
+    file = Path(path)
+    text = file.read_text().replace("\\u00df", "ß")
+    file.write_bytes(text.encode(encoding))
+    with pytest.raises(ValueError, match=rf"table.{kind}' is not UTF-8, save it as such: "):
+        read_table(path)
+    with pytest.raises(ValueError, match="is not UTF-8, save it as such"):
+        read_json(file)
 
 
 @pytest.mark.parametrize("column", NOT_IN_FILES)

@@ -222,7 +222,7 @@ def _select(options: argparse.Namespace) -> None:
 
     import pandas as pd
 
-    from pipeline.data.tables import read_json
+    from pipeline.data.formats import read_json
     from pipeline.methods.selection import select_direction
 
     rows = read_json(options.table)

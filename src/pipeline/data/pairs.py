@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from pipeline.data.datasets import checked, draw_splits, filled_at
-from pipeline.data.tables import as_text, read_json
+from pipeline.data.formats import read_json
+from pipeline.data.tables import as_text
 
 
 def load_pairs(

@@ -1,18 +1,16 @@
-"""Read tables from files of several formats, from folders, and from the Hugging Face Hub.
+"""Read tables from files, from folders, and from the Hugging Face Hub.
 
 Nothing is guessed: text stays as the file has it (`007`, `NA`), and only an empty field is empty.
 """
 
-import csv
-import json
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pipeline.data.formats import READERS, named, read_file
 from pipeline.model.hub import check_dataset, is_hub_id
 
 log = logging.getLogger(__name__)
@@ -37,10 +35,10 @@ def read_table(path: str, *, name: str | None = None, part: str = "train") -> pd
     file = Path(path)
     if file.is_dir():
         columns = _read_folder(file, path, name, part)
-    elif is_hub_id(path) and file.suffix not in _READERS:
+    elif is_hub_id(path) and file.suffix not in READERS:
         columns = _read_hub(path, name, part)
     else:
-        columns = _read_file(file, path)
+        columns = read_file(file)
     table = pd.DataFrame(columns, dtype=object)
     if table.empty:
         raise ValueError(f"dataset file {path!r} is empty")
@@ -84,7 +82,7 @@ def as_text(value: Any, where: str) -> str:
         if _is_missing(value):
             raise ValueError(f"{where} holds nothing, not text")
         return str(value)
-    raise ValueError(f"{where} holds {_named(value)}, not text")
+    raise ValueError(f"{where} holds {named(value)}, not text")
 
 
 def own_column(table: pd.DataFrame, column: str, path: str) -> pd.Series:
@@ -109,139 +107,11 @@ def own_column(table: pd.DataFrame, column: str, path: str) -> pd.Series:
     return values
 
 
-class _Written(float):
-    """A number that prints as the file writes it, such as 1.50 or 1e5."""
-
-    def __new__(cls, text: str) -> "_Written":
-        number = super().__new__(cls, text)
-        number._text = text
-        return number
-
-    _text: str
-
-    def __str__(self) -> str:
-        return self._text
-
-
-def read_json(file: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ValueError: a missing file, or no JSON.
-    """
-    if not file.is_file():
-        raise ValueError(f"dataset file {str(file)!r} does not exist")
-    try:
-        return _parsed(file.read_text("utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"dataset file {str(file)!r} is no json: {error}") from error
-
-
-def _parsed(text: str) -> Any:
-    return json.loads(
-        text,
-        parse_float=_Written,
-        parse_int=lambda digits: _Written(digits) if digits == "-0" else int(digits),
-        parse_constant=_Written,
-        object_pairs_hook=_object,
-    )
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object; plain `json` would keep the last of two values with the same key."""
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in record if keys.count(key) > 1)
-        raise ValueError(f"an object has two values of {twice!r}")
-    return record
-
-
-def _read_file(file: Path, path: str) -> dict[str, list[Any]]:
-    if not file.is_file():
-        raise ValueError(f"dataset file {path!r} does not exist")
-    reader = _READERS.get(file.suffix)
-    if reader is None:
-        raise ValueError(f"dataset file {path!r}: unknown format; valid: {', '.join(_READERS)}")
-    if file.stat().st_size == 0:
-        raise ValueError(f"dataset file {path!r} is empty")
-    try:
-        return reader(file)
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"dataset file {path!r} is no {file.suffix[1:]}: {error}") from error
-
-
-def _read_csv(file: Path) -> dict[str, list[Any]]:
-    csv.field_size_limit(sys.maxsize)
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines, strict=True)
-        header = next(reader, [])
-        rows = list(reader)
-    while rows and not rows[-1]:
-        rows.pop()
-    # A blank line is no row, but the empty value of a single column.
-    rows = [row or [""] for row in rows] if len(header) == 1 else [row for row in rows if row]
-    if len(set(header)) < len(header):
-        raise ValueError(f"two columns have the same name: {', '.join(header)}")
-    for number, row in enumerate(rows):
-        if len(row) != len(header):
-            raise ValueError(f"row {number} has {len(row)} fields; the header has {len(header)}")
-    return {name: [row[n] for row in rows] for n, name in enumerate(header)}
-
-
-def _read_jsonl(file: Path) -> dict[str, list[Any]]:
-    rows = []
-    for number, line in enumerate(file.read_text("utf-8-sig").split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append(_parsed(line))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from error
-    return _columns(rows)
-
-
-def _read_objects(file: Path) -> dict[str, list[Any]]:
-    rows = _parsed(file.read_text("utf-8-sig"))
-    if not isinstance(rows, list):
-        raise ValueError("it must be a list of objects")
-    return _columns(rows)
-
-
-def _columns(rows: list[Any]) -> dict[str, list[Any]]:
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise ValueError(f"row {number} is {_named(row)}, not an object")
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _read_parquet(file: Path) -> dict[str, list[Any]]:
-    # Not by pandas: it turns integers with missing values into floats.
-    from pyarrow import parquet
-
-    table = parquet.read_table(file)
-    index = (table.schema.pandas_metadata or {}).get("index_columns", [])
-    kept: dict[str, list[Any]] = table.drop_columns(
-        [name for name in index if name in table.column_names]
-    ).to_pydict()
-    return kept
-
-
-_READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {
-    ".jsonl": _read_jsonl,
-    ".json": _read_objects,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
-
-
 def _read_folder(folder: Path, path: str, name: str | None, part: str) -> dict[str, list[Any]]:
     """Read a split of a folder, whose layout `datasets` knows, with the readers of single files."""
     import datasets
 
-    formats = {file.suffix for file in folder.rglob("*") if file.suffix in _READERS}
+    formats = {file.suffix for file in folder.rglob("*") if file.suffix in READERS}
     if len(formats) > 1:
         raise ValueError(
             f"dataset {path!r} has files of several formats: {', '.join(sorted(formats))}; valid: "
@@ -258,7 +128,7 @@ def _read_folder(folder: Path, path: str, name: str | None, part: str) -> dict[s
         log.warning(
             "dataset %r has the parts %s: %s is read", path, ", ".join(map(str, files)), part
         )
-    tables = [_read_file(Path(file), str(file)) for file in files[part]]
+    tables = [read_file(Path(file)) for file in files[part]]
     names = dict.fromkeys(column for table in tables for column in table)
     sizes = [len(next(iter(table.values()), [])) for table in tables]
     return {
@@ -293,8 +163,3 @@ def _read_hub(path: str, name: str | None, part: str) -> dict[str, list[Any]]:
 
 def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
-
-
-def _named(value: Any) -> str:
-    names = {list: "a list", dict: "an object", bool: "a boolean", type(None): "nothing"}
-    return names.get(type(value), f"a {type(value).__name__}")
