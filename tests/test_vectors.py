@@ -14,7 +14,12 @@ from pipeline.methods.selection import (
     keep_clear,
     select_direction,
 )
-from pipeline.methods.vectors import control_direction, difference_of_means
+from pipeline.methods.vectors import (
+    control_direction,
+    difference_of_means,
+    logistic_direction,
+    principal_direction,
+)
 
 GENERATOR = torch.Generator().manual_seed(0)
 PLANTED = torch.randn(24, generator=GENERATOR)
@@ -37,6 +42,15 @@ def test_means_are_accumulated_in_float64():
     offset = torch.full((200_000, 1), 1000.0)
     found = difference_of_means(offset + 2**-12, offset)
     assert float(found[0]) == 2**-12
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("fit", [difference_of_means, principal_direction, logistic_direction])
+def test_activations_that_are_not_finite_are_refused(fit, value):
+    rows = torch.ones(4, 3)
+    rows[2, 1] = value
+    with pytest.raises(ValueError, match="activations of the negative class of 1 of 4 rows are"):
+        fit(torch.zeros(4, 3), rows)
 
 
 def test_a_class_without_rows_is_refused():

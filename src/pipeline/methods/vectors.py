@@ -8,6 +8,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pipeline.methods.probes.fitting import logistic_weight
+from pipeline.model.finite import check_finite, is_finite
 
 FitDirection = Callable[[Tensor, Tensor], Tensor]
 """Maps positive and negative activations [rows, d_model] to a direction [d_model]."""
@@ -20,7 +21,8 @@ def difference_of_means(
     """Compute mean(positive) - mean(negative) in float64, not normalised.
 
     Raises:
-        ValueError: a class that is no matrix or has no rows, or classes of different widths.
+        ValueError: a class that is no matrix, has no rows or activations that are not finite, or
+            classes of different widths.
     """
     for name, rows in (("positive", positive), ("negative", negative)):
         if not isinstance(rows, Tensor) or rows.ndim != 2:
@@ -28,6 +30,7 @@ def difference_of_means(
             raise ValueError(f"the {name} class is {shape}; valid: a tensor [rows, d_model]")
         if len(rows) == 0:
             raise ValueError(f"difference of means: the {name} class has no rows")
+        check_finite(is_finite(rows), rows.dtype, f"activations of the {name} class")
     if positive.shape[1] != negative.shape[1]:
         raise ValueError(
             f"difference of means: the classes are {positive.shape[1]} and {negative.shape[1]} wide"
