@@ -122,6 +122,13 @@ def test_few_clusters_get_the_interval_of_each_layer():
         assert (band.low[layer], band.high[layer]) == (own.low, own.high)
 
 
+def test_the_interval_of_a_few_scores_from_0_to_1_stays_there():
+    values = np.array([[0.9, 0.0], [0.1, 0.2], [1.0, 0.0], [0.6, 0.1]])
+    free, bounded = band_of(values), band_of(values, bounded=True)
+    assert free.pointwise.all() and free.high[0] > 1 and free.low[1] < 0
+    assert bounded.high.tolist() == [1, free.high[1]] and bounded.low.tolist() == [free.low[0], 0]
+
+
 def test_one_layer_of_a_share_is_wilsons_interval_widened_for_its_clusters():
     values = (np.arange(400) % 4 == 0).astype(float)[:, None]
     band = band_of(values, share=True)
