@@ -24,10 +24,11 @@ from pipeline.config.sections import Node, Study  # noqa: E402
 from pipeline.config.study import load_study  # noqa: E402
 from pipeline.config.wiring import SETTINGS, Stage, stage_of  # noqa: E402
 from pipeline.measures.settings import Setting  # noqa: E402
+from pipeline.runs.results import Run  # noqa: E402
 from pipeline.runs.scratch import full_disk_named, scratch, sha256  # noqa: E402
 from pipeline.runs.terminal import prepared, status  # noqa: E402
 from pipeline.runs.trace import options_digest  # noqa: E402
-from pipeline.runs.tracking import Run, md5, tracked_run  # noqa: E402
+from pipeline.runs.tracking import md5, tracked_run  # noqa: E402
 
 
 @dataclass(frozen=True)
