@@ -294,5 +294,7 @@ def test_more_curves_than_colours_differ_in_their_lines(prompts, lens):
     figure = mean_by_layer(prompts, readings, "topic", 0, **options)
     lines = [line for line in figure.axes[0].lines if line.get_label() == "entropy"]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 8
-    with pytest.raises(ValueError, match=r"8 curves with controls; valid: up to 6"):
+    with pytest.raises(
+        ValueError, match=r"8 names in a legend \(r0, r1, r2, ...\); valid: up to 6"
+    ):
         mean_by_layer(prompts, readings, "topic", 0, **options, controls=["entropy"])

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from pipeline.config.declared import ArmName
 from pipeline.data.roles import BASELINE
@@ -21,7 +22,6 @@ from pipeline.measures.edited_facts import (
 from pipeline.views.heat_maps import in_words, tick
 from pipeline.views.marks import (
     bands_in_words,
-    bar_key,
     draw_estimates,
     draw_mean_curve,
     legend_key,
@@ -156,7 +156,7 @@ def edits_compared(
             axis.set_xlim(0, 102)
             axis.set_title(title)
             axis.set_xlabel("share of prompts (%)")
-        legend(figure, {name: bar_key(**style) for name, style in styles.items()})
+        legend(figure, {name: Patch(**style) for name, style in styles.items()})
         caption(
             figure,
             [

@@ -1,7 +1,7 @@
 """Figures of lens readings: token by token for one prompt, and layer means over prompts."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from pipeline.config.declared import ColumnName, Sample
 from pipeline.measures.bands import Band
 from pipeline.views.glyphs import drawable, families
 from pipeline.views.marks import bands_in_words, draw_mean_curve, legend_key
-from pipeline.views.panels import COLOURS, caption, legend, panels, styles_of
+from pipeline.views.panels import caption, legend, panels, styles_of
 from pipeline.views.readings import column_of, table_of
 from pipeline.views.selection import select
 
@@ -30,6 +30,8 @@ _QUANTITIES = {
 """Suffix of a column -> axis label; the prefix is a column of the dataset."""
 _UP_TO_ONE = ("probability", "reciprocal rank", "agreement with the model's top token")
 """The quantities with maximum 1; all but contributions are at least 0."""
+_Curve = tuple[str, str, str | None]
+"""A reading, its column, and the column of the control."""
 
 
 def token_map(
@@ -142,9 +144,9 @@ def mean_by_layer(
         for name in names
         for value, control in itertools.zip_longest(values, controls)
     ]
-    if controls and len(curves) > len(COLOURS):
-        raise ValueError(f"{len(curves)} curves with controls; valid: up to {len(COLOURS)}")
-    styles = styles_of(curves, once=bool(controls))
+    called = _in_legend(curves)
+    by_name = styles_of(called, once=bool(controls))
+    styles = {curve: by_name[name] for curve, name in zip(curves, called, strict=True)}
     every = pd.concat(tables.values())
     groups = list(every[by].unique())
     layers = sorted(every["layer"].unique().tolist())
@@ -259,18 +261,24 @@ def _layer_ticks(
     set_ticks([*(places[n] for n in numbered), places[last]], names)
 
 
-def _keys(
-    styles: Mapping[tuple[str, str, str | None], Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Create a legend entry of each curve and its control, named by what tells the curves apart."""
-    names, values = ({curve[place] for curve in styles} for place in (0, 1))
+def _in_legend(curves: Collection[_Curve]) -> list[str]:
+    """Name each curve by what tells it apart from the others: its reading, its column, or both."""
+    readings, values = ({curve[place] for curve in curves} for place in (0, 1))
+    called = []
+    for name, value, _ in curves:
+        column = _named(value)[0] or value
+        text = column if len(readings) == 1 else name.replace("_", " ")
+        called.append(f"{text}: {column}" if len(readings) > 1 and len(values) > 1 else text)
+    return called
+
+
+def _keys(styles: Mapping[_Curve, Mapping[str, Any]]) -> dict[str, Any]:
+    """Create a legend entry of each curve and its control."""
     controls = [control for *_, control in styles if control is not None]
     keys = {}
-    for (name, value, control), style in styles.items():
-        column = _named(value)[0] or value
-        text = column if len(names) == 1 else name.replace("_", " ")
-        text = f"{text}: {column}" if len(names) > 1 and len(values) > 1 else text
+    for text, (curve, style) in zip(_in_legend(styles), styles.items(), strict=True):
         keys[text] = legend_key(lw=2.4, **style)
+        control = curve[-1]
         if control is not None:
             of_curve = f" of {text}" if controls.count(control) > 1 else ""
             dashed = legend_key(color=style["color"], ls="--")

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from pipeline.measures.bands import Band, band_over
 from pipeline.measures.statistics import FEWEST
@@ -168,11 +167,6 @@ def setting_key() -> dict[str, Line2D]:
 def legend_key(**style: Any) -> Line2D:
     """Create a line for a legend only."""
     return Line2D([], [], **{"color": GREY, "lw": 1.5, **style})
-
-
-def bar_key(**style: Any) -> Patch:
-    """Create a bar for a legend only."""
-    return Patch(**style)
 
 
 def control_keys(steered: pd.DataFrame) -> dict[str, Line2D]:

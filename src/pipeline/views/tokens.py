@@ -8,12 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Patch
 
 from pipeline.config.declared import Label, OneOrMore
 from pipeline.measures.statistics import estimate
 from pipeline.views.glyphs import drawable, families
-from pipeline.views.marks import bar_key
 from pipeline.views.panels import COLOURS, caption, legend, panels, styles_of
 from pipeline.views.readings import table_of
 from pipeline.views.selection import select
@@ -119,7 +118,7 @@ def token_counts(
         axis.invert_yaxis()
         axis.set_xlim(0, axis.get_xlim()[1] * 1.08)
         axis.set_xlabel("tokens per word")
-        legend(figure, {name: bar_key(**style) for name, style in styles.items()})
+        legend(figure, {name: Patch(**style) for name, style in styles.items()})
         caption(
             figure,
             [
