@@ -273,6 +273,37 @@ def test_paired_shares_with_a_rare_change_are_covered(repeats: int) -> None:
     assert hits / 400 >= 0.94
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "second", "width"),
+    [
+        # Prompts react in opposite ways: by the phi of rows, 0.92 are covered.
+        (lambda level: 0.2 + 0.6 * level, lambda level: 0.8 - 0.6 * level, 0.31),
+        # A prompt keeps its level: by the phi of rows, all are covered, by intervals of 0.28.
+        (lambda level: level, lambda level: level, 0.12),
+        (lambda level: 0.8 * level, lambda level: 0.8 * level + 0.2, 0.12),
+    ],
+)
+def test_paired_shares_are_covered_whatever_repeats_have_in_common(first, second, width):
+    rng = np.random.default_rng(3)
+    prompts, repeats = np.arange(25).repeat(20), np.tile(range(20), 25)
+    hits, widths = 0, []
+    for _ in range(400):
+        level = rng.random(25)
+        after, before = (
+            long_scores((rng.random(500) < share(level)[prompts]).astype(float).tolist()).assign(
+                sample=prompts, repeat=repeats
+            )
+            for share in (first, second)
+        )
+        found = paired_difference(after, before, cluster="sample", share=True, seed=0)
+        truth = first(0.5) - second(0.5)
+        hits += found.low <= truth <= found.high
+        widths.append(found.high - found.low)
+    assert hits / 400 >= 0.93
+    assert np.mean(widths) < 1.1 * width
+
+
 def test_cluster_means() -> None:
     scores = long_scores([1.0, 3.0, math.nan, 5.0], clusters=[0, 0, 1, 1]).assign(layer=2)
     means = cluster_means(scores, columns="layer", cluster="topic")

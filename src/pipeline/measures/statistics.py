@@ -156,8 +156,8 @@ def paired_difference(
 ) -> Estimate:
     """Estimate mean steered - baseline over pairs of (sample, repeat).
 
-    A pair is unscored if either side is. Shares: Newcombe's interval for paired shares, which keeps
-    its coverage if few pairs change; otherwise the cluster bootstrap, with zero width if all
+    A pair is unscored if either side is. Shares: Newcombe's interval for paired shares, with the
+    correlation over clusters, which keeps its coverage if few pairs change; otherwise the cluster bootstrap, with zero width if all
     differences are equal.
 
     Args:
@@ -199,13 +199,13 @@ def _newcombe(
 ) -> tuple[float, float]:
     """Combine Wilson's intervals of two paired shares by squares, with their correlation."""
     p, q = (estimate(side, cluster, proportion=True, seed=seed) for side in (steered, baseline))
-    n = p.n
-    both, neither = float((steered * baseline).sum()), float(((1 - steered) * (1 - baseline)).sum())
-    product = both * neither - (p.mean * n - both) * (q.mean * n - both)
-    if product > 0:
-        product = max(product - n / 2, 0.0)
-    margins = p.mean * (1 - p.mean) * q.mean * (1 - q.mean)
-    phi = product / (n**2 * np.sqrt(margins)) if margins > 0 else 0.0
+    phi = _correlation(steered - p.mean, baseline - q.mean, cluster)
+    if phi > 0:
+        # Newcombe's correction for continuity: half a row, of effective ones if clusters have more.
+        m, n = cluster.nunique(), p.n
+        rows = n if m == n else min(effective_rows(e.mean, n, m, e.stderr**2) for e in (p, q))
+        deviations = np.sqrt(p.mean * (1 - p.mean) * q.mean * (1 - q.mean))
+        phi = max(phi - 1 / (2 * rows * deviations), 0.0)
 
     def distance(one: float, other: float) -> float:
         return float(np.sqrt(max(one**2 - 2 * phi * one * other + other**2, 0.0)))
@@ -215,6 +215,17 @@ def _newcombe(
         difference - distance(p.mean - p.low, q.high - q.mean),
         difference + distance(p.high - p.mean, q.mean - q.low),
     )
+
+
+def _correlation(first: pd.Series, second: pd.Series, cluster: pd.Series) -> float:
+    """Correlate two means, whose rows deviate so from them, over clusters; 0 without variance.
+
+    The phi coefficient with one row per cluster. Rows of a cluster may agree less than its means,
+    or, where prompts react in opposite ways, more.
+    """
+    a, b = (side.groupby(cluster.to_numpy()).sum().to_numpy() for side in (first, second))
+    variances = float(a @ a) * float(b @ b)
+    return float(a @ b) / float(np.sqrt(variances)) if variances > 1e-18 else 0.0
 
 
 def cluster_means(scores: pd.DataFrame, columns: str, cluster: str) -> pd.DataFrame:
