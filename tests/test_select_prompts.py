@@ -76,6 +76,14 @@ def test_prompts_in_several_splits_and_tiny_classes_are_told():
     leaked.loc[39, "split"] = "train"
     warning, _ = doubts(leaked)
     assert warning == "dataset: 1 instructions are in several splits, such as 'q37'"
+    # Nor do capitals and blanks tell prompts apart.
+    leaked.loc[39, "instruction"] = " Q37 "
+    assert doubts(leaked)[0].startswith("dataset: 1 instructions are in several splits, such as")
+    twice = pd.concat([frame, frame.head(20).assign(label="b")])
+    assert doubts(twice) == ["dataset: 20 instructions have several labels, such as 'q0'"]
+    assert doubts(pd.concat([frame, frame.head(20).assign(label="b", raw=True)])) == []
+    (warning,) = doubts(frame.assign(**{" Topic": "x"}))
+    assert warning == "dataset: the column ' Topic' is not taken as 'topic'; rename it"
     few = pd.concat([frame, frame.head(6).assign(label="b", instruction="z")])
     few["instruction"] = [f"q{n}" for n in range(len(few))]
     assert doubts(few) == ["dataset: fewer than 10 prompts: 3 of b in test, 3 of b in train"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pipeline.data import tables
 from pipeline.data.column_names import NOT_IN_FILES
 from pipeline.data.datasets import fill_templates, load_table, load_texts
 from pipeline.data.formats import read_json
@@ -226,6 +227,45 @@ def test_a_file_in_another_encoding_says_what_to_do(tmp_path, kind, encoding):
         read_table(path)
     with pytest.raises(ValueError, match="is not UTF-8, save it as such"):
         read_json(file)
+
+
+def test_a_named_index_of_a_parquet_file_is_a_column(tmp_path):
+    frame = pd.DataFrame({"instruction": list("abcd"), "label": "l", "split": ["test"] * 4})
+    path = tmp_path / "table.parquet"
+    frame.set_index("split").to_parquet(path)
+    assert load_table(path=str(path))["split"].tolist() == ["test"] * 4
+    frame[frame["instruction"] > "b"].to_parquet(path)
+    assert not [name for name in read_table(str(path)) if "index" in name]
+
+
+def test_digits_that_the_hub_does_not_keep_are_no_text(tmp_path, monkeypatch):
+    """A folder stands for the Hub here: `datasets` reads both alike."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    row = '{"instruction": "a", "label": "l", "answer": 1.50, "rate": 0.25}\n'
+    (folder / "train.jsonl").write_text(row)
+    assert load_table(path=str(folder))["answer"].tolist() == ["1.50"]
+    is_dir = Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda path: path != folder and is_dir(path))
+    monkeypatch.setattr(tables, "is_hub_id", lambda path: True)
+    monkeypatch.setattr(tables, "check_dataset", lambda path: None)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    with pytest.raises(ValueError, match=r"row 0: answer holds the number 1.5, maybe written oth"):
+        load_table(path=str(folder))
+    columns = {"answer": "instruction"}
+    assert load_table(path=str(folder), columns=columns)["rate"].tolist() == [0.25]
+
+
+def test_templates_keep_what_a_file_says_of_its_topics(tmp_path):
+    columns = {"topic": ["x", "y"], "split": "test", "answer": [" 1", None], "demand": "short"}
+    path = write(tmp_path, "jsonl", columns)
+    prompts = fill_templates(path=path, templates={"a": "A {topic}", "b": "B {topic}"})
+    assert prompts["answer"].tolist() == [" 1", " 1", "", ""]
+    assert prompts["demand"].tolist() == ["short"] * 4
+    for column in ("instruction", "label", "subject"):
+        path = write(tmp_path, "jsonl", columns | {column: "z"})
+        with pytest.raises(ValueError, match=f"may not be called '{column}', which the templates"):
+            fill_templates(path=path, templates={"a": "A {topic}"})
 
 
 @pytest.mark.parametrize("column", NOT_IN_FILES)

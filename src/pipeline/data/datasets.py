@@ -131,7 +131,8 @@ def fill_templates(
     """Fill every template with every topic of a file; the template's name is the label.
 
     Args:
-        path: a file with the columns `topic` and `split`; further columns are kept.
+        path: a file with the columns `topic` and `split`; further columns are kept, but none may be
+            called as what the templates say: `instruction`, `label`, `subject`.
         templates: label -> text containing `{topic}`.
         subjects: label -> text that position rule `subject` locates, in which `{topic}` is filled
             too; default: the topic.
@@ -150,6 +151,17 @@ def fill_templates(
         raise ValueError("dataset.templates: there is none; valid: {label: text with {topic}, ...}")
     table = read_table(path)
     topics, splits = (text_column(table, column, path) for column in ("topic", "split"))
+    given = {
+        column: text_column(table, column, path, needed=False)
+        if column in table
+        else [""] * len(table)
+        for column in ("demand", "answer")
+    }
+    for column in ("instruction", "label", "subject"):
+        if column in table:
+            raise ValueError(
+                f"{path}: a column may not be called {column!r}, which the templates say; rename it"
+            )
     for label, template in templates.items():
         if "{topic}" not in template:
             raise ValueError(f"template {label} has no {{topic}}: {template!r}")
@@ -163,13 +175,13 @@ def fill_templates(
             "label": label,
             "split": split,
             "topic": topic,
-            "demand": "",
+            "demand": demand,
             "subject": subject_of.get(label, "{topic}").replace("{topic}", topic),
             "subject_start": _subject_at(template, subject_of.get(label, "{topic}"), topic),
-            "answer": "",
+            "answer": answer,
             "raw": raw,
         }
-        for topic, split in zip(topics, splits, strict=True)
+        for topic, split, demand, answer in zip(topics, splits, *given.values(), strict=True)
         for label, template in templates.items()
     ]
     further = {

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,10 @@ class _Written(float):
 
     def __str__(self) -> str:
         return self._text
+
+
+class Rounded(float):
+    """A number of a file that is read without the digits in which it is written."""
 
 
 def _parsed(text: str) -> Any:
@@ -139,10 +144,9 @@ def _read_parquet(file: Path) -> dict[str, list[Any]]:
     from pyarrow import parquet
 
     table = parquet.read_table(file)
-    index = (table.schema.pandas_metadata or {}).get("index_columns", [])
-    kept: dict[str, list[Any]] = table.drop_columns(
-        [name for name in index if name in table.column_names]
-    ).to_pydict()
+    # An index with a name is a column of the table, such as `split`; pandas numbers the others.
+    unnamed = [name for name in table.column_names if re.fullmatch(r"__index_level_\d+__", name)]
+    kept: dict[str, list[Any]] = table.drop_columns(unnamed).to_pydict()
     return kept
 
 

@@ -61,12 +61,22 @@ def doubts(frame: pd.DataFrame) -> list[str]:
     # A target prompt is the same for all of its source prompts.
     is_target = "source_subject_start" in frame
     text = "source" if is_target else "instruction"
-    split_counts = frame.drop_duplicates([text, "split"]).groupby(text).size()
+    # Capitals and blanks tell no prompts apart.
+    alike = frame[text].str.casefold().str.split().str.join(" ")
+    split_counts = frame.groupby(alike)["split"].nunique()
     shared = split_counts[split_counts > 1]
     if len(shared):
-        found.append(
-            f"dataset: {len(shared)} {text}s are in several splits, such as {shared.index[0]!r}"
-        )
+        first = frame[text][alike == shared.index[0]].iloc[0]
+        found.append(f"dataset: {len(shared)} {text}s are in several splits, such as {first!r}")
+    label_counts = frame.groupby([alike, "raw"])["label"].nunique()
+    if not is_target and (label_counts > 1).any():
+        twice = label_counts[label_counts > 1].index
+        first = frame[text][alike == twice[0][0]].iloc[0]
+        found.append(f"dataset: {len(twice)} {text}s have several labels, such as {first!r}")
+    for column in frame.columns.difference([*datasets.PROMPT_COLUMNS]):
+        meant = column.strip().casefold()
+        if meant in datasets.PROMPT_COLUMNS:
+            found.append(f"dataset: the column {column!r} is not taken as {meant!r}; rename it")
     again = frame.duplicated([text, "label", "split", *(["draw"] if "draw" in frame else [])])
     if not is_target and again.any():
         row = frame[again].iloc[0]

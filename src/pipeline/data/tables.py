@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.data.formats import READERS, named, read_file
+from pipeline.data.formats import READERS, Rounded, named, read_file
 from pipeline.model.hub import check_dataset, is_hub_id
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,11 @@ def as_text(value: Any, where: str) -> str:
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         if _is_missing(value):
             raise ValueError(f"{where} holds nothing, not text")
+        if isinstance(value, Rounded):
+            raise ValueError(
+                f"{where} holds the number {float(value)}, maybe written otherwise: `datasets` "
+                "keeps no digits of JSON; write it as text, or use the file itself"
+            )
         return str(value)
     raise ValueError(f"{where} holds {named(value)}, not text")
 
@@ -156,6 +161,11 @@ def _read_hub(path: str, name: str | None, part: str) -> dict[str, list[Any]]:
                 path, name, split=part, features=text, keep_default_na=False
             )
         columns: dict[str, list[Any]] = rows.to_dict()
+        if rows.info.builder_name == "json":
+            columns = {
+                name: [Rounded(cell) if type(cell) is float else cell for cell in cells]
+                for name, cells in columns.items()
+            }
         return columns
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(f"dataset {path!r}: {' '.join(str(error).split())}") from error

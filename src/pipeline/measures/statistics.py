@@ -157,8 +157,8 @@ def paired_difference(
     """Estimate mean steered - baseline over pairs of (sample, repeat).
 
     A pair is unscored if either side is. Shares: Newcombe's interval for paired shares, with the
-    correlation over clusters, which keeps its coverage if few pairs change; otherwise the cluster bootstrap, with zero width if all
-    differences are equal.
+    correlation over clusters, which keeps its coverage if few pairs change; otherwise the cluster
+    bootstrap, with zero width if all differences are equal.
 
     Args:
         steered: scores of one metric and condition: `sample`, `repeat`, `score` and `cluster`.
