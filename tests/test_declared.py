@@ -138,6 +138,11 @@ def test_an_annotation_without_its_notes_is_what_omegaconf_takes():
             "figures.map.colour=topic",
             "figures.map.colour: topic has 22 values; valid: up to 18",
         ),
+        (
+            "circuits",
+            "figures.recovered.correct=difference",
+            "figures.recovered.correct: metric difference is no share; valid: ",
+        ),
         ("attention", "figures.layer.layer=8", "figures.layer.layer: layer 8; valid: 0 to 7"),
         (
             "concept_vectors",
@@ -243,6 +248,16 @@ def test_a_figure_of_losses_needs_an_arm_that_applies_to_texts():
         "figures.damage: no condition of add, subtract, project_out applies to unrelated text; "
     )
     check(compose_study("refusal", options[:2], root=ROOT))
+
+
+def test_metrics_of_one_figure_have_one_scale():
+    added = "+metric@score.metrics.items=n_items"
+    drawn = "figures.effect_by_layer.metrics=[refusal,items]"
+    assert error_of("refusal", added, drawn) == (
+        "figures.effect_by_layer.metrics: refusal, items have no common scale; valid: one, or "
+        "several of those in per cent: refusal, compliance, at_length_limit"
+    )
+    check(compose_study("refusal", [added, "figures.effect_by_layer.metrics=[items]"], root=ROOT))
 
 
 @pytest.mark.parametrize("figure", ["effect_by_layer", "strength_by_layer"])

@@ -129,6 +129,12 @@ def test_a_number_is_a_subject():
     positions_of(model, table, "subject")
 
 
+def test_columns_may_be_iterators():
+    words = (word for word in ("w6", "w7"))
+    table = prompt_table(tiny("llama"), ["w6 w8", "w7 w8"], subject=words)
+    assert table["subject"].tolist() == ["w6", "w7"]
+
+
 WRONG = {
     'model.prompts("one text")': "instructions is one text, 'one text'; valid: a list of texts",
     'prompt_table(model, "one text")': "instructions is one text, 'one text'; valid: a list",

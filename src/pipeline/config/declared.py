@@ -92,6 +92,14 @@ class ValueOnAxis:
     axis: str
 
 
+class OfShares:
+    """The name of a metric with scores of 0 and 1."""
+
+
+class OfOneScale:
+    """Names of metrics that are drawn on one axis: a single one, or all in per cent."""
+
+
 class InModel:
     """The number of a layer of the model."""
 
@@ -148,8 +156,9 @@ ArmName = Annotated[str, Named("arm")]
 ChosenArmName = Annotated[str, Named("chosen arm")]
 AxisName = Annotated[str, Named("axis")]
 FitName = Annotated[str, Named("fit")]
-MetricName = Annotated[str, Named("metric")]
+MetricsOfOneScale = Annotated[list[str], OfOneScale()]
 ReadingName = Annotated[str, Named("reading")]
+ShareName = Annotated[str, Named("metric"), OfShares()]
 LayerNumber = Annotated[int, InModel()]
 ColumnName = Annotated[str, InDataset()]
 LegendColumn = Annotated[str, InDataset(most=LEGEND)]

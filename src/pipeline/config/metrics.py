@@ -1,10 +1,11 @@
-"""Try a study's metrics on two prompts, before anything runs."""
+"""Check a study's metrics and their scales, before anything runs."""
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from pipeline.config.contracts import bound, imported, reads
+from pipeline.config.declared import OfOneScale, OfShares, declared
 from pipeline.config.errors import at_key
 from pipeline.config.rows import completed
 from pipeline.config.sections import Study
@@ -46,6 +47,33 @@ def _splits_topics(study: Study, prompts: pd.DataFrame) -> bool:
     together = together[together["topic"] != ""]
     several = bool(together.duplicated(["topic", "label", "split"]).any())
     return several or study.score.cluster == "repeat"
+
+
+def check_scales(study: Study) -> None:
+    """Fail if a figure names a metric whose scale it cannot draw.
+
+    Raises:
+        ValueError: names the option, the metric and the valid ones.
+    """
+    nodes = dict(study.score.metrics)
+    if study.sweep is not None:
+        nodes |= study.sweep.logit_metrics
+    scales = {name: scale_of(imported(node["_target_"]), node) for name, node in nodes.items()}
+    shares = ", ".join(name for name, scale in scales.items() if scale.share) or "none here"
+    percent = [name for name, scale in scales.items() if scale.percent]
+    for name, node in study.figures.items():
+        function = imported(node["_target_"])
+        for option, _, metric in declared(function, node, OfShares):
+            if metric not in scales or not scales[metric].share:
+                raise ValueError(
+                    f"figures.{name}.{option}: metric {metric} is no share; valid: {shares}"
+                )
+        for option, _, metrics in declared(function, node, OfOneScale):
+            if len(metrics) > 1 and not set(metrics) <= set(percent):
+                raise ValueError(
+                    f"figures.{name}.{option}: {', '.join(metrics)} have no common scale; valid: "
+                    f"one, or several of those in per cent: {', '.join(percent) or 'none here'}"
+                )
 
 
 def check_metrics(study: Study, prompts: pd.DataFrame) -> None:

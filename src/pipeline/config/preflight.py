@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.config.contracts import bound, imported, reads
 from pipeline.config.declared import InModel, declared
 from pipeline.config.errors import at_key
-from pipeline.config.metrics import check_cluster, check_logit_metrics, check_metrics
+from pipeline.config.metrics import check_cluster, check_logit_metrics, check_metrics, check_scales
 from pipeline.config.planning import Planned, planned_parts, stand_ins
 from pipeline.config.rows import check_axes, check_rows, check_texts
 from pipeline.config.sections import Node, Study
@@ -72,6 +72,7 @@ def check(study: Study) -> Planned:
     check_logit_metrics(study, model, prompts)
     _check_readings(study, model, prompts)
     check_cluster(study, prompts)
+    check_scales(study)
     check_metrics(study, prompts)
     fits = stand_ins(study, model, prompts)
     check_rows(study, prompts)

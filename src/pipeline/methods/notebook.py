@@ -1,7 +1,7 @@
 """Daily work in a notebook: the engine's results as tensors and tables, by plain calls."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ def prompt_table(
     check_model(model)
     defaults: dict[str, Any] = {**dict.fromkeys(PROMPT_COLUMNS, ""), "split": "test"}
     frame = pd.DataFrame({"instruction": chat.listed(instructions)})
+    columns = {name: list(v) if isinstance(v, Iterator) else v for name, v in columns.items()}
     values = defaults | {"subject_start": -1, "raw": raw} | columns
     for name, value in columns.items():
         if not isinstance(value, str) and hasattr(value, "__len__") and len(value) != len(frame):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.config.declared import ArmName, MetricName
+from pipeline.config.declared import ArmName, ShareName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.recovered import Interval, recovered
 from pipeline.measures.statistics import estimate
@@ -25,7 +25,7 @@ def recovered_by_size(
     ranked: ArmName,
     random: ArmName,
     metric: str,
-    correct: MetricName,
+    correct: ShareName,
     split: str = "test",
 ) -> Figure:
     """Plot the recovered share of the difference against the number of kept components.

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.config.declared import AxisName, MetricName
+from pipeline.config.declared import AxisName, ShareName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.statistics import Estimate, estimate
 from pipeline.views.heat_maps import in_words, tick
@@ -31,9 +31,9 @@ def shares_by_axis(
     seed: int,
     *,
     arms: list[str],
-    metrics: list[str],
+    metrics: list[ShareName],
     x: AxisName,
-    right: MetricName | None = None,
+    right: ShareName | None = None,
     split: str = "test",
 ) -> Figure:
     """Plot shares against an axis of the conditions: one panel a metric, one line an arm.

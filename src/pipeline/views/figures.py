@@ -16,7 +16,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from pipeline.config.declared import ChosenArmName, ValueOnAxis
+from pipeline.config.declared import ChosenArmName, MetricsOfOneScale, ValueOnAxis
 from pipeline.data.roles import BASELINE
 from pipeline.measures.bands import band_over
 from pipeline.measures.statistics import cluster_means, summarise
@@ -61,7 +61,7 @@ def effect_by_layer(
     seed: int,
     *,
     arms: list[ChosenArmName],
-    metrics: list[str],
+    metrics: MetricsOfOneScale,
     split: str,
 ) -> Figure:
     """Plot the mean score against the direction's layer, one panel per arm.

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pipeline.config.declared import ArmName, ChosenArmName
+from pipeline.config.declared import ArmName, ChosenArmName, ShareName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.bands import band_over
 from pipeline.measures.statistics import summarise
@@ -37,7 +37,7 @@ from pipeline.views.selection import (
     select,
 )
 
-_KEYS = ["condition", "role", "source", "draw", "layer"]
+_KEYS = ["condition", "role", "source", "draw", "layer", "is_setting", "strength", "intervention"]
 _SHADES = {
     "shuffled": "#8c8c8c",
     "covariance": "#737373",
@@ -56,7 +56,7 @@ def insertion_by_layer(
     *,
     arm: ChosenArmName,
     shown: ArmName,
-    metric: str,
+    metric: ShareName,
     split: str = "test",
 ) -> Figure:
     """Plot the share of right answers against the layer of insertion, one panel per task.
@@ -137,7 +137,7 @@ def insertion_bars(
     *,
     arms: list[ChosenArmName],
     shown: ArmName,
-    metric: str,
+    metric: ShareName,
     split: str = "test",
 ) -> Figure:
     """Draw the share of right answers by task at the settings chosen on validation, as bars.
@@ -282,8 +282,7 @@ def _of_task(
 
 
 def _means(rows: pd.DataFrame, cluster: str, seed: int) -> pd.DataFrame:
-    by = [*_KEYS, "is_setting", "strength", "intervention", "metric"]
-    return summarise(rows, by, shares=list(rows["metric"].unique()), cluster=cluster, seed=seed)
+    return summarise(rows, [*_KEYS, "metric"], shares={*rows["metric"]}, cluster=cluster, seed=seed)
 
 
 def _bars(rows: pd.DataFrame, tasks: list[str], cluster: str, seed: int) -> pd.DataFrame:

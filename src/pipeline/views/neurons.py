@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.config.declared import ArmName, MetricName, Range, ReadingName, ZeroOrMore
+from pipeline.config.declared import ArmName, Range, ReadingName, ShareName, ZeroOrMore
 from pipeline.data.roles import BASELINE
 from pipeline.measures.significance import benjamini_hochberg, p_not_zero
 from pipeline.measures.statistics import Estimate, paired_difference
@@ -133,7 +133,7 @@ def neuron_ablations(
     arm: str,
     control: ArmName,
     metric: str,
-    share: MetricName,
+    share: ShareName,
     split: str = "test",
     alpha: Annotated[float, Range(above=0, below=1)] = 0.01,
 ) -> Figure:

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.config.declared import ArmName, MetricName
+from pipeline.config.declared import ArmName, ShareName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.relations import at_chosen, shares_by_label
 from pipeline.views.heat_maps import draw_map, size_of
@@ -32,7 +32,7 @@ def relation_bars(
     random: ArmName,
     target_state: ArmName,
     metric: str,
-    correct: MetricName,
+    correct: ShareName,
 ) -> Figure:
     """Draw each relation's faithfulness and causality with their controls as bars.
 
@@ -97,7 +97,7 @@ def relation_scatter(
     arm: str,
     random: ArmName,
     metric: str,
-    correct: MetricName,
+    correct: ShareName,
 ) -> Figure:
     """Draw faithfulness against causality, a point for each relation.
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.config.declared import MetricName, ReadingName
+from pipeline.config.declared import ReadingName, ShareName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.statistics import Estimate, estimate
 from pipeline.measures.tracing import PARTS, clean_and_corrupted, indirect_effects
@@ -32,7 +32,7 @@ def traced_maps(
     arms: dict[str, str],
     metric: str,
     parts: ReadingName,
-    right: MetricName | None = None,
+    right: ShareName | None = None,
     split: str = "test",
 ) -> Figure:
     """Draw the mean indirect effect over layer and part of the prompt, one panel a component.
@@ -96,7 +96,7 @@ def traced_curves(
     metric: str,
     parts: ReadingName,
     shown: list[str],
-    right: MetricName | None = None,
+    right: ShareName | None = None,
     split: str = "test",
 ) -> Figure:
     """Plot the mean indirect effect against the layer with bands, a line for each part.
