@@ -76,6 +76,7 @@ def _choose(job: Job, name: str, part: Part, scores: pd.DataFrame) -> tuple[Sett
         rows,
         ["condition", "metric"],
         shares=[str(arm.metric)] if scale.share else [],
+        bounded=[str(arm.metric)] if scale.bounded else [],
         cluster=study.score.cluster,
         seed=study.score.seed,
     )

@@ -43,6 +43,7 @@ def run(job: Job) -> None:
         joined,
         ["condition", "label", "split", "metric"],
         shares=[name for name, scale in scales.items() if scale.share],
+        bounded=[name for name, scale in scales.items() if scale.bounded],
         cluster=study.score.cluster,
         seed=study.score.seed,
     )

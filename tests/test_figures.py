@@ -193,6 +193,13 @@ def test_captions_keep_numbers_with_what_they_count(sentence: str, pieces: list)
     assert words == pieces * 6
 
 
+@pytest.mark.parametrize("text", ["x" * 150, f"Prompt: {'猫' * 150}. n = 3.", "", "a " * 300])
+def test_captions_hold_any_text(text: str) -> None:
+    figure = Figure(figsize=(7.5, 2))
+    caption(figure, [text])
+    assert max(map(len, figure.get_supxlabel().split("\n"))) <= 91
+
+
 def test_captions_say_what_is_shown(summary: pd.DataFrame, scores: pd.DataFrame) -> None:
     text = caption_of(effect_by_layer(summary, scores, **EFFECT))
     for part in (

@@ -84,6 +84,7 @@ def test_prompts_in_several_splits_and_tiny_classes_are_told():
     assert doubts(pd.concat([frame, frame.head(20).assign(label="b", raw=True)])) == []
     (warning,) = doubts(frame.assign(**{" Topic": "x"}))
     assert warning == "dataset: the column ' Topic' is not taken as 'topic'; rename it"
+    assert doubts(frame.assign(**{"x": 1}).rename(columns={"x": 0})) == []
     few = pd.concat([frame, frame.head(6).assign(label="b", instruction="z")])
     few["instruction"] = [f"q{n}" for n in range(len(few))]
     assert doubts(few) == ["dataset: fewer than 10 prompts: 3 of b in test, 3 of b in train"]

@@ -348,6 +348,19 @@ def test_the_mean_of_a_few_prompts_is_covered(kind, clusters, least):
     assert np.mean(covered) >= least
 
 
+def test_the_interval_of_a_few_scores_keeps_their_limits():
+    scores, names = pd.Series([0.9, 0.1, 1.0, 0.6]), pd.Series(range(4))
+    free = estimate(scores, names, proportion=False, seed=0)
+    half = 3.182446 * scores.std() / 2
+    assert (free.low, free.high) == pytest.approx((0.65 - half, 0.65 + half), abs=1e-6)
+    kept = estimate(scores, names, proportion=False, seed=0, within=(0.0, 1.0))
+    assert (kept.low, kept.high) == (free.low, 1.0) and free.high > 1
+    table = pd.DataFrame({"metric": "m", "score": scores, "sample": names})
+    options = {"shares": [], "cluster": "sample", "seed": 0}
+    assert summarise(table, ["metric"], **options)["high"].item() == free.high
+    assert summarise(table, ["metric"], **options, bounded=["m"])["high"].item() == 1
+
+
 def test_infinite_scores_are_refused():
     scores = pd.DataFrame({"metric": "m", "score": [1.0, np.inf], "sample": [0, 1]})
     with pytest.raises(ValueError, match="m scores inf; valid: finite numbers, NaN"):

@@ -262,9 +262,9 @@ def test_templates_keep_what_a_file_says_of_its_topics(tmp_path):
     prompts = fill_templates(path=path, templates={"a": "A {topic}", "b": "B {topic}"})
     assert prompts["answer"].tolist() == [" 1", " 1", "", ""]
     assert prompts["demand"].tolist() == ["short"] * 4
-    for column in ("instruction", "label", "subject"):
+    for column in (*NOT_IN_FILES, "instruction", "label", "subject"):
         path = write(tmp_path, "jsonl", columns | {column: "z"})
-        with pytest.raises(ValueError, match=f"may not be called '{column}', which the templates"):
+        with pytest.raises(ValueError, match=f"may not be called '{column}'; rename it"):
             fill_templates(path=path, templates={"a": "A {topic}"})
 
 

@@ -234,7 +234,8 @@ import logging, sys
 logging.basicConfig(format="%(message)s")
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_tracking import *
-tracking.CONNECT_SECONDS = 2
+from pipeline.runs import wandb_run
+wandb_run.CONNECT_SECONDS = 2
 with start(Path(sys.argv[1]), "online") as run:
     run.summary({{"x": 1}})
 """

@@ -132,7 +132,7 @@ def fill_templates(
 
     Args:
         path: a file with the columns `topic` and `split`; further columns are kept, but none may be
-            called as what the templates say: `instruction`, `label`, `subject`.
+            called as what is set here, such as `instruction`, `label` or `subject`.
         templates: label -> text containing `{topic}`.
         subjects: label -> text that position rule `subject` locates, in which `{topic}` is filled
             too; default: the topic.
@@ -157,11 +157,9 @@ def fill_templates(
         else [""] * len(table)
         for column in ("demand", "answer")
     }
-    for column in ("instruction", "label", "subject"):
+    for column in (*NOT_IN_FILES, "instruction", "label", "subject"):
         if column in table:
-            raise ValueError(
-                f"{path}: a column may not be called {column!r}, which the templates say; rename it"
-            )
+            raise ValueError(f"{path}: a column may not be called {column!r}; rename it")
     for label, template in templates.items():
         if "{topic}" not in template:
             raise ValueError(f"template {label} has no {{topic}}: {template!r}")

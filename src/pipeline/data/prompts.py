@@ -73,9 +73,9 @@ def doubts(frame: pd.DataFrame) -> list[str]:
         twice = label_counts[label_counts > 1].index
         first = frame[text][alike == twice[0][0]].iloc[0]
         found.append(f"dataset: {len(twice)} {text}s have several labels, such as {first!r}")
-    for column in frame.columns.difference([*datasets.PROMPT_COLUMNS]):
-        meant = column.strip().casefold()
-        if meant in datasets.PROMPT_COLUMNS:
+    for column in frame:
+        meant = str(column).strip().casefold()
+        if column not in datasets.PROMPT_COLUMNS and meant in datasets.PROMPT_COLUMNS:
             found.append(f"dataset: the column {column!r} is not taken as {meant!r}; rename it")
     again = frame.duplicated([text, "label", "split", *(["draw"] if "draw" in frame else [])])
     if not is_target and again.any():

@@ -93,10 +93,9 @@ def band_over(
     mean, low, high = (np.full(len(values), np.nan) for _ in range(3))
     for place in map(int, np.flatnonzero(pointwise)):
         rows = scores[scores[column] == values[place]]
-        own = estimate(rows["score"], rows[cluster], proportion=share, seed=seed)
-        limits = (0.0, 1.0) if share or bounded else (None, None)
-        mean[place] = own.mean
-        low[place], high[place] = np.clip([own.low, own.high], *limits)
+        limits: dict[str, Any] = {"within": (0.0, 1.0)} if bounded else {}
+        own = estimate(rows["score"], rows[cluster], proportion=share, seed=seed, **limits)
+        mean[place], low[place], high[place] = own.mean, own.low, own.high
     together = _simultaneous(layers.of(~pointwise), share, bounded, seed)
     mean[~pointwise], low[~pointwise], high[~pointwise] = together
     return Band(mean, low, high, pointwise)

@@ -112,7 +112,7 @@ def harmonic(rows: pd.DataFrame, cluster: str, seed: int) -> Estimate:
     weights = resampling_counts(clusters, seed)
     with np.errstate(invalid="ignore"):
         drawn = _harmonic((weights @ sums) / (weights @ counts))
-    low, high = percentile_interval(drawn[np.isfinite(drawn)], clusters, within=(0.0, 1.0))
+    low, high = percentile_interval(drawn[np.isfinite(drawn)], clusters)
     spread = float(np.nanstd(drawn))
     return Estimate(mean, len(scored), 0, spread, float(low), float(high), "bootstrap")
 

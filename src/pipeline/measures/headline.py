@@ -48,7 +48,7 @@ def headline(
         rows = of_arm[of_arm["metric"] == metric]
         baseline = rows[rows["role"] == BASELINE]
         scale = scales[metric]
-        average = partial(_estimate, share=scale.share, cluster=cluster, seed=seed)
+        average = partial(_estimate, scale=scale, cluster=cluster, seed=seed)
         numbers: dict[str, Any] = {
             "metric": metric,
             "unit": "%" if scale.percent else scale.unit,
@@ -114,13 +114,17 @@ def _draws(rows: pd.DataFrame) -> dict[str, Any]:
     return {"mean": None if means.isna().all() else float(means.mean()), "draws": draws}
 
 
-def _estimate(rows: pd.DataFrame, *, share: bool, cluster: str, seed: int) -> dict[str, Any]:
-    return _plain(estimate(rows["score"], rows[cluster], proportion=share, seed=seed))
+def _estimate(rows: pd.DataFrame, *, scale: Scale, cluster: str, seed: int) -> dict[str, Any]:
+    options: dict[str, Any] = {"within": (0.0, 1.0)} if scale.percent else {}
+    found = estimate(rows["score"], rows[cluster], proportion=scale.share, seed=seed, **options)
+    return _plain(found)
 
 
 def _perplexity(texts: pd.DataFrame, seed: int) -> dict[str, float]:
     """Return exp of the mean and interval of the texts' mean losses."""
-    loss = estimate(texts["score"], texts["sample"], proportion=False, seed=seed)
+    loss = estimate(
+        texts["score"], texts["sample"], proportion=False, seed=seed, within=(0.0, math.inf)
+    )
     return {key: math.exp(getattr(loss, key)) for key in ("mean", "low", "high")}
 
 

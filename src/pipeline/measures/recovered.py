@@ -75,8 +75,7 @@ def rank_agreement(
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, len(first), (2000, len(first)))
     resampled = _spearman(first[drawn], second[drawn])
-    edges = percentile_interval(resampled[~np.isnan(resampled)], len(first), within=(-1.0, 1.0))
-    low, high = map(float, edges)
+    low, high = map(float, percentile_interval(resampled[~np.isnan(resampled)], len(first)))
     return Interval(float(_spearman(first, second)), low, high, len(first))
 
 

@@ -32,7 +32,7 @@ def r_squared_estimate(
     if m == 1:
         return Estimate(float(r2), len(y), 0, np.nan, np.nan, np.nan, "none")
     resampled = _ratios(resampling_counts(m, seed) @ sums)
-    low, high = percentile_interval(resampled, m, within=(-np.inf, 1.0))
+    low, high = percentile_interval(resampled, m)
     stderr = float(resampled.std(ddof=1))
     return Estimate(float(r2), len(y), 0, stderr, float(low), float(high), "bootstrap")
 

@@ -7,6 +7,7 @@ error and interval is computed over whole clusters.
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,13 @@ class Estimate:
 
 
 def summarise(
-    scores: pd.DataFrame, by: list[str], *, shares: Collection[str], cluster: str, seed: int
+    scores: pd.DataFrame,
+    by: list[str],
+    *,
+    shares: Collection[str],
+    cluster: str,
+    seed: int,
+    bounded: Collection[str] = (),
 ) -> pd.DataFrame:
     """Estimate the mean of each group of `by`, in order of appearance.
 
@@ -54,6 +61,7 @@ def summarise(
         shares: the metrics that declare scores of 0 or 1.
         cluster: the column whose values are resampled together: "sample", or "topic" for lists.
         seed: of the bootstrap.
+        bounded: the metrics that declare scores from 0 to 1.
 
     Raises:
         ValueError: a column is missing, a score is infinite, or a share's is other than 0 or 1.
@@ -71,16 +79,23 @@ def summarise(
     keys, estimates = [], []
     for _, group in scores.assign(_share=in_shares).groupby(by, sort=False, dropna=False):
         keys.append(group[by].iloc[[0]])
-        share = bool(group["_share"].all())
-        estimates.append(
-            asdict(estimate(group["score"], group[cluster], proportion=share, seed=seed))
-        )
+        options: dict[str, Any] = {"proportion": bool(group["_share"].all()), "seed": seed}
+        if group["metric"].isin(list(bounded)).all():
+            options["within"] = (0.0, 1.0)
+        estimates.append(asdict(estimate(group["score"], group[cluster], **options)))
     if not keys:
         return scores[by].reindex(columns=[*by, *Estimate.__dataclass_fields__])
     return pd.concat([pd.concat(keys, ignore_index=True), pd.DataFrame(estimates)], axis=1)
 
 
-def estimate(score: pd.Series, cluster: pd.Series, *, proportion: bool, seed: int) -> Estimate:
+def estimate(
+    score: pd.Series,
+    cluster: pd.Series,
+    *,
+    proportion: bool,
+    seed: int,
+    within: tuple[float, float] = (-np.inf, np.inf),
+) -> Estimate:
     """Estimate the mean of the scored rows, with standard error and 95 % interval over clusters.
 
     Standard error (linearised ratio): sqrt(m / (m - 1) * sum_c (sum_c - n_c mean)^2) / n for m
@@ -89,9 +104,17 @@ def estimate(score: pd.Series, cluster: pd.Series, *, proportion: bool, seed: in
     Proportion: Wilson's score interval. If clusters have several rows, n is the effective number
     of rows mean (1 - mean) / stderr^2, scaled by (z / t_{m-1})^2 (Korn and Graubard 1998), or the
     number of clusters if all scores are equal. Otherwise: percentile bootstrap of whole clusters
-    with 2000 resamples, widened for few clusters (`percentile_interval`, with its coverage); none
-    if fewer than `FEWEST` clusters all have the same mean, as their resamples would have no spread
-    either.
+    with 2000 resamples, tails widened for few clusters (`percentile_interval`), and as wide as
+    Student's with fewer than `FEW`; none if fewer than `FEWEST` clusters all have the same mean, as
+    their resamples would have no spread either. `within`: the least and the greatest possible mean.
+
+    Coverage of the mean of m clusters by the bootstrap, by simulation:
+
+        m                  3    4    5    6    10   23   60
+        normal             95   95   95   93   95   95   95 %    (without Student's: 75   87   91)
+        lognormal, sd 1    84   82   82   82   86   89   91 %    (without Student's: 63   76   81)
+
+    So a few skewed scores, such as perplexities, are less certain than their interval says.
     """
     scored = score.notna().to_numpy()
     n_unscored = int((~scored).sum())
@@ -116,6 +139,10 @@ def estimate(score: pd.Series, cluster: pd.Series, *, proportion: bool, seed: in
         weights = resampling_counts(m, seed)
         resampled = (weights @ sums) / (weights @ counts)
         name, bounds = "bootstrap", percentile_interval(resampled, m)
+        if m < FEW:
+            half = stdtrit(m - 1, (1 + LEVEL) / 2) * np.sqrt(variance)
+            bounds = np.array([min(bounds[0], mean - half), max(bounds[1], mean + half)])
+        bounds = np.clip(bounds, *within)
     low, high = map(float, bounds)
     return Estimate(float(mean), n, n_unscored, float(np.sqrt(variance)), low, high, name)
 
@@ -247,38 +274,16 @@ def resampling_counts(clusters: int, seed: int) -> Int[np.ndarray, "resample clu
 
 
 def percentile_interval(
-    resampled: Float[np.ndarray, "resample *values"],
-    clusters: int,
-    *,
-    within: tuple[float, float] = (-np.inf, np.inf),
+    resampled: Float[np.ndarray, "resample *values"], clusters: int
 ) -> Float[np.ndarray, "2 *values"]:
     """Return 95 % intervals of statistics of resampled clusters, widened if they are few.
 
     Plain percentiles are too narrow by sqrt((m - 1) / m) and by z / t: by a third with six
-    clusters. With fewer than `FEW`, no resample reaches beyond the lowest and the highest cluster,
-    which miss a normal mean in 13 of 100 experiments at m = 4 and in 25 at m = 3: there the
-    interval holds Student's too, mean -+ t_{m-1} sqrt(m / (m - 1)) sd of the resamples.
-
-    Coverage of the mean of m clusters, by simulation:
-
-        m                  3    4    5    6    10   23   60
-        normal             95   95   95   93   95   95   95 %
-        lognormal, sd 1    84   82   82   82   86   89   91 %
-
-    So a few skewed scores, such as perplexities, are less certain than their interval says.
-
-    `within`: the least and the greatest possible value. Source: Hesterberg 2015 (expanded
-    percentile interval).
+    clusters. With fewer than `FEW` they stay too narrow: no resample reaches beyond the lowest and
+    the highest cluster. Source: Hesterberg 2015 (expanded percentile interval).
     """
     tail = _tail(clusters)
-    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
-    if clusters < FEW:
-        wider = np.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, (1 + LEVEL) / 2)
-        # A statistic that some resamples do not have is infinite there, and has percentiles only.
-        with np.errstate(invalid="ignore"):
-            centre, half = resampled.mean(axis=0), wider * resampled.std(axis=0)
-        low, high = np.fmin(low, centre - half), np.fmax(high, centre + half)
-    return np.clip(np.stack([low, high]), *within)
+    return np.asarray(np.quantile(resampled, [tail, 1 - tail], axis=0))
 
 
 def _tail(clusters: int) -> float:

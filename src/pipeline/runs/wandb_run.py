@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
 import wandb
+
 from pipeline.runs.records import flatten
 from pipeline.runs.results import Run, plain
 

@@ -77,7 +77,13 @@ def attention_by_head(
             corner = (best[1] - 0.5, best[0] - 0.5)
             axis.add_patch(Rectangle(corner, 1, 1, fill=False, ec=_FRAME, lw=2.5, clip_on=False))
             rows = table[(table["layer"] == best[0]) & (table["head"] == best[1])]
-            attended = estimate(rows[name], topics_or_samples(rows), proportion=False, seed=seed)
+            attended = estimate(
+                rows[name],
+                topics_or_samples(rows),
+                proportion=False,
+                seed=seed,
+                within=(0.0, 1.0 if weight else np.inf),
+            )
             chance = table[f"{name}_chance"].mean()
             axis.set_title(
                 f"{SCORES.get(name, 'entropy').capitalize()}\n"

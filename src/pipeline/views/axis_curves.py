@@ -74,7 +74,10 @@ def curves_by_axis(
         )
     percent, share = bool(means["percent"].iloc[0]), bool(means["share"].iloc[0])
     baseline = select(rows, role="baseline")
-    reference = estimate(baseline["score"], baseline[cluster], proportion=share, seed=seed)
+    limits: dict[str, Any] = {"within": (0.0, 1.0)} if percent else {}
+    reference = estimate(
+        baseline["score"], baseline[cluster], proportion=share, seed=seed, **limits
+    )
     styles = styles_of(_values(grid, line))
     shown = _values(grid, panel) if panel else [None]
     with panels(len(shown)) as (figure, axes):

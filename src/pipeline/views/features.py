@@ -103,7 +103,9 @@ def coverage_by_size(table: pd.DataFrame, halves: str = HALVES) -> Figure:
             sizes = of_panel.groupby("n_features")
             rows = []
             for size, group in sizes:
-                mean_f1 = estimate(group["f1"], group["concept"], proportion=False, seed=SEED)
+                mean_f1 = estimate(
+                    group["f1"], group["concept"], proportion=False, seed=SEED, within=(0.0, 1.0)
+                )
                 rows.append({"n_features": size, **vars(mean_f1)})
             draw_clusters(
                 axis,

@@ -180,7 +180,7 @@ def _divergences(texts: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Estimate the mean divergence of each variant and step over texts."""
     rows = []
     for (variant, step), part in texts.groupby(["variant", "step"], sort=False):
-        kl = estimate(part["kl"], part["text"], proportion=False, seed=seed)
+        kl = estimate(part["kl"], part["text"], proportion=False, seed=seed, within=(0.0, np.inf))
         rows.append((variant, step, kl.mean, kl.low, kl.high))
     return pd.DataFrame(rows, columns=["variant", "step", "kl", "kl_low", "kl_high"])
 

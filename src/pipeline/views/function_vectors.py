@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from pipeline.config.declared import ArmName, ChosenArmName, ShareName
 from pipeline.data.roles import BASELINE
 from pipeline.measures.bands import band_over
-from pipeline.measures.statistics import summarise
+from pipeline.measures.statistics import estimate, summarise
 from pipeline.views.marks import (
     GREY,
     bands_in_words,
@@ -290,11 +290,10 @@ def _bars(rows: pd.DataFrame, tasks: list[str], cluster: str, seed: int) -> pd.D
     shares = list(rows["metric"].unique())
     means = summarise(rows, ["topic", "metric"], shares=shares, cluster=cluster, seed=seed)
     means = means.set_index("topic").loc[tasks, ["mean", "low", "high"]].astype(float)
-    overall = means["mean"].mean()
     # Each task counts once, however many items it has.
-    whole = rows.groupby("topic", as_index=False)["score"].mean().assign(metric="share")
-    bounds = summarise(whole, ["metric"], shares=[], cluster="topic", seed=seed).iloc[0]
-    means.loc["mean of tasks"] = [overall, bounds["low"], bounds["high"]]
+    whole, names = means["mean"], means.index.to_series()
+    overall = estimate(whole, names, proportion=False, seed=seed, within=(0.0, 1.0))
+    means.loc["mean of tasks"] = [overall.mean, overall.low, overall.high]
     if rows["condition"].nunique() > 1:
         means[["low", "high"]] = np.nan
     return means

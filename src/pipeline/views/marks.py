@@ -65,7 +65,7 @@ def draw_curve(
 
 def ring_setting(axes: Axes, fitted: pd.DataFrame, x: str, shift: float = 0) -> None:
     """Ring the point of the setting chosen on validation prompts, if it is in the table."""
-    chosen = fitted[fitted["is_setting"] == True]  # noqa: E712 - a baseline's is missing
+    chosen = fitted[fitted["is_setting"].astype(bool)]
     if len(chosen):
         ring = axes.plot(chosen[x] + shift, chosen["mean"], marker="o", ms=12, zorder=6, **RING)
         # Whole at 0 and 100 % too.

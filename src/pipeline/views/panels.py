@@ -112,10 +112,12 @@ def caption(figure: Figure, sentences: list[str]) -> None:
     text = _TOGETHER.sub(
         lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), " ".join(sentences)
     )
-    filled = partial(textwrap.fill, text, break_on_hyphens=False, break_long_words=False)
+    filled = partial(textwrap.fill, text, break_on_hyphens=False)
     most = int(figure.get_figwidth() * 12.2)
     fewest = filled(most).count("\n") + 1
-    widths = range(len(text) // fewest, most + 1)
+    # A line that is shorter than a word would break it.
+    longest = max(1, *map(len, text.split(" ")))
+    widths = range(min(max(len(text) // fewest, longest), most), most + 1)
     text = next(t for w in widths if (t := filled(w)).count("\n") < fewest)
     figure.supxlabel(text, x=0.01, ha="left", fontsize=10.5, color="#333333", linespacing=1.35)
 

@@ -104,7 +104,8 @@ def token_counts(
                 if ratios.empty:
                     continue
                 at = place + (number - (len(columns) - 1) / 2) * 0.8 / len(columns)
-                mean = estimate(ratios, ratios.index.to_series(), proportion=False, seed=seed)
+                words = ratios.index.to_series()
+                mean = estimate(ratios, words, proportion=False, seed=seed, within=(0.0, np.inf))
                 axis.barh(at, mean.mean, height=0.72 / len(columns), **style)
                 axis.hlines(at, mean.low, mean.high, color="#222222", lw=1.3)
                 single = int((ratios == 1).sum())

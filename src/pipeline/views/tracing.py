@@ -184,8 +184,9 @@ def _which(right: str | None) -> str:
 def _ends(rows: pd.DataFrame, arm: str, metric: str, cluster: str, seed: int, times: int) -> str:
     """State the score without noise and in the corrupted run."""
     ends = clean_and_corrupted(select(rows, arm=arm), metric)
+    limits: dict[str, Any] = {"within": (0.0, 1.0)} if times == 100 else {}
     clean, corrupted = (
-        _number(estimate(ends[column], ends[cluster], proportion=False, seed=seed), times)
+        _number(estimate(ends[column], ends[cluster], proportion=False, seed=seed, **limits), times)
         for column in ("score", "corrupted")
     )
     percent = " %" if times == 100 else ""

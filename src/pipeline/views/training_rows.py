@@ -47,7 +47,9 @@ def row_likelihoods(
             colour = COLOURS[place % len(COLOURS)]
             spread = place + generator.uniform(-0.26, 0.26, len(rows))
             axis.plot(np.exp(rows["loss"]), spread, ".", color=colour, alpha=0.35, ms=6)
-            mean = estimate(rows["loss"], rows["row"], proportion=False, seed=seed)
+            mean = estimate(
+                rows["loss"], rows["row"], proportion=False, seed=seed, within=(0.0, np.inf)
+            )
             low, high = np.exp([mean.low, mean.high])
             axis.plot([low, high], [place, place], color="black", lw=2.2, zorder=4)
             axis.plot(np.exp(mean.mean), place, "D", color="black", ms=7, zorder=5)
