@@ -52,6 +52,10 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
 OPTIONS = {"arms": ["a"], "metric": "exact", "x": "source_layer", "chosen": "target_layer"}
 
 
+def caption_of(figure):
+    return " ".join(figure.get_supxlabel().split())
+
+
 @pytest.mark.parametrize(("at_least", "heights"), [(0.0, [0, 0]), (1.0, [0.75, 1]), (2.0, [1, 1])])
 def test_the_curve_is_the_test_mean_where_val_is_best(tables, at_least, heights, tmp_path):
     summary, scores = tables
@@ -61,7 +65,7 @@ def test_the_curve_is_the_test_mean_where_val_is_best(tables, at_least, heights,
     control, curve = sorted(figure.axes[0].lines, key=lambda line: line.get_linestyle() == "-")
     assert list(curve.get_ydata()) == heights and list(curve.get_xdata()) == [0, 1]
     assert list(control.get_ydata()) == [0, 0]
-    text = figure._supxlabel.get_text().replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
+    text = caption_of(figure)
     assert f"a {at_least:g} (unedited: 25 %)" in text and "n = 12 per mean" in text
     save(figure, tmp_path / "curve.png", {})
 
@@ -77,7 +81,7 @@ def test_an_axis_may_have_fractions(tables):
     figure = arms_by_axis(summary, scores, "sample", 0, **options, at_least=0.5)
     (curve,) = (line for line in figure.axes[0].lines if line.get_linestyle() == "-")
     assert list(curve.get_xdata()) == [0, 0.5] and list(curve.get_ydata()) == [0.75, 1]
-    text = figure._supxlabel.get_text().replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ")
+    text = caption_of(figure)
     assert "from 0.5 on: a 0.5" in text and "simultaneous over strengths" in text
 
 
@@ -99,8 +103,8 @@ def test_what_has_no_curve_is_named(tables, options, message):
 def test_a_maps_controls_may_be_those_of_another_arm(tables):
     summary, _ = tables
     options = {**CALL, **AXES, "arm": "a"}
-    assert "No controls" in axes_map(summary, **options)._supxlabel.get_text()
-    text = axes_map(summary, **options, control="b")._supxlabel.get_text().replace("\n", " ")
+    assert "No controls" in caption_of(axes_map(summary, **options))
+    text = caption_of(axes_map(summary, **options, control="b"))
     assert "B: 0 to 0." in text
 
 
@@ -118,7 +122,7 @@ def test_texts_that_begin_with_the_answer_are_shaded():
         *("Ida", "Rome", "Oslo", "Rome is"),
         *("Leo B", "Rome", "Rome", r"\$5"),
     ]
-    assert len(axis.patches) == 2 and "Of layer 3." in figure._supxlabel.get_text()
+    assert len(axis.patches) == 2 and "Of layer 3." in caption_of(figure)
     assert [tick.get_text() for tick in axis.get_yticklabels()] == ["none", "3"]
     assert not text_table(readings, **options).axes[0].patches
     for wrong, message in (({"row": "x"}, "no column 'x' in reading texts"), ({}, "several texts")):
