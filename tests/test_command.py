@@ -180,32 +180,28 @@ def test_a_run_that_is_interrupted_goes_on(tmp_path):
     assert "collect_activations: finished before, kept" in again.stdout
 
 
+def head_of(folder, *arguments, streams=""):
+    """Run a command whose reader stops after a line, with its status as that of both."""
+    line = f"{shlex.join(command(folder, *arguments))} {streams} | head -1"
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line],
+        cwd=folder, env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 def test_a_reader_that_stops_early_is_no_error(tmp_path):
     folder = copy_project(tmp_path)
-    line = f"{sys.executable} -m pipeline.cli doctor | head -1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", line],
-        cwd=folder, env=environment(), capture_output=True, text=True,
-    )  # fmt: skip
+    done = head_of(folder, "doctor")
     assert done.stdout.startswith("python") and done.stderr == ""
     assert done.returncode == 0
-    line = f"{sys.executable} -m pipeline.cli run {' '.join(SMALL)} --dry-run | head -1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", line],
-        cwd=folder, env=environment(), capture_output=True, text=True,
-    )  # fmt: skip
+    done = head_of(folder, "run", *SMALL, "--dry-run")
     assert "interrupted" not in done.stderr and done.returncode == 0
 
 
 @pytest.mark.slow
 def test_a_reader_of_both_streams_that_stops_early_interrupts_a_run(tmp_path):
-    folder = copy_project(tmp_path)
-    line = f"{shlex.join(command(folder, 'run', *SMALL))} 2>&1 | head -1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", line],
-        cwd=folder, env=environment(), capture_output=True, text=True,
-    )  # fmt: skip
+    done = head_of(copy_project(tmp_path), "run", *SMALL, streams="2>&1")
     assert done.stdout.startswith("small-") and done.stderr == ""
     assert done.returncode == 130
 
